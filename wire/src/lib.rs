@@ -1,0 +1,49 @@
+//! weft's shared vocabulary: what two packages, or two hosts, must agree on.
+//!
+//! No clock, no socket, no file, no random source: every type here is a value.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`id`] | node, genesis, key and session identifiers, and the Ed25519 identity behind [`NodeId`] |
+//! | [`hash`] | the one hash of the project (BLAKE2s-256), always with a domain |
+//! | [`noise`] | the Noise patterns, and the resolver that takes its randomness from outside |
+//! | [`secret`] | the cluster secret and the keys that follow from it |
+//! | [`time`] | [`Time`], the monotonic clock reading that shells pass in |
+//! | [`mac`] | [`Mac`] addresses |
+//! | [`mtu`] | the sleeve's overhead and the pod MTU that follows from it |
+//! | [`datagram`] | byte layouts of every sleeve datagram |
+//! | [`mesh`] | messages of the TCP mesh |
+//! | [`envelope`] | the signed envelope that every gossiped record travels in |
+//! | [`record`] | the bodies of the records, one kind a type |
+//! | [`codec`] | the only file that calls bincode |
+//! | [`limits`] | every bound that more than one package must know |
+//! | [`reason`] | one variant for each reason to drop a datagram or refuse a peer |
+//! | [`api`] | what the router says over its local socket |
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(clippy::iter_over_hash_type)]
+
+extern crate alloc;
+
+pub mod api;
+pub mod codec;
+pub mod datagram;
+pub mod envelope;
+pub mod hash;
+pub mod id;
+pub mod limits;
+pub mod mac;
+pub mod mesh;
+pub mod mtu;
+pub mod noise;
+pub mod reason;
+pub mod record;
+pub mod secret;
+pub mod time;
+
+pub use envelope::Envelope;
+pub use id::{GenesisId, KeyId, NodeId, NodeKey, NoiseKeypair, NoisePublic, PeerHash, SessionIndex};
+pub use mac::Mac;
+pub use reason::{DropReason, RejectReason};
+pub use secret::{ClusterSecret, Psk};
+pub use time::Time;

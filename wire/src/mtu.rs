@@ -1,0 +1,51 @@
+//! What the sleeve adds to a pod's packet, and the pod MTU that follows.
+//!
+//! All figures are octets.
+
+use crate::datagram::{HEADER_LEN, META_LEN, RELAY_SHIM_LEN, TAG_LEN};
+
+/// Ethernet header of the pod's frame: two addresses and the ethertype.
+pub const ETHERNET_HEADER: usize = 14;
+/// One IEEE 802.1Q tag in the pod's frame.
+pub const VLAN_TAG: usize = 4;
+/// IPv6 header of the underlay (RFC 8200 §3): the larger of the two IP versions.
+pub const IPV6_HEADER: usize = 40;
+/// UDP header of the underlay.
+pub const UDP_HEADER: usize = 8;
+
+/// The most that a single DATA datagram adds to the IP packet of a pod: the underlay's IPv6 and UDP headers,
+/// the relay shim, the clear header, the sealed meta, the frame's Ethernet header with one VLAN tag, and the
+/// AEAD tag. A direct FLOOD datagram carries 16 octets more and no shim, which is less.
+pub const OVERHEAD: usize =
+    IPV6_HEADER + UDP_HEADER + RELAY_SHIM_LEN + HEADER_LEN + META_LEN + ETHERNET_HEADER + VLAN_TAG + TAG_LEN;
+
+/// Pod MTU never exceeds this unless the operator raises it.
+pub const POD_MTU_CAP: usize = 1500;
+/// IPv6 requires every link to carry this much (RFC 8200 §5); a pod MTU below it would break IPv6 pods.
+pub const POD_MTU_MIN: usize = 1280;
+
+/// The pod MTU on the smallest known underlay: `min(1500, underlay) - OVERHEAD`.
+///
+/// May come out below [`POD_MTU_MIN`] on an underlay under 1414: the caller says so.
+pub const fn pod_mtu(smallest_underlay: usize) -> usize {
+    let capped = if smallest_underlay < POD_MTU_CAP {
+        smallest_underlay
+    } else {
+        POD_MTU_CAP
+    };
+    capped.saturating_sub(OVERHEAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overhead_is_the_sum_of_the_real_headers() {
+        assert_eq!(OVERHEAD, 134);
+        assert_eq!(pod_mtu(1500), 1366);
+        assert_eq!(pod_mtu(9000), 1366);
+        assert_eq!(pod_mtu(1280), 1146);
+        assert!(crate::datagram::FLOOD_PREFIX_LEN <= RELAY_SHIM_LEN);
+    }
+}

@@ -31,12 +31,24 @@ pub struct Address {
 pub fn add(interface: &str, address: IpNet) -> Result<()> {
     let index = link::get(interface)?.index;
     let mut message = message(index, address);
-    message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-    let result = Netlink::open()?.execute(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, || {
-        format!("add the address {address} to {interface}")
-    });
-    let Err(Error::Refused { errno: Errno::EXIST, .. }) = result else { return result };
-    match list(interface)?.into_iter().find(|found| found.address.addr() == address.addr()) {
+    message
+        .attributes
+        .push(AddressAttribute::Flags(AddressFlags::Nodad));
+    let result = Netlink::open()?.execute(
+        RouteNetlinkMessage::NewAddress(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+        || format!("add the address {address} to {interface}"),
+    );
+    let Err(Error::Refused {
+        errno: Errno::EXIST, ..
+    }) = result
+    else {
+        return result;
+    };
+    match list(interface)?
+        .into_iter()
+        .find(|found| found.address.addr() == address.addr())
+    {
         Some(found) if found.address != address => Err(Error::Conflict {
             what: format!("the address {} on {interface}", address.addr()),
             found: found.address.to_string(),
@@ -52,12 +64,17 @@ pub fn add(interface: &str, address: IpNet) -> Result<()> {
 /// When the interface does not exist or the kernel refuses.
 pub fn remove(interface: &str, address: IpNet) -> Result<bool> {
     let index = link::get(interface)?.index;
-    let result = Netlink::open()?.execute(RouteNetlinkMessage::DelAddress(message(index, address)), 0, || {
-        format!("remove the address {address} from {interface}")
-    });
+    let result = Netlink::open()?.execute(
+        RouteNetlinkMessage::DelAddress(message(index, address)),
+        0,
+        || format!("remove the address {address} from {interface}"),
+    );
     match result {
         Ok(()) => Ok(true),
-        Err(Error::Refused { errno: Errno::ADDRNOTAVAIL, .. }) => Ok(false),
+        Err(Error::Refused {
+            errno: Errno::ADDRNOTAVAIL,
+            ..
+        }) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -70,9 +87,14 @@ pub fn list(interface: &str) -> Result<Vec<Address>> {
     let index = link::get(interface)?.index;
     let mut message = AddressMessage::default();
     message.header.index = index;
-    let answers = Netlink::open()?
-        .dump(RouteNetlinkMessage::GetAddress(message), || format!("list the addresses of {interface}"))?;
-    Ok(answers.into_iter().filter_map(parse).filter(|address| address.index == index).collect())
+    let answers = Netlink::open()?.dump(RouteNetlinkMessage::GetAddress(message), || {
+        format!("list the addresses of {interface}")
+    })?;
+    Ok(answers
+        .into_iter()
+        .filter_map(parse)
+        .filter(|address| address.index == index)
+        .collect())
 }
 
 fn message(index: u32, address: IpNet) -> AddressMessage {
@@ -88,13 +110,17 @@ fn message(index: u32, address: IpNet) -> AddressMessage {
     if let IpNet::V4(net) = address
         && net.prefix_len() < 31
     {
-        message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
+        message
+            .attributes
+            .push(AddressAttribute::Broadcast(net.broadcast()));
     }
     message
 }
 
 fn parse(message: RouteNetlinkMessage) -> Option<Address> {
-    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    let RouteNetlinkMessage::NewAddress(message) = message else {
+        return None;
+    };
     let (mut local, mut plain, mut tentative) = (None::<IpAddr>, None, false);
     for attribute in message.attributes {
         match attribute {
@@ -106,5 +132,9 @@ fn parse(message: RouteNetlinkMessage) -> Option<Address> {
     }
     // On a point-to-point link IFA_ADDRESS is the other side, and IFA_LOCAL is ours.
     let address = IpNet::new(local.or(plain)?, message.header.prefix_len).ok()?;
-    Some(Address { index: message.header.index, address, tentative })
+    Some(Address {
+        index: message.header.index,
+        address,
+        tentative,
+    })
 }

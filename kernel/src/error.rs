@@ -92,6 +92,16 @@ pub enum Error {
         /// The id of the attachment.
         id: String,
     },
+    /// A bridge does not pass the frames of a port.
+    #[error(
+        "the bridge {bridge} does not open the port {port}; look at `bridge link show dev {port}`, for example for STP"
+    )]
+    NotForwarding {
+        /// The port.
+        port: String,
+        /// The bridge.
+        bridge: String,
+    },
     /// A failed attempt could not be undone either.
     #[error("{cause}; and what was made could not be removed: {undo}")]
     NotUndone {
@@ -104,7 +114,10 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::Io { action: action.into(), source: source.into() }
+        Self::Io {
+            action: action.into(),
+            source: source.into(),
+        }
     }
 
     /// The kernel's error number, where there is one.
@@ -119,7 +132,11 @@ impl Error {
 }
 
 fn detail_suffix(detail: &str) -> String {
-    if detail.is_empty() { String::new() } else { format!(" ({detail})") }
+    if detail.is_empty() {
+        String::new()
+    } else {
+        format!(" ({detail})")
+    }
 }
 
 /// The remedy, for the refusals that have an obvious one.

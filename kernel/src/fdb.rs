@@ -52,9 +52,11 @@ pub fn replace(port: &str, macs: &[MacAddr]) -> Result<()> {
         let mut message = message(index, *mac);
         message.header.state = NeighbourState::Noarp;
         message.header.flags |= NeighbourFlags::Sticky;
-        netlink.execute(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE, || {
-            format!("make {port} the way to {}", DisplayMac(*mac))
-        })?;
+        netlink.execute(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            || format!("make {port} the way to {}", DisplayMac(*mac)),
+        )?;
     }
     Ok(())
 }
@@ -71,7 +73,10 @@ pub fn delete(port: &str, macs: &[MacAddr]) -> Result<()> {
             format!("remove {} from {port}", DisplayMac(*mac))
         });
         match result {
-            Ok(()) | Err(Error::Refused { errno: Errno::NOENT, .. }) => {}
+            Ok(())
+            | Err(Error::Refused {
+                errno: Errno::NOENT, ..
+            }) => {}
             Err(error) => return Err(error),
         }
     }
@@ -87,9 +92,13 @@ pub fn dump(bridge: &str) -> Result<Vec<Entry>> {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.attributes.push(NeighbourAttribute::Controller(index));
-    let answers = Netlink::open()?
-        .dump(RouteNetlinkMessage::GetNeighbour(message), || format!("read the forwarding database of {bridge}"))?;
-    Ok(answers.into_iter().filter_map(|answer| parse(answer, index)).collect())
+    let answers = Netlink::open()?.dump(RouteNetlinkMessage::GetNeighbour(message), || {
+        format!("read the forwarding database of {bridge}")
+    })?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| parse(answer, index))
+        .collect())
 }
 
 fn message(port: u32, mac: MacAddr) -> NeighbourMessage {
@@ -97,12 +106,16 @@ fn message(port: u32, mac: MacAddr) -> NeighbourMessage {
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = port;
     message.header.flags = NeighbourFlags::Controller;
-    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+    message
+        .attributes
+        .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
     message
 }
 
 fn parse(message: RouteNetlinkMessage, bridge: u32) -> Option<Entry> {
-    let RouteNetlinkMessage::NewNeighbour(message) = message else { return None };
+    let RouteNetlinkMessage::NewNeighbour(message) = message else {
+        return None;
+    };
     let (mut mac, mut vlan, mut owner) = (None, None, None);
     for attribute in message.attributes {
         match attribute {
@@ -122,5 +135,10 @@ fn parse(message: RouteNetlinkMessage, bridge: u32) -> Option<Entry> {
         NeighbourState::Noarp => EntryKind::Static,
         _ => EntryKind::Learned,
     };
-    Some(Entry { mac: mac?, port: message.header.ifindex, kind, vlan })
+    Some(Entry {
+        mac: mac?,
+        port: message.header.ifindex,
+        kind,
+        vlan,
+    })
 }

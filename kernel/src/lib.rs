@@ -24,7 +24,7 @@
 //! runtime panics; it is used where events are awaited, in the fastpath driver.
 //!
 //! This is the only package with `unsafe` code. It is allowed in the modules that need it
-//! ([`netns`], [`tap`], [`capture`]), and each block carries its proof.
+//! ([`netns`], [`userns`], [`tap`], [`socket`], [`capture`]), and each block carries its proof.
 
 #![warn(missing_docs)]
 
@@ -67,9 +67,15 @@ impl std::str::FromStr for DisplayMac {
         let mut mac = [0; 6];
         let mut pairs = text.split(':');
         for byte in &mut mac {
-            let pair = pairs.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
+            let pair = pairs
+                .next()
+                .filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
             *byte = u8::from_str_radix(pair.ok_or(())?, 16).map_err(|_| ())?;
         }
-        if pairs.next().is_some() { Err(()) } else { Ok(Self(mac)) }
+        if pairs.next().is_some() {
+            Err(())
+        } else {
+            Ok(Self(mac))
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! One blocking route-netlink connection (RFC 3549): a request, then its acknowledgement or dump.
 
+use std::time::Instant;
+
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NlasIterator,
 };
-use netlink_packet_core::{NLM_F_DUMP_INTR, NetlinkDeserializable as _};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
@@ -45,7 +47,11 @@ impl Netlink {
             Ok::<_, std::io::Error>(socket)
         };
         let socket = open().map_err(|e| Error::io("open a netlink socket", e))?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: Vec::with_capacity(RECEIVE_BUFFER),
+        })
     }
 
     /// Asks for a change and waits for the acknowledgement. `flags` come on top of REQUEST and ACK.
@@ -69,7 +75,10 @@ impl Netlink {
         match self.answers(&action) {
             Ok(Answer::Complete(found)) => Ok(found.into_iter().next()),
             Ok(Answer::Interrupted) => Ok(None),
-            Err(Error::Refused { errno: Errno::NODEV | Errno::NOENT, .. }) => Ok(None),
+            Err(Error::Refused {
+                errno: Errno::NODEV | Errno::NOENT,
+                ..
+            }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -87,7 +96,10 @@ impl Netlink {
                 return Ok(found);
             }
         }
-        Err(Error::Malformed { action: action(), reason: "the table changes faster than it can be read".into() })
+        Err(Error::Malformed {
+            action: action(),
+            reason: "the table changes faster than it can be read".into(),
+        })
     }
 
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16, action: &impl Fn() -> String) -> Result<()> {
@@ -104,7 +116,10 @@ impl Netlink {
     }
 
     fn answers(&mut self, action: &impl Fn() -> String) -> Result<Answer> {
-        let malformed = |reason: String| Error::Malformed { action: action(), reason };
+        let malformed = |reason: String| Error::Malformed {
+            action: action(),
+            reason,
+        };
         let mut found = Vec::new();
         let mut interrupted = false;
         loop {
@@ -116,7 +131,9 @@ impl Netlink {
                 }
             };
             if length > self.buffer.len() {
-                return Err(malformed(format!("a message of {length} bytes is larger than the buffer")));
+                return Err(malformed(format!(
+                    "a message of {length} bytes is larger than the buffer"
+                )));
             }
             let mut rest = self.buffer.as_slice();
             while rest.len() >= ECHOED_HEADER {
@@ -129,7 +146,7 @@ impl Netlink {
                 }
                 interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
                 match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
-                    Ok(NetlinkMessage { payload, header, .. }) => match payload {
+                    Ok(answer) => match answer.payload {
                         NetlinkPayload::InnerMessage(inner) => found.push(inner),
                         NetlinkPayload::Done(_) if interrupted => return Ok(Answer::Interrupted),
                         NetlinkPayload::Done(_) => return Ok(Answer::Complete(found)),
@@ -137,7 +154,6 @@ impl Netlink {
                             let Some(code) = answer.code else {
                                 return Ok(Answer::Complete(found));
                             };
-                            let _ = header;
                             return Err(Error::Refused {
                                 action: action(),
                                 errno: Errno::from_raw_os_error(code.get().wrapping_abs()),
@@ -151,6 +167,35 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+/// The kernel's notifications about links.
+pub(crate) struct LinkEvents(Socket);
+
+impl LinkEvents {
+    /// From here on, no event is missed.
+    pub(crate) fn open() -> Result<Self> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind(&SocketAddr::new(0, libc::RTMGRP_LINK as u32))?;
+            socket.set_non_blocking(true)?;
+            Ok::<_, std::io::Error>(socket)
+        };
+        open()
+            .map(Self)
+            .map_err(|e| Error::io("listen to changes of interfaces", e))
+    }
+
+    /// Waits until something has changed, and forgets what. `false` when nothing did before `end`.
+    pub(crate) fn wait(&self, end: Instant) -> Result<bool> {
+        let left = end.saturating_duration_since(Instant::now());
+        let changed = crate::process::readable(&self.0, left)
+            .map_err(|e| Error::io("listen to changes of interfaces", e))?;
+        // Until nothing is left; ENOBUFS, for events that were lost, is one more event.
+        let mut scratch = [0; 1];
+        while self.0.recv(&mut scratch.as_mut_slice(), 0).is_ok() {}
+        Ok(changed)
     }
 }
 
@@ -178,6 +223,10 @@ fn explanation(echo: &[u8]) -> String {
     NlasIterator::new(attributes)
         .filter_map(std::result::Result::ok)
         .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
-        .map(|attribute| String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned())
+        .map(|attribute| {
+            String::from_utf8_lossy(attribute.value())
+                .trim_end_matches('\0')
+                .to_owned()
+        })
         .unwrap_or_default()
 }

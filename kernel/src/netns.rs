@@ -24,7 +24,7 @@ use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::error::{Error, Result};
-use crate::{link, sysctl};
+use crate::link;
 
 /// The namespace of the calling thread. `/proc/self` would be the main thread's.
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
@@ -53,7 +53,7 @@ struct Inner {
     fd: OwnedFd,
     id: NamespaceId,
     /// Made at the first [`Namespace::spawn`]; its thread ends when this sender is dropped.
-    starter: Mutex<Option<mpsc::Sender<StartJob>>>,
+    starter: Mutex<Option<mpsc::SyncSender<StartJob>>>,
 }
 
 /// A child to be started, and where the result goes.
@@ -82,14 +82,16 @@ impl Namespace {
         let make = || {
             // SAFETY: CLONE_NEWNET alone changes nothing but this thread's view of the network; the
             // file descriptor table stays shared, which is what `unshare_unsafe` asks for.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|errno| Error::Refused {
-                action: "make a network namespace".into(),
-                errno,
-                detail: if errno == Errno::NOSPC {
-                    "the limit in /proc/sys/user/max_net_namespaces is reached".into()
-                } else {
-                    String::new()
-                },
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|errno| {
+                Error::Refused {
+                    action: "make a network namespace".into(),
+                    errno,
+                    detail: if errno == Errno::NOSPC {
+                        "the limit in /proc/sys/user/max_net_namespaces is reached".into()
+                    } else {
+                        String::new()
+                    },
+                }
             })?;
             link::set_up("lo")?;
             Self::current()
@@ -124,9 +126,18 @@ impl Namespace {
     }
 
     fn from_file(file: File, path: &Path) -> Result<Self> {
-        let metadata = file.metadata().map_err(|e| Error::io(format!("examine {}", path.display()), e))?;
-        let id = NamespaceId { device: metadata.dev(), inode: metadata.ino() };
-        Ok(Self(Arc::new(Inner { fd: file.into(), id, starter: Mutex::new(None) })))
+        let metadata = file
+            .metadata()
+            .map_err(|e| Error::io(format!("examine {}", path.display()), e))?;
+        let id = NamespaceId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        };
+        Ok(Self(Arc::new(Inner {
+            fd: file.into(),
+            id,
+            starter: Mutex::new(None),
+        })))
     }
 
     /// Runs `work` inside the namespace, on a thread of its own, and waits for it. Calls may overlap.
@@ -183,7 +194,11 @@ impl Namespace {
         let die_with_parent = move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             // If the parent died before the line above, no signal will come.
-            if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
+            if rustix::process::getppid() == Some(parent) {
+                Ok(())
+            } else {
+                Err(Errno::SRCH.into())
+            }
         };
         // SAFETY: the closure runs between fork and exec. It only makes two system calls, prctl and
         // getppid, through rustix's raw system call wrappers: no allocation, no lock.
@@ -199,13 +214,17 @@ impl Namespace {
     }
 
     /// The channel to the thread that starts children.
-    fn starter(&self) -> Result<mpsc::Sender<StartJob>> {
+    fn starter(&self) -> Result<mpsc::SyncSender<StartJob>> {
         let mut starter = self.0.starter.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(starter) = &*starter {
             return Ok(starter.clone());
         }
-        let (sender, jobs) = mpsc::channel::<StartJob>();
-        let fd = self.0.fd.try_clone().map_err(|e| Error::io("duplicate a file descriptor", e))?;
+        let (sender, jobs) = mpsc::sync_channel::<StartJob>(1);
+        let fd = self
+            .0
+            .fd
+            .try_clone()
+            .map_err(|e| Error::io("duplicate a file descriptor", e))?;
         Builder::new()
             .name("weft-netns-start".into())
             .spawn(move || {
@@ -251,7 +270,9 @@ fn on_new_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result
             .name(name.to_owned())
             .spawn_scoped(scope, work)
             .map_err(|e| Error::io("start a thread", e))?;
-        thread.join().map_err(|panic| Error::Panicked(panic_text(&*panic)))
+        thread
+            .join()
+            .map_err(|panic| Error::Panicked(panic_text(&*panic)))
     })
 }
 
@@ -263,9 +284,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     } else {
         "no message".to_owned()
     }
-}
-
-/// Whether the kernel has IPv6 in the calling thread's namespace.
-pub(crate) fn has_ipv6() -> bool {
-    sysctl::exists("net/ipv6/conf/all/disable_ipv6")
 }

@@ -52,25 +52,43 @@ pub fn add_default(interface: &str, gateway: IpAddr) -> Result<()> {
 pub fn add(interface: &str, destination: IpNet, gateway: Option<IpAddr>) -> Result<()> {
     let index = link::get(interface)?.index;
     let destination = destination.trunc();
-    let wanted = Route { destination, gateway, interface: Some(index) };
+    let wanted = Route {
+        destination,
+        gateway,
+        interface: Some(index),
+    };
     let mut message = RouteMessage::default();
     message.header.address_family = family(&destination);
     message.header.destination_prefix_length = destination.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.kind = RouteType::Unicast;
-    message.header.scope =
-        if gateway.is_some() || matches!(destination, IpNet::V6(_)) { RouteScope::Universe } else { RouteScope::Link };
-    message.attributes.push(RouteAttribute::Destination(destination.addr().into()));
+    message.header.scope = if gateway.is_some() || matches!(destination, IpNet::V6(_)) {
+        RouteScope::Universe
+    } else {
+        RouteScope::Link
+    };
+    message
+        .attributes
+        .push(RouteAttribute::Destination(destination.addr().into()));
     message.attributes.push(RouteAttribute::Oif(index));
-    message.attributes.extend(gateway.map(|ip| RouteAttribute::Gateway(ip.into())));
-    let result = Netlink::open()?.execute(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL, || {
-        match gateway {
+    message
+        .attributes
+        .extend(gateway.map(|ip| RouteAttribute::Gateway(ip.into())));
+    let result = Netlink::open()?.execute(
+        RouteNetlinkMessage::NewRoute(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+        || match gateway {
             Some(ip) => format!("add a route to {destination} through {ip} on {interface}"),
             None => format!("add a route to {destination} on {interface}"),
-        }
-    });
-    let Err(Error::Refused { errno: Errno::EXIST, .. }) = result else { return result };
+        },
+    );
+    let Err(Error::Refused {
+        errno: Errno::EXIST, ..
+    }) = result
+    else {
+        return result;
+    };
     match list()?.into_iter().find(|route| route.destination == destination) {
         Some(found) if found != wanted => Err(Error::Conflict {
             what: format!("the route to {destination}"),
@@ -91,7 +109,9 @@ pub fn list() -> Result<Vec<Route>> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
-        let answers = netlink.dump(RouteNetlinkMessage::GetRoute(message), || "list the routes".into())?;
+        let answers = netlink.dump(RouteNetlinkMessage::GetRoute(message), || {
+            "list the routes".into()
+        })?;
         routes.extend(answers.into_iter().filter_map(parse));
     }
     Ok(routes)
@@ -105,7 +125,9 @@ fn family(net: &IpNet) -> AddressFamily {
 }
 
 fn describe(route: &Route) -> String {
-    let interface = route.interface.map_or_else(|| "several interfaces".into(), |i| format!("interface index {i}"));
+    let interface = route
+        .interface
+        .map_or_else(|| "several interfaces".into(), |i| format!("interface index {i}"));
     match route.gateway {
         Some(ip) => format!("through {ip} on {interface}"),
         None => format!("on {interface}"),
@@ -113,7 +135,9 @@ fn describe(route: &Route) -> String {
 }
 
 fn parse(message: RouteNetlinkMessage) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    let RouteNetlinkMessage::NewRoute(message) = message else {
+        return None;
+    };
     let header = message.header;
     if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
         return None;
@@ -133,7 +157,11 @@ fn parse(message: RouteNetlinkMessage) -> Option<Route> {
         }
     }
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
-    Some(Route { destination, gateway, interface })
+    Some(Route {
+        destination,
+        gateway,
+        interface,
+    })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -1,6 +1,8 @@
 //! Socket options that the standard library lacks.
+#![allow(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -27,7 +29,7 @@ pub fn set_receive_buffer(socket: impl AsFd, bytes: usize) -> Result<usize> {
 /// Who is at the other end of a unix stream socket, as of the time it connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCredentials {
-    /// Process id.
+    /// Process id; 0 when the process belongs to a pid namespace that this one cannot see.
     pub pid: i32,
     /// Effective user id.
     pub uid: u32,
@@ -40,8 +42,36 @@ pub struct PeerCredentials {
 /// # Errors
 /// When the descriptor is not a connected unix socket.
 pub fn peer_credentials(stream: impl AsFd) -> Result<PeerCredentials> {
-    let found = sockopt::socket_peercred(stream).map_err(|e| Error::io("read the credentials of a peer", e))?;
-    Ok(PeerCredentials { pid: found.pid.as_raw_nonzero().get(), uid: found.uid.as_raw(), gid: found.gid.as_raw() })
+    // Not rustix: its type for a process id has no 0.
+    let mut found = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `found`, which is a `struct ucred` of that
+    // size and outlives the call, and the length to `length`. Any bytes are a valid `ucred`. The
+    // descriptor is borrowed, so it is open.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(Error::io(
+            "read the credentials of a peer",
+            io::Error::last_os_error(),
+        ));
+    }
+    Ok(PeerCredentials {
+        pid: found.pid,
+        uid: found.uid,
+        gid: found.gid,
+    })
 }
 
 #[cfg(test)]

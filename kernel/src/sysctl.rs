@@ -66,7 +66,10 @@ pub fn set_ipv6(interface: &str, enabled: bool) -> Result<()> {
     if ipv6_enabled(interface)? == enabled {
         return Ok(());
     }
-    set(&format!("net/ipv6/conf/{interface}/disable_ipv6"), if enabled { "0" } else { "1" })
+    set(
+        &format!("net/ipv6/conf/{interface}/disable_ipv6"),
+        if enabled { "0" } else { "1" },
+    )
 }
 
 #[cfg(test)]
@@ -74,7 +77,10 @@ mod tests {
     #[test]
     fn a_parameter_stays_below_proc_sys() {
         for path in ["../self/mem", "/etc/passwd", "net//x", "", "net/./x"] {
-            assert!(super::get(path).unwrap_err().to_string().contains("/proc/sys"), "{path}");
+            assert!(
+                super::get(path).unwrap_err().to_string().contains("/proc/sys"),
+                "{path}"
+            );
         }
         assert_eq!(super::get("kernel/ostype").unwrap(), "Linux");
         let error = super::get("net/no/such").unwrap_err().to_string();

@@ -50,7 +50,11 @@ impl Tap {
     pub fn open(name: &str, options: &TapOptions) -> Result<Self> {
         link::check_name(name)?;
         let file = open_device()?;
-        let mut request = IfRequest { name: [0; libc::IFNAMSIZ], flags: 0, padding: [0; 22] };
+        let mut request = IfRequest {
+            name: [0; libc::IFNAMSIZ],
+            flags: 0,
+            padding: [0; 22],
+        };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
         // Both fit: 0x0002 and 0x1000.
         request.flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
@@ -60,10 +64,20 @@ impl Tap {
         check(result, || format!("open the TAP device {name}"))?;
         let tap = Self { file };
         if let Some(user) = options.owner {
-            set_number(&tap, libc::TUNSETOWNER as _, user.into(), "set the owner of a TAP device")?;
+            set_number(
+                &tap,
+                libc::TUNSETOWNER as _,
+                user.into(),
+                "set the owner of a TAP device",
+            )?;
         }
         if let Some(group) = options.group {
-            set_number(&tap, libc::TUNSETGROUP as _, group.into(), "set the group of a TAP device")?;
+            set_number(
+                &tap,
+                libc::TUNSETGROUP as _,
+                group.into(),
+                "set the group of a TAP device",
+            )?;
         }
         if let Some(frames) = options.queue_length {
             link::set_queue_length(name, frames)?;
@@ -102,7 +116,14 @@ pub fn create_persistent(name: &str) -> Result<()> {
         }
         _ => {}
     }
-    Tap::open(name, &TapOptions { persist: true, ..TapOptions::default() }).map(drop)
+    Tap::open(
+        name,
+        &TapOptions {
+            persist: true,
+            ..TapOptions::default()
+        },
+    )
+    .map(drop)
 }
 
 /// Sets whether the device of an open TAP descriptor stays when the descriptor is closed.
@@ -110,7 +131,12 @@ pub fn create_persistent(name: &str) -> Result<()> {
 /// # Errors
 /// When the descriptor is not an attached TAP or TUN device.
 pub fn set_persistent(tap: impl AsFd, persistent: bool) -> Result<()> {
-    set_number(tap, libc::TUNSETPERSIST as _, persistent.into(), "set whether a TAP device stays")
+    set_number(
+        tap,
+        libc::TUNSETPERSIST as _,
+        persistent.into(),
+        "set whether a TAP device stays",
+    )
 }
 
 /// Tells in a sentence why TAP devices cannot be used here, and what to do.
@@ -132,7 +158,9 @@ fn open_device() -> Result<File> {
              (--device /dev/net/tun)"
         }
         Some(libc::ENODEV | libc::ENXIO) => "the kernel's tun driver is not loaded: run `modprobe tun`",
-        Some(libc::EACCES | libc::EPERM) => "run as root, or allow the device to this user: `chmod 0666 /dev/net/tun`",
+        Some(libc::EACCES | libc::EPERM) => {
+            "run as root, or allow the device to this user: `chmod 0666 /dev/net/tun`"
+        }
         _ => "TAP devices need the kernel's tun driver",
     };
     Err(Error::NoTun(format!("cannot open {DEVICE}: {error}; {cure}")))
@@ -147,5 +175,9 @@ fn set_number(tap: impl AsFd, request: libc::Ioctl, value: libc::c_ulong, action
 }
 
 fn check(result: libc::c_int, action: impl Fn() -> String) -> Result<()> {
-    if result < 0 { Err(Error::io(action(), io::Error::last_os_error())) } else { Ok(()) }
+    if result < 0 {
+        Err(Error::io(action(), io::Error::last_os_error()))
+    } else {
+        Ok(())
+    }
 }

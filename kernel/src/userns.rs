@@ -12,7 +12,9 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 #[non_exhaustive]
 pub enum UsernsError {
     /// `unshare(CLONE_NEWUSER)` was refused because the process has several threads.
-    #[error("a process with {threads} threads cannot enter a user namespace; enter it before the first thread starts")]
+    #[error(
+        "a process with {threads} threads cannot enter a user namespace; enter it before the first thread starts"
+    )]
     Threads {
         /// Threads of this process now.
         threads: usize,
@@ -26,7 +28,9 @@ pub enum UsernsError {
         cure: String,
     },
     /// A file below `/proc/self` refused the mapping.
-    #[error("cannot become root of the user namespace: writing {value:?} to {file}: {source}. Run as root instead")]
+    #[error(
+        "cannot become root of the user namespace: writing {value:?} to {file}: {source}. Run as root instead"
+    )]
     Map {
         /// The file.
         file: &'static str,
@@ -71,14 +75,17 @@ fn write(file: &'static str, value: String) -> Result<(), UsernsError> {
 
 fn unshare_refusal(errno: Errno) -> UsernsError {
     let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    if errno == Errno::INVAL && threads > 1 {
+    // The only reason for EINVAL. A thread that has just been joined may still count, though unseen.
+    if errno == Errno::INVAL {
+        let threads = threads.max(2);
         return UsernsError::Threads { threads };
     }
     let is = |path: &str, value: &str| crate::sysctl::get(path).is_ok_and(|found| found == value);
     let cure = if is("user/max_user_namespaces", "0") {
         "user.max_user_namespaces is 0: `sysctl user.max_user_namespaces=15000` allows them".into()
     } else if is("kernel/unprivileged_userns_clone", "0") {
-        "kernel.unprivileged_userns_clone is 0: `sysctl kernel.unprivileged_userns_clone=1` allows them".into()
+        "kernel.unprivileged_userns_clone is 0: `sysctl kernel.unprivileged_userns_clone=1` allows them"
+            .into()
     } else if is("kernel/apparmor_restrict_unprivileged_userns", "1") {
         "AppArmor restricts them: `sysctl kernel.apparmor_restrict_unprivileged_userns=0` lifts that".into()
     } else if errno == Errno::NOSPC {

@@ -1,2 +1,54 @@
-//! weft.
-fn main() {}
+//! The `weft` program: router, command line and demo.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`cli`], [`config`] | the command line, and the options of `weft up` with their sources |
+//! | [`command`] | commands that ask a running router or the kernel |
+//! | [`daemon`] | `weft up` |
+//! | [`store`] | the state file |
+//! | [`api`] | the local socket, both sides |
+//! | [`random`] | randomness from the kernel |
+//! | [`demo`] | `weft demo` |
+#![forbid(unsafe_code)]
+
+mod api;
+mod cli;
+mod command;
+mod config;
+mod daemon;
+mod demo;
+mod random;
+mod store;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("weft: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        // Before any thread starts: it may enter a user namespace.
+        Command::Demo(args) => return demo::run(args),
+        Command::Up(options) => {
+            let host = rustix::system::uname();
+            let token = std::env::var("WEFT_TOKEN").ok().filter(|token| !token.is_empty());
+            daemon::run(options.resolve(token, &host.nodename().to_string_lossy())?)?;
+        }
+        Command::Status(args) => command::status::status(&args)?,
+        Command::Attach(args) => command::attach::attach(&args)?,
+        Command::Detach(args) => command::attach::detach(&args)?,
+        Command::Token(args) => command::token::token(&args)?,
+        Command::Down(args) => command::down::down(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

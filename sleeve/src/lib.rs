@@ -1,1 +1,58 @@
-//! weft.
+//! The sleeve's pure core: who may talk to us under which keys, since when, and where it is.
+//!
+//! No socket, no clock, no random source, and no sealing of frames: the engine beside this crate does that, with
+//! the keys it is handed in [`Output::Install`].
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`io`] | what goes into the core and what comes out: [`Input`], [`Output`], [`LocalNode`], [`PeerInfo`], [`PeerView`] |
+//! | [`machine`] | [`Sleeve`]: the state machine that turns one into the other |
+//! | `inbound` | what INIT, RESP and COOKIE do |
+//! | `peer` | one peer's sessions, its attempt, and when something is due |
+//! | `shared` | what all peers share: outputs, random source, secrets, indexes |
+//! | [`keys`] | [`Cipher`], [`Role`], [`SessionKeys`] and how they follow from a handshake |
+//! | [`message`] | octets of INIT, RESP and COOKIE |
+//! | `handshake` | Noise IKpsk2 over these octets |
+//! | [`gate`] | cookies and rate limits before anything costly is done |
+//! | [`replay`] | [`ReplayWindow`]: which counters were seen |
+//! | [`table`] | [`ForwardingTable`]: what the engine's workers read for each frame |
+//! | [`content`] | layout of what stands sealed in DATA, FLOOD and KEEPALIVE |
+//! | [`timing`] | every interval and count of the session lifecycle, with its reason |
+//!
+//! # Life of a session
+//!
+//! The initiator sends INIT and gets RESP; it may send under the new session at once and says so with a keepalive.
+//! The responder installs its end for receiving only, and sends under it from the first datagram that opens under
+//! it ([`Input::Opened`]): a replayed INIT can therefore never displace a session that works. The session before
+//! it stays open for receiving for ten seconds.
+//!
+//! A session has no greatest age. It is rekeyed after two minutes, but one whose peer does not answer goes on
+//! carrying traffic until nothing has been heard for three minutes or its counters are used up: a handshake that
+//! fails must not cut a path that works, and no nonce is ever used twice.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(clippy::iter_over_hash_type)]
+
+extern crate alloc;
+
+pub mod content;
+pub mod gate;
+mod handshake;
+mod inbound;
+pub mod io;
+pub mod keys;
+pub mod machine;
+pub mod message;
+mod peer;
+pub mod replay;
+mod shared;
+pub mod table;
+pub mod timing;
+
+pub use content::Content;
+pub use io::{DownReason, Input, LocalNode, Output, PeerInfo, PeerState, PeerView};
+pub use keys::{Cipher, Role, SessionKeys};
+pub use machine::Sleeve;
+pub use replay::{ReplayError, ReplayWindow};
+pub use table::{ForwardingTable, PeerPath};
+pub use timing::{COUNTER_LIMIT, INSTALLED_MAX};

@@ -111,8 +111,6 @@ pub enum LinkState {
     Connecting,
     /// Down, next try is waited for.
     Down,
-    /// The other side belongs to another cluster.
-    Foreign,
 }
 
 /// An address that the operator named.

@@ -19,6 +19,11 @@ pub const UDP_HEADER: usize = 8;
 pub const OVERHEAD: usize =
     IPV6_HEADER + UDP_HEADER + RELAY_SHIM_LEN + HEADER_LEN + META_LEN + ETHERNET_HEADER + VLAN_TAG + TAG_LEN;
 
+const _: () = assert!(
+    crate::datagram::FLOOD_PREFIX_LEN <= RELAY_SHIM_LEN,
+    "OVERHEAD must cover a direct FLOOD"
+);
+
 /// Pod MTU never exceeds this unless the operator raises it.
 pub const POD_MTU_CAP: usize = 1500;
 /// IPv6 requires every link to carry this much (RFC 8200 §5); a pod MTU below it would break IPv6 pods.
@@ -46,6 +51,5 @@ mod tests {
         assert_eq!(pod_mtu(1500), 1366);
         assert_eq!(pod_mtu(9000), 1366);
         assert_eq!(pod_mtu(1280), 1146);
-        assert!(crate::datagram::FLOOD_PREFIX_LEN <= RELAY_SHIM_LEN);
     }
 }

@@ -1,1 +1,20 @@
-//! weft.
+//! Brings the kernel to the state that `weft-fastpath` computes, and keeps it there.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `driver` | [`Driver`]: read, apply, read back, remove |
+//! | `watch` | [`Watch`]: wakes up when somebody changes what the driver has set |
+//!
+//! The driver keeps no state of its own: the kernel is read at each [`Driver::reconcile`]. So it does
+//! not matter who changed what in between, or whether the router was running.
+//!
+//! Requests go through the synchronous `weft-kernel`, on tokio's blocking threads; each is answered
+//! inside one system call. Events are awaited, so there rtnetlink does the work.
+
+#![forbid(unsafe_code)]
+
+mod driver;
+mod watch;
+
+pub use driver::{Driver, Error, Removed, Report, Result};
+pub use watch::Watch;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use netlink_packet_route::link::{
-    BridgeMulticastRouterType, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, LinkAttribute, LinkInfo,
+    BridgeMulticastRouterType, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, LinkInfo,
 };
 
-use super::{create, find, set, set_port};
+use super::{change_kind, create, find};
 use crate::error::{Error, Result};
 
 /// The kernel counts bridge times in hundredths of a second (USER_HZ).
@@ -43,8 +44,13 @@ impl Default for BridgeAttributes {
 impl BridgeAttributes {
     pub(super) fn parse(attributes: &[InfoBridge]) -> Self {
         // What the kernel does not report, it does not have: a kernel without VLAN filtering has no PVID.
-        let mut found =
-            Self { mcast_snooping: false, ageing: Duration::ZERO, stp: false, forward_delay: Duration::ZERO, default_pvid: 0 };
+        let mut found = Self {
+            mcast_snooping: false,
+            ageing: Duration::ZERO,
+            stp: false,
+            forward_delay: Duration::ZERO,
+            default_pvid: 0,
+        };
         for attribute in attributes {
             match attribute {
                 InfoBridge::MulticastSnooping(on) => found.mcast_snooping = *on,
@@ -59,7 +65,11 @@ impl BridgeAttributes {
     }
 
     fn messages(&self, has_pvid: bool) -> Vec<InfoBridge> {
-        let stp = if self.stp { BridgeStpState::KernelStp } else { BridgeStpState::Disabled };
+        let stp = if self.stp {
+            BridgeStpState::KernelStp
+        } else {
+            BridgeStpState::Disabled
+        };
         let mut messages = vec![
             InfoBridge::StpState(stp),
             InfoBridge::ForwardDelay(ticks(self.forward_delay)),
@@ -203,15 +213,14 @@ pub fn set_bridge_attributes(name: &str, attributes: &BridgeAttributes) -> Resul
     let found = super::get(name)?;
     // The kernel takes a PVID only where it has VLAN filtering; there the default is 1, so 0 asked of
     // a bridge that reports 0 needs no message.
-    let has_pvid = found.bridge.is_some_and(|bridge| bridge.default_pvid != attributes.default_pvid);
-    let infos = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(attributes.messages(has_pvid)))];
-    set_by_creation(name, infos)
-}
-
-/// The kernel changes the attributes of a device kind only by `RTM_NEWLINK`, which without
-/// `NLM_F_CREATE` changes an existing device.
-fn set_by_creation(name: &str, infos: Vec<LinkInfo>) -> Result<()> {
-    set(name, LinkAttribute::LinkInfo(infos), "its bridge attributes")
+    let has_pvid = found
+        .bridge
+        .is_some_and(|bridge| bridge.default_pvid != attributes.default_pvid);
+    let infos = vec![
+        LinkInfo::Kind(InfoKind::Bridge),
+        LinkInfo::Data(InfoData::Bridge(attributes.messages(has_pvid))),
+    ];
+    change_kind(name, infos, "its bridge attributes")
 }
 
 /// Sets all flags of a bridge port.
@@ -219,5 +228,9 @@ fn set_by_creation(name: &str, infos: Vec<LinkInfo>) -> Result<()> {
 /// # Errors
 /// When the interface does not exist or is not a port of a bridge.
 pub fn set_port_flags(name: &str, flags: &PortFlags) -> Result<()> {
-    set_port(name, flags.messages())
+    let infos = vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(flags.messages())),
+    ];
+    change_kind(name, infos, "its bridge port flags")
 }

@@ -9,17 +9,18 @@ pub use bridge::{
 pub use veth::{VethEnd, create_veth};
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Nla as _};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoTun, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage,
+    BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoTun, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::netlink::Netlink;
+use crate::netlink::{LinkEvents, Netlink};
 use crate::netns::Namespace;
 use crate::{MacAddr, sysctl};
 
@@ -59,6 +60,8 @@ pub struct Link {
     pub bridge: Option<BridgeAttributes>,
     /// For a bridge port: its flags.
     pub port: Option<PortFlags>,
+    /// A bridge port that passes frames. One that has just got its carrier does so a moment later.
+    pub forwarding: bool,
     /// For a TAP or TUN device: whether it outlives the process that holds it.
     pub persistent: Option<bool>,
 }
@@ -80,6 +83,7 @@ impl Link {
             peer_namespace: None,
             bridge: None,
             port: None,
+            forwarding: false,
             persistent: None,
         };
         for attribute in message.attributes {
@@ -105,7 +109,10 @@ impl Link {
                 self.bridge = Some(BridgeAttributes::parse(&attributes));
             }
             LinkInfo::Data(InfoData::Tun(attributes)) => {
-                self.persistent = attributes.iter().find_map(|InfoTun::Other(nla)| {
+                self.persistent = attributes.iter().find_map(|attribute| {
+                    let InfoTun::Other(nla) = attribute else {
+                        return None;
+                    };
                     let mut value = [0; 1];
                     let found = nla.kind() == IFLA_TUN_PERSIST && nla.value_len() == value.len();
                     found.then(|| {
@@ -115,6 +122,7 @@ impl Link {
                 });
             }
             LinkInfo::PortData(InfoPortData::BridgePort(attributes)) => {
+                self.forwarding = attributes.contains(&InfoBridgePort::State(BridgePortState::Forwarding));
                 self.port = Some(PortFlags::parse(&attributes));
             }
             _ => {}
@@ -127,7 +135,9 @@ impl Link {
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn list() -> Result<Vec<Link>> {
-    let answers = Netlink::open()?.dump(RouteNetlinkMessage::GetLink(query()), || "list the interfaces".into())?;
+    let answers = Netlink::open()?.dump(RouteNetlinkMessage::GetLink(query()), || {
+        "list the interfaces".into()
+    })?;
     Ok(answers.into_iter().filter_map(link_of).collect())
 }
 
@@ -139,8 +149,9 @@ pub fn find(name: &str) -> Result<Option<Link>> {
     check_name(name)?;
     let mut message = query();
     message.attributes.push(LinkAttribute::IfName(name.into()));
-    let answer =
-        Netlink::open()?.get(RouteNetlinkMessage::GetLink(message), || format!("look up the interface {name}"))?;
+    let answer = Netlink::open()?.get(RouteNetlinkMessage::GetLink(message), || {
+        format!("look up the interface {name}")
+    })?;
     Ok(answer.and_then(link_of))
 }
 
@@ -165,7 +176,9 @@ pub fn delete(name: &str) -> Result<bool> {
     });
     match result {
         Ok(()) => Ok(true),
-        Err(Error::Refused { errno: Errno::NODEV, .. }) => Ok(false),
+        Err(Error::Refused {
+            errno: Errno::NODEV, ..
+        }) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -204,7 +217,11 @@ pub fn set_mtu(name: &str, mtu: u32) -> Result<()> {
 /// # Errors
 /// When it does not exist or the kernel refuses the value.
 pub fn set_mac(name: &str, mac: MacAddr) -> Result<()> {
-    set(name, LinkAttribute::Address(mac.to_vec()), &format!("its MAC to {}", crate::DisplayMac(mac)))
+    set(
+        name,
+        LinkAttribute::Address(mac.to_vec()),
+        &format!("its MAC to {}", crate::DisplayMac(mac)),
+    )
 }
 
 /// Makes an interface a port of `bridge`, or of none.
@@ -213,7 +230,11 @@ pub fn set_mac(name: &str, mac: MacAddr) -> Result<()> {
 /// When either does not exist or the kernel refuses.
 pub fn set_master(name: &str, bridge: Option<&str>) -> Result<()> {
     let index = bridge.map(get).transpose()?.map_or(0, |link| link.index);
-    set(name, LinkAttribute::Controller(index), &format!("its bridge to {}", bridge.unwrap_or("none")))
+    set(
+        name,
+        LinkAttribute::Controller(index),
+        &format!("its bridge to {}", bridge.unwrap_or("none")),
+    )
 }
 
 /// Sets the alias; an empty one removes it.
@@ -236,7 +257,11 @@ pub fn set_alias(name: &str, alias: &str) -> Result<()> {
 /// # Errors
 /// When it does not exist or the kernel refuses.
 pub fn set_queue_length(name: &str, frames: u32) -> Result<()> {
-    set(name, LinkAttribute::TxQueueLen(frames), &format!("its queue length to {frames}"))
+    set(
+        name,
+        LinkAttribute::TxQueueLen(frames),
+        &format!("its queue length to {frames}"),
+    )
 }
 
 /// Renames an interface.
@@ -248,8 +273,9 @@ pub fn rename(name: &str, new: &str) -> Result<()> {
     let mut message = LinkMessage::default();
     message.header.index = get(name)?.index;
     message.attributes.push(LinkAttribute::IfName(new.into()));
-    Netlink::open()?
-        .execute(RouteNetlinkMessage::SetLink(message), 0, || format!("rename the interface {name} to {new}"))
+    Netlink::open()?.execute(RouteNetlinkMessage::SetLink(message), 0, || {
+        format!("rename the interface {name} to {new}")
+    })
 }
 
 /// Moves an interface into another namespace. It arrives there down and without addresses.
@@ -258,6 +284,24 @@ pub fn rename(name: &str, new: &str) -> Result<()> {
 /// When it does not exist, its name is taken there, or its kind cannot move.
 pub fn move_to(name: &str, namespace: &Namespace) -> Result<()> {
     set(name, namespace_attribute(namespace), "its network namespace")
+}
+
+/// Waits until a bridge port passes frames, at most for `timeout`. `false` when it does not by then,
+/// for example because the bridge is down or the port has no carrier.
+///
+/// # Errors
+/// When it does not exist.
+pub fn wait_forwarding(name: &str, timeout: Duration) -> Result<bool> {
+    let end = crate::process::deadline(timeout);
+    let events = LinkEvents::open()?;
+    loop {
+        if get(name)?.forwarding {
+            return Ok(true);
+        }
+        if !events.wait(end)? {
+            return Ok(false);
+        }
+    }
 }
 
 /// The id under which the calling thread's namespace knows another one. `None` when it has not met it.
@@ -270,9 +314,12 @@ pub fn namespace_id(namespace: &Namespace) -> Result<Option<i32>> {
     let fd = namespace.as_fd().as_raw_fd().unsigned_abs();
     let mut message = NsidMessage::default();
     message.attributes.push(NsidAttribute::Fd(fd));
-    let answer =
-        Netlink::open()?.get(RouteNetlinkMessage::GetNsId(message), || "look up a namespace's id".into())?;
-    let Some(RouteNetlinkMessage::NewNsId(answer)) = answer else { return Ok(None) };
+    let answer = Netlink::open()?.get(RouteNetlinkMessage::GetNsId(message), || {
+        "look up a namespace's id".into()
+    })?;
+    let Some(RouteNetlinkMessage::NewNsId(answer)) = answer else {
+        return Ok(None);
+    };
     Ok(answer.attributes.iter().find_map(|attribute| match attribute {
         NsidAttribute::Id(id) if *id >= 0 => Some(*id),
         _ => None,
@@ -295,7 +342,9 @@ pub fn set_ipv6(name: &str, enabled: bool) -> Result<()> {
 pub fn check_name(name: &str) -> Result<()> {
     let usable = (1..=MAX_NAME).contains(&name.len())
         && !matches!(name, "." | "..")
-        && !name.bytes().any(|b| b == b'/' || b == b':' || b == 0 || b.is_ascii_whitespace());
+        && !name
+            .bytes()
+            .any(|b| b == b'/' || b == b':' || b == 0 || b.is_ascii_whitespace());
     if usable {
         return Ok(());
     }
@@ -309,7 +358,9 @@ pub fn check_name(name: &str) -> Result<()> {
 fn query() -> LinkMessage {
     let mut message = LinkMessage::default();
     // Statistics would be most of the answer, and nobody here reads them.
-    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     message
 }
 
@@ -334,35 +385,52 @@ fn change(name: &str, mut message: LinkMessage, what: &str) -> Result<()> {
     check_name(name)?;
     message.attributes.push(LinkAttribute::IfName(name.into()));
     Netlink::open()?
-        .execute(RouteNetlinkMessage::SetLink(message), 0, || format!("set the interface {name}: {what}"))
+        .execute(RouteNetlinkMessage::SetLink(message), 0, || {
+            format!("set the interface {name}: {what}")
+        })
         .map_err(|error| no_such_link(error, name))
 }
 
 fn no_such_link(error: Error, name: &str) -> Error {
     match error {
-        Error::Refused { errno: Errno::NODEV, .. } => Error::NoSuchLink { name: name.into() },
+        Error::Refused {
+            errno: Errno::NODEV, ..
+        } => Error::NoSuchLink { name: name.into() },
         other => other,
     }
 }
 
-fn create(name: &str, kind: InfoKind, data: Option<InfoData>, mut attributes: Vec<LinkAttribute>) -> Result<()> {
+fn create(
+    name: &str,
+    kind: InfoKind,
+    data: Option<InfoData>,
+    mut attributes: Vec<LinkAttribute>,
+) -> Result<()> {
     check_name(name)?;
     let description = format!("create the {kind} {name}");
     attributes.push(LinkAttribute::IfName(name.into()));
-    let infos = std::iter::once(LinkInfo::Kind(kind)).chain(data.map(LinkInfo::Data)).collect();
+    let infos = std::iter::once(LinkInfo::Kind(kind))
+        .chain(data.map(LinkInfo::Data))
+        .collect();
     attributes.push(LinkAttribute::LinkInfo(infos));
     let mut message = LinkMessage::default();
     message.attributes = attributes;
-    Netlink::open()?
-        .execute(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, || description.clone())
+    Netlink::open()?.execute(
+        RouteNetlinkMessage::NewLink(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+        || description.clone(),
+    )
 }
 
-/// Sends flags of a bridge port.
-fn set_port(name: &str, attributes: Vec<InfoBridgePort>) -> Result<()> {
-    use netlink_packet_route::link::InfoPortKind;
-    let infos = vec![
-        LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(attributes)),
-    ];
-    set(name, LinkAttribute::LinkInfo(infos), "its bridge port flags")
+/// Changes what belongs to a device's kind. The kernel takes that only by `RTM_NEWLINK`, which
+/// without `NLM_F_CREATE` changes an existing device.
+fn change_kind(name: &str, infos: Vec<LinkInfo>, what: &str) -> Result<()> {
+    check_name(name)?;
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::LinkInfo(infos)];
+    Netlink::open()?
+        .execute(RouteNetlinkMessage::NewLink(message), 0, || {
+            format!("set the interface {name}: {what}")
+        })
+        .map_err(|error| no_such_link(error, name))
 }

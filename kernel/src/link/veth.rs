@@ -24,25 +24,39 @@ impl<'a> VethEnd<'a> {
     /// An end in the calling thread's namespace, with a random address.
     #[must_use]
     pub fn here(name: &'a str) -> Self {
-        Self { name, namespace: None, mac: None, mtu: None }
+        Self {
+            name,
+            namespace: None,
+            mac: None,
+            mtu: None,
+        }
     }
 
     /// An end in another namespace, with a random address.
     #[must_use]
     pub fn inside(name: &'a str, namespace: &'a Namespace) -> Self {
-        Self { namespace: Some(namespace), ..Self::here(name) }
+        Self {
+            namespace: Some(namespace),
+            ..Self::here(name)
+        }
     }
 
     /// With this Ethernet address.
     #[must_use]
     pub fn mac(self, mac: MacAddr) -> Self {
-        Self { mac: Some(mac), ..self }
+        Self {
+            mac: Some(mac),
+            ..self
+        }
     }
 
     /// With this MTU in bytes.
     #[must_use]
     pub fn mtu(self, mtu: u32) -> Self {
-        Self { mtu: Some(mtu), ..self }
+        Self {
+            mtu: Some(mtu),
+            ..self
+        }
     }
 
     fn attributes(&self) -> Vec<LinkAttribute> {
@@ -63,5 +77,10 @@ pub fn create_veth(one: &VethEnd<'_>, other: &VethEnd<'_>) -> Result<()> {
     let mut peer = LinkMessage::default();
     peer.attributes = other.attributes();
     peer.attributes.push(LinkAttribute::IfName(other.name.into()));
-    create(one.name, InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(peer))), one.attributes())
+    create(
+        one.name,
+        InfoKind::Veth,
+        Some(InfoData::Veth(InfoVeth::Peer(peer))),
+        one.attributes(),
+    )
 }

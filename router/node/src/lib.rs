@@ -1,1 +1,25 @@
-//! weft.
+//! The node: gossip, sleeve and address space composed into one machine that knows no clock, socket or file.
+//!
+//! The router's daemon feeds [`Input`]s and does what the [`Output`]s say; a simulator can do the same.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`node`] | [`Node`]: routes what one core says to the others |
+//! | [`io`] | its inputs and outputs |
+//! | [`macs`] | where MAC addresses live, as learned from traffic |
+//! | [`report`] | the node's part of the status |
+//!
+//! Packets do not pass through here: the engine gets sessions and an immutable forwarding table.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(clippy::iter_over_hash_type)]
+
+extern crate alloc;
+
+pub mod io;
+pub mod macs;
+pub mod node;
+pub mod report;
+
+pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};
+pub use node::{Node, NodeConfig};

@@ -1,1 +1,30 @@
-//! weft.
+//! The workers that carry frames between the TAP device and the UDP socket.
+//!
+//! Nothing here decides: sessions are installed and forwarding tables are published by the router, and what the
+//! workers see that somebody must act on leaves as [`EngineEvent`].
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`engine`] | the [`Engine`] trait: what every engine does, and its events, errors and counters |
+//! | [`plain`] | [`PlainEngine`]: one frame a read, one frame a datagram; runs wherever there is a TAP device |
+//! | `session` | keys, counters and replay window of one session |
+//! | `view` | what the workers read on each packet: sessions and forwarding table, swapped as one |
+//! | `tally` | counters of drops and traffic, and the rate-limited log lines |
+//! | `learn` | which source addresses were reported lately |
+//! | `limit` | at most one event of a kind a second |
+//! | `address` | IPv4 addresses on IPv6 sockets |
+#![forbid(unsafe_code)]
+
+mod address;
+pub mod engine;
+mod learn;
+mod limit;
+pub mod plain;
+mod session;
+mod tally;
+mod view;
+
+pub use engine::{
+    Counters, Engine, EngineConfig, EngineDescription, EngineError, EngineEvent, EventSink, SessionCounters,
+};
+pub use plain::PlainEngine;

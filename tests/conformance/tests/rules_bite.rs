@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use weft_conformance::table::{self, Kind, Package};
+use weft_conformance::table::{self, Package};
 use weft_conformance::tree::{Copy, Tree};
 use weft_conformance::{Error, Rule, Violation, dependencies, sources};
 
@@ -329,24 +329,70 @@ fn clippy_refuses_clocks_and_random_order_in_the_tests_of_a_core() {
     }
 }
 
-#[test]
-fn the_compiler_refuses_unsafe_in_a_shell() {
-    let copy = copy();
-    let shell = table::PACKAGES
-        .iter()
-        .find(|package| package.kind == Kind::Shell && package.name == "weft-fastpath-driver")
-        .expect("the driver is in the table");
-    let (content, output) = cargo(&copy, &["check"], &[shell], &[]);
-    assert!(content, "the unbroken shell does not compile:\n{output}");
-    let place = root_of(shell);
-    copy.append(
-        &place,
-        "\nfn read(at: *const u8) -> u8 {\n    unsafe { *at }\n}\n",
-    )
-    .expect("it is there");
-    let (content, output) = cargo(&copy, &["check"], &[shell], &[]);
+/// Reduces a crate root to its attributes, and a manifest to its lints: what the compiler needs to refuse
+/// unsafe code, without the minutes of compiling what the package imports.
+fn reduce(copy: &Copy, package: &Package, body: &str) {
+    let manifest = format!("{}/Cargo.toml", package.folder);
+    let text = String::from_utf8(copy.tree().read(&manifest).expect("it is there")).expect("it is text");
     assert!(
-        !content && refused(&output, &place, "unsafe"),
-        "the shell took unsafe code:\n{output}"
+        text.contains("[lints]\nworkspace = true\n"),
+        "{} has lints of its own",
+        package.name
     );
+    let reduced = format!(
+        "[package]\nname = \"{}\"\nedition.workspace = true\n[lints]\nworkspace = true\n",
+        package.name
+    );
+    copy.write(&manifest, reduced.as_bytes())
+        .expect("the copy can be written");
+    for root in crate_roots(copy, package) {
+        let text = String::from_utf8(copy.tree().read(&root).expect("it is there")).expect("it is text");
+        let mut kept: String = text
+            .lines()
+            .filter(|line| line.starts_with("#!["))
+            .fold(String::from("//! Reduced.\n"), |kept, line| kept + line + "\n");
+        kept.push_str(if root.ends_with("main.rs") {
+            "fn main() {}\n"
+        } else {
+            ""
+        });
+        kept.push_str(body);
+        copy.write(&root, kept.as_bytes())
+            .expect("the copy can be written");
+    }
+}
+
+fn crate_roots(copy: &Copy, package: &Package) -> Vec<String> {
+    ["lib.rs", "main.rs"]
+        .map(|name| format!("{}/src/{name}", package.folder))
+        .into_iter()
+        .filter(|root| copy.tree().root().join(root).is_file())
+        .collect()
+}
+
+#[test]
+fn the_compiler_refuses_unsafe_everywhere_but_in_the_kernel_package() {
+    const SAFE: &str = "/// Two.\npub fn two() -> u8 {\n    2\n}\n";
+    const UNSAFE: &str = "/// One.\npub unsafe fn one() -> u8 {\n    1\n}\n";
+    let copy = copy();
+    let packages: Vec<&Package> = table::PACKAGES
+        .iter()
+        .filter(|package| package.name != table::UNSAFE_HOME)
+        .collect();
+    for (body, accepted) in [(SAFE, true), (UNSAFE, false)] {
+        for &package in &packages {
+            reduce(&copy, package, body);
+        }
+        let (content, output) = cargo(&copy, &["check"], &packages, &[]);
+        assert_eq!(content, accepted, "{output}");
+        for package in &packages {
+            for root in crate_roots(&copy, package) {
+                assert_eq!(
+                    refused(&output, &root, "unsafe"),
+                    !accepted,
+                    "{root} took unsafe code:\n{output}"
+                );
+            }
+        }
+    }
 }

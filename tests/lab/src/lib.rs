@@ -1,1 +1,69 @@
-//! weft.
+//! A laboratory for networks on one machine: hosts, pods, switches, NAT boxes, firewalls and wires
+//! that lose packets, all of it real kernel objects in namespaces of their own.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), weft_lab::Error> {
+//! use std::time::Duration;
+//! use weft_lab::{Impairment, Lab};
+//!
+//! let lab = Lab::new("story")?;
+//! let wire = lab.wire(Impairment { loss: 0.05, ..Impairment::seeded(7) })?;
+//! let (a, b) = (lab.host("a").on(&wire).build()?, lab.host("b").on(&wire).build()?);
+//! let router = a.up(["--found"])?;
+//! router.wait_until("it runs", Duration::from_secs(5), |status| status.peers.is_empty())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`lab`] | [`Lab`]: names, the folder for files, the interrupt that ends every wait |
+//! | [`underlay`] | [`Underlay`]: what hosts are plugged into, and how it is partitioned |
+//! | [`switch`] | [`Switch`]: a kernel bridge; fast |
+//! | [`wire`] | [`Wire`]: a switch in userspace that delays, loses, reorders and doubles |
+//! | [`host`] | [`Host`]: a namespace with one or more interfaces, where `weft` runs |
+//! | [`router`] | [`Router`]: a running `weft up` |
+//! | [`program`] | where the `weft` binary is, and running it with a bound |
+//! | [`pod`] | [`Pod`]: a namespace attached with `weft attach` |
+//! | [`station`] | [`Station`]: what hosts and pods have in common, and what traffic they can make |
+//! | [`ping`], [`transfer`], [`frames`] | that traffic: echoes, TCP with hashes, raw frames |
+//! | [`recording`] | everything an interface carries, counted and searched for a text |
+//! | [`firewall`], [`nat`] | packet filters; the only modules that need an external program, `nft` |
+//!
+//! Nothing outlives its handle: namespaces die with their descriptors, children die with this
+//! process whatever ends it, and the folder goes with the [`Lab`] and everything made in it.
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod firewall;
+pub mod frames;
+pub mod host;
+pub mod lab;
+pub mod nat;
+pub mod ping;
+pub mod pod;
+pub mod program;
+pub mod recording;
+pub mod router;
+pub mod station;
+pub mod switch;
+pub mod transfer;
+pub mod underlay;
+pub mod wire;
+
+pub use error::{Error, Result};
+pub use firewall::Firewall;
+pub use frames::{Ear, Frame};
+pub use host::{Host, HostBuilder};
+pub use lab::Lab;
+pub use nat::NatBox;
+pub use ping::{PingPlan, PingReport};
+pub use pod::Pod;
+pub use program::Output;
+pub use recording::{Recorded, Recording};
+pub use router::Router;
+pub use station::Station;
+pub use switch::Switch;
+pub use transfer::{Content, Transfer};
+pub use underlay::Underlay;
+pub use wire::{Impairment, Wire, WireCounters};

@@ -1,0 +1,264 @@
+//! One connection: its stage, named by what is awaited, and its outbox.
+
+use crate::dial::Goal;
+use crate::handshake::{AwaitingConfirmation, AwaitingHello, AwaitingResponse, KeyRole, Transport};
+use crate::liveness::Rtt;
+use crate::membership::FOUNDER_RANK;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+use weft_wire::envelope::RegisterKey;
+use weft_wire::limits::LINK_TIMEOUT;
+use weft_wire::mesh::{Hello, Message};
+use weft_wire::record::{Admission, Body};
+use weft_wire::{Envelope, GenesisId, NodeId, Time};
+
+use crate::mesh::WRITE_TIMEOUT;
+
+/// Who opened a connection, and what for.
+pub(crate) enum Origin {
+    Dialled { goal: Goal, key: KeyRole, dial: u64 },
+    Accepted,
+}
+
+/// The other end, as its Hello says.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerInfo {
+    pub(crate) node: NodeId,
+    pub(crate) name: String,
+    pub(crate) genesis: Option<GenesisId>,
+    pub(crate) incarnation: u64,
+    pub(crate) boot_nonce: u64,
+    /// The initiator's dial number, whichever end that is.
+    pub(crate) dial: u64,
+}
+
+impl PeerInfo {
+    pub(crate) fn new(hello: &Hello, origin: &Origin) -> Self {
+        Self {
+            node: hello.node,
+            name: hello.name.clone(),
+            genesis: hello.genesis,
+            incarnation: hello.incarnation,
+            boot_nonce: hello.boot_nonce,
+            dial: match origin {
+                Origin::Dialled { dial, .. } => *dial,
+                Origin::Accepted => hello.dial,
+            },
+        }
+    }
+}
+
+/// A finished handshake.
+pub(crate) struct Session {
+    pub(crate) transport: Transport,
+    pub(crate) peer: PeerInfo,
+}
+
+/// What a connection waits for.
+pub(crate) enum Stage {
+    /// To be opened.
+    Connecting,
+    /// Message 1.
+    AwaitingInitiation,
+    /// Message 2.
+    AwaitingResponse(Box<AwaitingResponse>),
+    /// Message 3.
+    AwaitingHello(Box<AwaitingHello>),
+    /// The responder's Hello.
+    AwaitingConfirmation(Box<AwaitingConfirmation>),
+    /// The initiator's first message, which proves that it has our Hello.
+    AwaitingProof(Box<Session>),
+    /// Our disk: then the newcomer gets its Welcome.
+    AwaitingAdmission(Box<Session>),
+    /// A Welcome.
+    AwaitingWelcome(Box<Session>),
+    /// Our disk: then we are a member.
+    AwaitingMembership(Box<Session>),
+    /// The newcomer's Joined.
+    AwaitingJoined(Box<Session>),
+    /// Nothing: the link stands.
+    Up(Box<Up>),
+    /// Nothing, within one step of the machine: what is over, or being moved on.
+    Ended(Option<Box<Transport>>),
+    /// The last words to be written.
+    Closing(Option<Box<Transport>>),
+}
+
+/// A key that waits to be sent. Admissions go first, those nearest to the founder before the others, so that
+/// the receiver can check each as it comes.
+pub(crate) type DirtyKey = (u64, RegisterKey);
+
+/// State of a standing link.
+pub(crate) struct Up {
+    pub(crate) session: Session,
+    pub(crate) since: Time,
+    pub(crate) last_heard: Time,
+    /// True once the other end has shown that the link stands there too.
+    pub(crate) mutual: bool,
+    pub(crate) rtt: Rtt,
+    pub(crate) heartbeat_due: Time,
+    /// `sent` of the last heartbeat that arrived, and when.
+    pub(crate) last_heartbeat: Option<(u64, Time)>,
+    /// Keys whose records the other end may not have. A set: however slowly the other end reads, it never
+    /// grows beyond the number of registers.
+    pub(crate) dirty: BTreeSet<DirtyKey>,
+    /// False until the first fingerprint of the other end was compared with ours.
+    pub(crate) compared: bool,
+    /// Heartbeats in a row whose fingerprint differed with nothing left to send.
+    pub(crate) mismatches: u8,
+    /// Not to send everything again before this time.
+    pub(crate) resync_after: Time,
+    /// Grows with each useless resynchronisation.
+    pub(crate) resync_wait: Duration,
+}
+
+impl Up {
+    /// Marks a record to be sent.
+    pub(crate) fn mark(&mut self, envelope: &Envelope) {
+        let key = envelope.key();
+        if key.kind == Admission::KIND {
+            self.unmark(&key);
+            let version = envelope.stamp().version.min(FOUNDER_RANK);
+            self.dirty.insert((FOUNDER_RANK - version, key));
+        } else {
+            self.dirty.insert((u64::MAX, key));
+        }
+    }
+
+    /// The other end has what we have.
+    pub(crate) fn unmark(&mut self, key: &RegisterKey) {
+        if key.kind == Admission::KIND {
+            for order in 0..=FOUNDER_RANK {
+                self.dirty.remove(&(order, *key));
+            }
+        } else {
+            self.dirty.remove(&(u64::MAX, *key));
+        }
+    }
+}
+
+/// A frame to be written before any record.
+pub(crate) enum Control {
+    /// A handshake message or a refusal.
+    Raw(Vec<u8>),
+    /// To be sealed when its turn comes.
+    Message(Box<Message>),
+}
+
+/// One connection.
+pub(crate) struct Conn {
+    pub(crate) opened: Time,
+    /// When the present stage has lasted too long; unused while the link is up.
+    pub(crate) deadline: Time,
+    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) origin: Origin,
+    pub(crate) stage: Stage,
+    /// At most one handshake message, then Hello, Welcome or Joined, then Goodbye: each stage adds one.
+    pub(crate) control: VecDeque<Control>,
+    /// Since when a frame waits for the kernel.
+    pub(crate) in_flight: Option<Time>,
+}
+
+impl Conn {
+    pub(crate) fn new(now: Time, limit: Duration, origin: Origin, stage: Stage) -> Self {
+        Self {
+            opened: now,
+            deadline: now + limit,
+            remote: None,
+            origin,
+            stage,
+            control: VecDeque::new(),
+            in_flight: None,
+        }
+    }
+
+    /// Takes the stage out, to put another in.
+    pub(crate) fn take_stage(&mut self) -> Stage {
+        core::mem::replace(&mut self.stage, Stage::Ended(None))
+    }
+
+    pub(crate) fn say(&mut self, message: Message) {
+        self.control.push_back(Control::Message(Box::new(message)));
+    }
+
+    pub(crate) fn session(&self) -> Option<&Session> {
+        match &self.stage {
+            Stage::AwaitingProof(s)
+            | Stage::AwaitingAdmission(s)
+            | Stage::AwaitingWelcome(s)
+            | Stage::AwaitingMembership(s)
+            | Stage::AwaitingJoined(s) => Some(s),
+            Stage::Up(up) => Some(&up.session),
+            _ => None,
+        }
+    }
+
+    /// The other end, from its Hello to the moment of closing.
+    pub(crate) fn peer(&self) -> Option<&PeerInfo> {
+        self.session().map(|s| &s.peer)
+    }
+
+    pub(crate) fn up(&self) -> Option<&Up> {
+        match &self.stage {
+            Stage::Up(up) => Some(up),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn up_mut(&mut self) -> Option<&mut Up> {
+        match &mut self.stage {
+            Stage::Up(up) => Some(up),
+            _ => None,
+        }
+    }
+
+    /// True from acceptance until the other end has proved that it holds a key.
+    pub(crate) fn is_unproved_guest(&self) -> bool {
+        matches!(self.origin, Origin::Accepted)
+            && matches!(
+                self.stage,
+                Stage::AwaitingInitiation
+                    | Stage::AwaitingHello(_)
+                    | Stage::AwaitingProof(_)
+                    | Stage::Closing(_)
+            )
+    }
+
+    /// Seals a message with the keys of the connection, once it has some.
+    pub(crate) fn seal(&mut self, message: &Message) -> Option<Vec<u8>> {
+        let transport = match &mut self.stage {
+            Stage::AwaitingProof(s)
+            | Stage::AwaitingAdmission(s)
+            | Stage::AwaitingWelcome(s)
+            | Stage::AwaitingMembership(s)
+            | Stage::AwaitingJoined(s) => &mut s.transport,
+            Stage::Up(up) => &mut up.session.transport,
+            Stage::Closing(Some(transport)) | Stage::Ended(Some(transport)) => transport,
+            _ => return None,
+        };
+        transport.seal(&message.encode()).ok()
+    }
+
+    /// When the connection is given up if nothing happens.
+    pub(crate) fn expires(&self) -> Time {
+        match &self.stage {
+            Stage::Up(up) => {
+                let written = self.in_flight.map_or(Time::NEVER, |since| since + WRITE_TIMEOUT);
+                written.min(up.last_heard + LINK_TIMEOUT)
+            }
+            _ => self.deadline,
+        }
+    }
+
+    /// When something is to be done for this connection.
+    pub(crate) fn next_deadline(&self) -> Time {
+        match &self.stage {
+            Stage::Up(up) if self.in_flight.is_none() => self.expires().min(up.heartbeat_due),
+            _ => self.expires(),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Heartbeats, round-trip times, silent peers, the writing of frames, and the links that this host publishes.
+
+use crate::conn::{Conn, Control, Stage};
+use crate::mesh::{ConnId, Mesh, Output};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::time::Duration;
+use weft_wire::codec;
+use weft_wire::limits::{HEARTBEAT_INTERVAL, PUBLISHED_LINKS_MAX};
+use weft_wire::mesh::{Heartbeat, Message};
+use weft_wire::record::{Body, LinksRecord, PublishedLink};
+use weft_wire::{NodeId, RejectReason, Time};
+
+/// Links that come or go are published at most so often.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+/// Round-trip times alone are published at most so often.
+const PUBLISH_RTT_INTERVAL: Duration = Duration::from_secs(60);
+
+fn micros(time: Time) -> u64 {
+    time.as_nanos() / 1_000
+}
+
+/// A smoothed round-trip time (RFC 6298 §2: each sample counts for one eighth).
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Rtt {
+    smoothed_us: Option<u64>,
+}
+
+impl Rtt {
+    fn sample(&mut self, us: u64) {
+        self.smoothed_us = Some(match self.smoothed_us {
+            None => us,
+            Some(old) => old - old / 8 + us / 8,
+        });
+    }
+
+    pub(crate) fn smoothed(&self) -> Option<Duration> {
+        self.smoothed_us.map(Duration::from_micros)
+    }
+}
+
+/// Power of two at or below a round-trip time, kept while the time stays within a quarter around its bucket.
+fn bucket(held: Option<u8>, us: u64) -> u8 {
+    if let Some(held) = held {
+        let low = 1u64.checked_shl(u32::from(held)).unwrap_or(u64::MAX);
+        let high = low.saturating_mul(2);
+        if us >= low - low / 4 && us <= high.saturating_add(high / 4) {
+            return held;
+        }
+    }
+    // Between 0 and 63.
+    us.max(1).ilog2() as u8
+}
+
+/// What was published last, and when.
+#[derive(Default)]
+pub(crate) struct LinksPublisher {
+    published: Vec<PublishedLink>,
+    last: Option<Time>,
+    due: Option<Time>,
+}
+
+impl Mesh {
+    pub(crate) fn on_heartbeat(&mut self, now: Time, id: ConnId, heartbeat: &Heartbeat) {
+        if let Some(up) = self.conns.get_mut(&id).and_then(Conn::up_mut) {
+            up.last_heartbeat = Some((heartbeat.sent, now));
+            if let Some((sent, held_for)) = heartbeat.echo {
+                // A lying echo spoils only the sender's own round-trip time.
+                let since_sent = micros(now).saturating_sub(sent);
+                up.rtt.sample(since_sent.saturating_sub(held_for));
+            }
+        }
+        self.compare(now, id, &heartbeat.fingerprint);
+    }
+
+    /// Gives up what has lasted too long.
+    pub(crate) fn expire(&mut self, now: Time) {
+        let expired: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.expires() <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in expired {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                continue;
+            };
+            match &conn.stage {
+                Stage::Connecting => {
+                    self.outputs.push_back(Output::Close { conn: id });
+                    self.on_dial_failed(now, id, "no answer".into());
+                }
+                Stage::Closing(_) => {
+                    self.conns.remove(&id);
+                    self.outputs.push_back(Output::Close { conn: id });
+                }
+                Stage::Up(_) => self.close(now, id, RejectReason::LinkTimeout),
+                _ => self.close(now, id, RejectReason::HandshakeTimeout),
+            }
+        }
+    }
+
+    /// Gives the shell the next frame of a connection, if it waits for one.
+    pub(crate) fn pump(&mut self, now: Time, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.in_flight.is_some() {
+            return;
+        }
+        let frame = match conn.control.pop_front() {
+            Some(Control::Raw(frame)) => Some(frame),
+            Some(Control::Message(message)) => {
+                let frame = conn.seal(&message);
+                if frame.is_none() && !matches!(conn.stage, Stage::Closing(_)) {
+                    // The keys are worn out, or the message is too long for a frame.
+                    return self.close(now, id, RejectReason::BadMessage);
+                }
+                frame
+            }
+            None => {
+                let message = match &mut conn.stage {
+                    Stage::Up(up) if up.heartbeat_due <= now => {
+                        up.heartbeat_due = now + HEARTBEAT_INTERVAL;
+                        Some(Message::Heartbeat(Heartbeat {
+                            fingerprint: self.registers.fingerprint(),
+                            sent: micros(now),
+                            echo: up.last_heartbeat.map(|(sent, at)| {
+                                let held = u64::try_from(now.since(at).as_micros());
+                                (sent, held.unwrap_or(u64::MAX))
+                            }),
+                        }))
+                    }
+                    Stage::Up(up) => Self::next_records(&self.registers, up),
+                    _ => None,
+                };
+                message.and_then(|message| conn.seal(&message))
+            }
+        };
+        if let Some(frame) = frame {
+            conn.in_flight = Some(now);
+            self.outputs.push_back(Output::Send { conn: id, frame });
+        } else if matches!(conn.stage, Stage::Closing(_)) && conn.control.is_empty() {
+            self.conns.remove(&id);
+            self.outputs.push_back(Output::Close { conn: id });
+        }
+    }
+
+    /// The standing links with a measured round-trip time, one for each neighbour.
+    fn current_links(&self) -> Vec<PublishedLink> {
+        let held: BTreeMap<NodeId, u8> = self
+            .publisher
+            .published
+            .iter()
+            .map(|link| (link.neighbour, link.rtt_log2_us))
+            .collect();
+        let measured: BTreeMap<NodeId, u64> = self
+            .conns
+            .values()
+            .filter_map(Conn::up)
+            .filter_map(|up| Some((up.session.peer.node, up.rtt.smoothed_us?)))
+            .collect();
+        measured
+            .into_iter()
+            .take(PUBLISHED_LINKS_MAX)
+            .map(|(neighbour, us)| PublishedLink {
+                neighbour,
+                rtt_log2_us: bucket(held.get(&neighbour).copied(), us),
+            })
+            .collect()
+    }
+
+    /// Publishes the links when they changed and the last time is long enough ago.
+    pub(crate) fn publish_links(&mut self, now: Time) {
+        self.publisher.due = None;
+        if self.membership.is_none() {
+            return;
+        }
+        let links = self.current_links();
+        if links == self.publisher.published {
+            return;
+        }
+        let neighbours =
+            |links: &[PublishedLink]| -> Vec<NodeId> { links.iter().map(|l| l.neighbour).collect() };
+        let interval = if neighbours(&links) == neighbours(&self.publisher.published) {
+            PUBLISH_RTT_INTERVAL
+        } else {
+            PUBLISH_INTERVAL
+        };
+        let due = self.publisher.last.map_or(Time::ZERO, |last| last + interval);
+        if now < due {
+            self.publisher.due = Some(due);
+            return;
+        }
+        self.publisher.last = Some(now);
+        self.publisher.published.clone_from(&links);
+        self.set_record(LinksRecord::KIND, codec::encode(&LinksRecord { links }));
+    }
+
+    pub(crate) fn publish_deadline(&self) -> Time {
+        self.publisher.due.unwrap_or(Time::NEVER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_hold_until_a_quarter_beyond_their_edges() {
+        assert_eq!(bucket(None, 0), 0);
+        assert_eq!(bucket(None, 1_024), 10);
+        assert_eq!(bucket(Some(10), 2_500), 10);
+        assert_eq!(bucket(Some(10), 2_600), 11);
+        assert_eq!(bucket(Some(10), 768), 10);
+        assert_eq!(bucket(Some(10), 767), 9);
+        assert_eq!(bucket(None, u64::MAX), 63);
+    }
+
+    #[test]
+    fn a_round_trip_time_follows_its_samples() {
+        let mut rtt = Rtt::default();
+        rtt.sample(800);
+        assert_eq!(rtt.smoothed(), Some(Duration::from_micros(800)));
+        rtt.sample(1_600);
+        assert_eq!(rtt.smoothed(), Some(Duration::from_micros(900)));
+    }
+}

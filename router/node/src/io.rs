@@ -1,0 +1,208 @@
+//! What goes into the node and what comes out.
+
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use weft_gossip::{ConnId, DialTarget, DurableState, PersistToken};
+use weft_sleeve::{Cipher, DownReason, ForwardingTable, SessionKeys};
+use weft_wire::{DropReason, GenesisId, Mac, NodeId, RejectReason, SessionIndex};
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A mesh connection, the operator, or the disk.
+    Mesh(weft_gossip::Input),
+    /// An INIT, RESP or COOKIE datagram arrived.
+    Handshake {
+        /// Address it came from.
+        from: SocketAddr,
+        /// The UDP payload.
+        bytes: &'a [u8],
+    },
+    /// The first datagram opened under a session.
+    Opened {
+        /// The session.
+        local: SessionIndex,
+        /// Address the datagram came from.
+        from: SocketAddr,
+    },
+    /// An authenticated datagram came from a new address.
+    Roamed {
+        /// The session.
+        local: SessionIndex,
+        /// The new address.
+        from: SocketAddr,
+    },
+    /// A datagram named a session that is not installed.
+    UnknownIndex {
+        /// Address it came from.
+        from: SocketAddr,
+    },
+    /// A frame waits for a session with this peer.
+    Wanted {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// Frames from this address come from this peer.
+    Learned {
+        /// The address.
+        mac: Mac,
+        /// The peer.
+        peer: NodeId,
+    },
+    /// A pod with this address is attached on this host.
+    Attached {
+        /// The pod's address.
+        mac: Mac,
+    },
+    /// What a session has done so far, once a second.
+    Activity {
+        /// The session.
+        local: SessionIndex,
+        /// Datagrams sealed under it.
+        sent: u64,
+        /// Datagrams opened under it.
+        received: u64,
+    },
+    /// The time that `poll_timeout` named has come.
+    Timeout,
+}
+
+/// Something to do, in the order in which it comes out.
+#[derive(Debug)]
+pub enum Output {
+    /// For the TCP shell.
+    Mesh(MeshCommand),
+    /// Make the state durable, then say `weft_gossip::Input::Persisted`.
+    Persist {
+        /// Names this write.
+        token: PersistToken,
+        /// What to write.
+        state: DurableState,
+    },
+    /// For the engine.
+    Engine(EngineCommand),
+    /// MAC addresses that the bridge shall send to the TAP have changed to these.
+    RemoteMacs(BTreeSet<Mac>),
+    /// For the log.
+    Notice(Notice),
+}
+
+/// What the TCP shell is told.
+#[derive(Debug)]
+pub enum MeshCommand {
+    /// Open a connection.
+    Dial {
+        /// Names the connection from now on.
+        conn: ConnId,
+        /// Where to.
+        to: DialTarget,
+    },
+    /// Write one frame.
+    Send {
+        /// The connection.
+        conn: ConnId,
+        /// The frame, without its length.
+        frame: Vec<u8>,
+    },
+    /// Write what was handed over before, then close.
+    Close {
+        /// The connection.
+        conn: ConnId,
+    },
+}
+
+/// What the engine is told.
+#[derive(Debug)]
+pub enum EngineCommand {
+    /// Receive under this session.
+    Install(SessionKeys),
+    /// Forget this session.
+    Remove(SessionIndex),
+    /// Use this table.
+    Publish(ForwardingTable),
+    /// Send a complete datagram.
+    Send {
+        /// Where to.
+        to: SocketAddr,
+        /// The UDP payload.
+        bytes: Vec<u8>,
+    },
+    /// Seal and send one keepalive.
+    Keepalive(SessionIndex),
+}
+
+/// What somebody may want to read in the log.
+#[derive(Debug)]
+pub enum Notice {
+    /// This node became a member, or is one since it started.
+    Joined {
+        /// The cluster.
+        genesis: GenesisId,
+    },
+    /// This node let another one in.
+    Admitted {
+        /// The new member.
+        peer: NodeId,
+        /// Its nickname.
+        name: String,
+    },
+    /// A mesh link is up.
+    LinkUp {
+        /// The peer.
+        peer: NodeId,
+        /// Its nickname, when known.
+        name: String,
+    },
+    /// The last mesh link to a peer is down.
+    LinkDown {
+        /// The peer.
+        peer: NodeId,
+        /// Its nickname, when known.
+        name: String,
+        /// Why.
+        reason: RejectReason,
+    },
+    /// A mesh connection was refused, by either side.
+    LinkRefused {
+        /// Whom it was with, as far as that is known.
+        with: String,
+        /// Why.
+        reason: RejectReason,
+    },
+    /// A peer of another cluster was met.
+    Foreign {
+        /// Whom, as far as that is known.
+        with: String,
+        /// Its cluster.
+        genesis: GenesisId,
+    },
+    /// Frames can travel to a peer.
+    SleeveUp {
+        /// The peer.
+        peer: NodeId,
+        /// Its nickname, when known.
+        name: String,
+        /// Cipher of the session.
+        cipher: Cipher,
+    },
+    /// Frames can no longer travel to a peer.
+    SleeveDown {
+        /// The peer.
+        peer: NodeId,
+        /// Its nickname, when known.
+        name: String,
+        /// Why.
+        why: DownReason,
+    },
+    /// A sentence that somebody should read; it stays in the status.
+    Warning(String),
+    /// A datagram of the handshake was dropped.
+    Dropped {
+        /// Why.
+        reason: DropReason,
+        /// Whose it was.
+        from: Option<SocketAddr>,
+    },
+}

@@ -1,0 +1,440 @@
+//! The node: routes what one core says to the others.
+
+use crate::io::{EngineCommand, Input, MeshCommand, Notice, Output};
+use crate::macs::{AGEING_INTERVAL, MacTable};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+use weft_gossip::{DurableState, Identity, Mesh, MeshConfig, MeshEvent, StateError};
+use weft_ipam_crdt::AddressSpace;
+use weft_ipam_crdt::mac::weft_mac;
+use weft_sleeve::{Cipher, DownReason, ForwardingTable, LocalNode, PeerInfo, PeerPath, Sleeve};
+use weft_wire::api::PodPlan;
+use weft_wire::envelope::RegisterKey;
+use weft_wire::hash::derive;
+use weft_wire::limits::SESSIONS_MAX;
+use weft_wire::mtu::pod_mtu;
+use weft_wire::record::{Body, Genesis, PeerRecord};
+use weft_wire::{DropReason, GenesisId, Mac, NodeId, Psk, SessionIndex, Time, codec};
+
+/// What a node starts from.
+pub struct NodeConfig {
+    /// Who this host is.
+    pub identity: Identity,
+    /// Key of the join token, if there is one.
+    pub token: Option<Psk>,
+    /// What was stored before, or what a founder has just laid down.
+    pub durable: Option<DurableState>,
+    /// Addresses of peers that the operator named, `HOST:PORT`.
+    pub targets: Vec<String>,
+    /// Addresses at which others reach this host, best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// Smallest MTU of the interfaces that carry the underlay.
+    pub underlay_mtu: u16,
+    /// MTU for pods that the operator set.
+    pub mtu: Option<u16>,
+    /// Bridge that pods join.
+    pub bridge: String,
+    /// Program version.
+    pub version: String,
+    /// Ciphers for the data path, the preferred one first.
+    pub ciphers: Vec<Cipher>,
+    /// 32 octets of a random source.
+    pub seed: [u8; 32],
+}
+
+/// How frames travel to one peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    /// Session to send under.
+    pub(crate) session: Option<SessionIndex>,
+    /// Address to send to.
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// Why there is no session, when there was one.
+    pub(crate) down: Option<DownReason>,
+    /// When frames began, or ceased, to travel.
+    pub(crate) since: Time,
+}
+
+/// What a member has and a host without a cluster has not.
+pub(crate) struct Member {
+    pub(crate) genesis: GenesisId,
+    pub(crate) space: AddressSpace,
+    pub(crate) sleeve: Sleeve,
+}
+
+/// All cores of one host.
+pub struct Node {
+    pub(crate) config: Local,
+    pub(crate) mesh: Mesh,
+    pub(crate) member: Option<Member>,
+    pub(crate) paths: BTreeMap<NodeId, Path>,
+    pub(crate) macs: MacTable,
+    pub(crate) sleeve_drops: [u64; DropReason::COUNT],
+    pub(crate) warnings: Vec<String>,
+    ageing_due: Time,
+    table_changed: bool,
+    macs_changed: bool,
+    outputs: VecDeque<Output>,
+}
+
+/// What stays of the configuration.
+pub(crate) struct Local {
+    pub(crate) identity: Identity,
+    pub(crate) endpoints: Vec<SocketAddr>,
+    pub(crate) underlay_mtu: u16,
+    mtu: Option<u16>,
+    bridge: String,
+    pub(crate) version: String,
+    ciphers: Vec<Cipher>,
+    seed: [u8; 32],
+}
+
+/// Warnings that are kept; later ones only repeat them.
+const WARNINGS_MAX: usize = 16;
+
+impl Node {
+    /// A node at its start. Nothing leaves before the first [`Node::handle`].
+    ///
+    /// # Errors
+    /// The stored state contradicts itself.
+    pub fn new(now: Time, config: NodeConfig) -> Result<Self, StateError> {
+        let genesis = config.durable.as_ref().map(|durable| durable.genesis().clone());
+        let mesh = Mesh::new(MeshConfig {
+            identity: config.identity.clone(),
+            token: config.token,
+            durable: config.durable,
+            targets: config.targets,
+            capabilities: 0,
+            seed: derive(&config.seed, "weft seed mesh"),
+        })?;
+        let mut node = Self {
+            config: Local {
+                identity: config.identity,
+                endpoints: config.endpoints,
+                underlay_mtu: config.underlay_mtu,
+                mtu: config.mtu,
+                bridge: config.bridge,
+                version: config.version,
+                ciphers: config.ciphers,
+                seed: config.seed,
+            },
+            mesh,
+            member: None,
+            paths: BTreeMap::new(),
+            macs: MacTable::default(),
+            sleeve_drops: [0; DropReason::COUNT],
+            warnings: Vec::new(),
+            ageing_due: now + AGEING_INTERVAL,
+            table_changed: true,
+            macs_changed: true,
+            outputs: VecDeque::new(),
+        };
+        let record = node.own_record();
+        let body = codec::encode(&record);
+        node.mesh.handle(now, weft_gossip::Input::SetRecord { kind: PeerRecord::KIND, body });
+        if let Some(genesis) = genesis {
+            node.become_member(now, &genesis);
+        }
+        Ok(node)
+    }
+
+    /// This host.
+    pub fn id(&self) -> NodeId {
+        self.mesh.node()
+    }
+
+    /// Takes one input; `now` never goes back.
+    pub fn handle(&mut self, now: Time, input: Input<'_>) {
+        match input {
+            Input::Mesh(input) => self.mesh.handle(now, input),
+            Input::Handshake { from, bytes } => self.sleeve(now, weft_sleeve::Input::Datagram { from, bytes }),
+            Input::Opened { local, from } => self.sleeve(now, weft_sleeve::Input::Opened { local, from }),
+            Input::Roamed { local, from } => self.sleeve(now, weft_sleeve::Input::Roamed { local, from }),
+            Input::UnknownIndex { from } => self.sleeve(now, weft_sleeve::Input::UnknownIndex { from }),
+            Input::Wanted { peer } => self.sleeve(now, weft_sleeve::Input::Connect(peer)),
+            Input::Activity { local, sent, received } => {
+                self.sleeve(now, weft_sleeve::Input::Activity { local, sent, received });
+            }
+            Input::Learned { mac, peer } => self.changed_macs(|macs| macs.learn(now, mac, peer)),
+            Input::Attached { mac } => self.changed_macs(|macs| macs.forget(mac)),
+            Input::Timeout => {
+                if self.mesh.poll_timeout().is_some_and(|due| due <= now) {
+                    self.mesh.handle(now, weft_gossip::Input::Tick);
+                }
+                if self.sleeve_timeout().is_some_and(|due| due <= now) {
+                    self.sleeve(now, weft_sleeve::Input::Timeout);
+                }
+                if self.ageing_due <= now {
+                    self.ageing_due = now + AGEING_INTERVAL;
+                    self.changed_macs(|macs| macs.age(now));
+                }
+            }
+        }
+        self.drain(now);
+    }
+
+    /// The next thing to do; `None` when all is done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to come back with [`Input::Timeout`] if nothing happens before.
+    pub fn poll_timeout(&self) -> Time {
+        [self.mesh.poll_timeout(), self.sleeve_timeout()].into_iter().flatten().min().unwrap_or(Time::NEVER).min(self.ageing_due)
+    }
+
+    /// How to wire a pod that asks for `address`, or why it cannot have it.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong, and the cure.
+    pub fn plan_pod(&mut self, now: Time, address: IpAddr) -> Result<PodPlan, String> {
+        let Some(member) = &self.member else {
+            return Err("this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for".into());
+        };
+        let address = member.space.for_pod(address).map_err(|e| e.to_string())?;
+        let mac = weft_mac(&member.genesis, &member.space, address.addr())
+            .ok_or_else(|| format!("address {address} is outside the cluster's range"))?;
+        let plan = PodPlan {
+            address,
+            mac: mac.to_string(),
+            mtu: self.pod_mtu(),
+            bridge: self.config.bridge.clone(),
+        };
+        // Frames for it must no longer be sent to where it lived before.
+        self.handle(now, Input::Attached { mac });
+        Ok(plan)
+    }
+
+    /// MTU for pods that are attached now: what the operator set, else what the smallest known underlay leaves.
+    pub fn pod_mtu(&self) -> u16 {
+        let peers = self.mesh.members();
+        let smallest = peers
+            .iter()
+            .filter_map(|peer| self.mesh.peer_record(peer))
+            .map(|record| record.underlay_mtu)
+            .chain([self.config.underlay_mtu])
+            .min()
+            .unwrap_or(self.config.underlay_mtu);
+        // pod_mtu never exceeds its argument.
+        self.config.mtu.unwrap_or_else(|| pod_mtu(usize::from(smallest)) as u16)
+    }
+
+    /// Nickname of a peer, or the short form of its id.
+    pub(crate) fn name_of(&self, peer: &NodeId) -> String {
+        self.mesh.peer_record(peer).map_or_else(|| peer.short(), |record| record.name)
+    }
+
+    fn own_record(&self) -> PeerRecord {
+        PeerRecord {
+            name: self.config.identity.name.clone(),
+            noise_static: self.config.identity.noise.public(),
+            endpoints: self.config.endpoints.clone(),
+            underlay_mtu: self.config.underlay_mtu,
+            capabilities: 0,
+            zone: String::new(),
+            version: self.config.version.clone(),
+            boot_nonce: self.config.identity.boot_nonce,
+        }
+    }
+
+    fn sleeve_timeout(&self) -> Option<Time> {
+        self.member.as_ref().and_then(|member| member.sleeve.poll_timeout())
+    }
+
+    /// Gives the sleeve an input, if there is one: a host without a cluster has no sessions.
+    fn sleeve(&mut self, now: Time, input: weft_sleeve::Input<'_>) {
+        if let Some(member) = &mut self.member {
+            member.sleeve.handle(now, input);
+        }
+    }
+
+    fn changed_macs(&mut self, change: impl FnOnce(&mut MacTable) -> bool) {
+        if change(&mut self.macs) {
+            self.macs_changed = true;
+            self.table_changed = true;
+        }
+    }
+
+    /// Carries outputs between the cores until none is left, then says what changed for the engine.
+    fn drain(&mut self, now: Time) {
+        loop {
+            if let Some(output) = self.mesh.poll_output() {
+                self.from_mesh(now, output);
+            } else if let Some(output) = self.member.as_mut().and_then(|member| member.sleeve.poll_output()) {
+                self.from_sleeve(now, output);
+            } else {
+                break;
+            }
+        }
+        if core::mem::take(&mut self.table_changed) {
+            let table = self.table();
+            self.outputs.push_back(Output::Engine(EngineCommand::Publish(table)));
+        }
+        if core::mem::take(&mut self.macs_changed) {
+            self.outputs.push_back(Output::RemoteMacs(self.macs.iter().map(|(mac, _)| mac).collect()));
+        }
+    }
+
+    fn from_mesh(&mut self, now: Time, output: weft_gossip::Output) {
+        let output = match output {
+            weft_gossip::Output::Dial { conn, to } => Output::Mesh(MeshCommand::Dial { conn, to }),
+            weft_gossip::Output::Send { conn, frame } => Output::Mesh(MeshCommand::Send { conn, frame }),
+            weft_gossip::Output::Close { conn } => Output::Mesh(MeshCommand::Close { conn }),
+            weft_gossip::Output::Persist { token, state } => Output::Persist { token, state },
+            weft_gossip::Output::Event(event) => return self.on_event(now, event),
+        };
+        self.outputs.push_back(output);
+    }
+
+    fn on_event(&mut self, now: Time, event: MeshEvent) {
+        let notice = match event {
+            MeshEvent::Joined { genesis } => return self.become_member(now, &genesis),
+            MeshEvent::RecordChanged { key } => return self.on_record(now, key),
+            MeshEvent::Admitted { node, name } => Notice::Admitted { peer: node, name },
+            MeshEvent::PeerUp { node, name } => Notice::LinkUp { peer: node, name },
+            MeshEvent::PeerDown { node, reason } => {
+                Notice::LinkDown { peer: node, name: self.name_of(&node), reason }
+            }
+            MeshEvent::LinkRefused { remote, target, node, reason } => {
+                let with = target
+                    .or_else(|| remote.map(|remote| remote.to_string()))
+                    .or_else(|| node.map(|node| node.short()))
+                    .unwrap_or_default();
+                Notice::LinkRefused { with, reason }
+            }
+            MeshEvent::Foreign { node, remote, genesis } => {
+                let with = remote.map_or_else(|| node.short(), |remote| format!("{} at {remote}", node.short()));
+                Notice::Foreign { with, genesis }
+            }
+            MeshEvent::CopiedIdentity { node, remote } => {
+                let whose = if node == self.id() { "this host's".to_string() } else { format!("{}'s", self.name_of(&node)) };
+                let place = remote.map(|remote| format!(", one of them at {remote}")).unwrap_or_default();
+                self.warn(format!(
+                    "two routers use {whose} identity{place}: a state directory was copied. Stop one of them and \
+                     remove its state directory; it then becomes a new node"
+                ));
+                return;
+            }
+            MeshEvent::RecordRefused { kind, why } => {
+                self.warn(format!("this host's own record ({kind:?}) was not taken: {why}"));
+                return;
+            }
+        };
+        self.outputs.push_back(Output::Notice(notice));
+    }
+
+    fn warn(&mut self, sentence: String) {
+        if !self.warnings.contains(&sentence) && self.warnings.len() < WARNINGS_MAX {
+            self.outputs.push_back(Output::Notice(Notice::Warning(sentence.clone())));
+            self.warnings.push(sentence);
+        }
+    }
+
+    /// Begins to act as a member: the sleeve needs the cluster's secrets.
+    fn become_member(&mut self, now: Time, genesis: &Genesis) {
+        let space = match AddressSpace::of_genesis(genesis) {
+            Ok(space) => space,
+            Err(error) => return self.warn(format!("the cluster's genesis cannot be used: {error}")),
+        };
+        let Some(membership) = self.mesh.membership() else { return };
+        let identity = &self.config.identity;
+        let local = LocalNode {
+            node: self.mesh.node(),
+            certificate: identity.key.certify_noise_static(&identity.noise.public()),
+            noise: identity.noise.clone(),
+            genesis: genesis.id(),
+            incarnation: identity.incarnation,
+            ciphers: self.config.ciphers.clone(),
+        };
+        let mut sleeve = Sleeve::new(local, derive(&self.config.seed, "weft seed sleeve"));
+        sleeve.handle(now, weft_sleeve::Input::Secrets(membership.secrets()));
+        self.member = Some(Member { genesis: genesis.id(), space, sleeve });
+        self.outputs.push_back(Output::Notice(Notice::Joined { genesis: genesis.id() }));
+        for peer in self.mesh.members() {
+            self.upsert_peer(now, peer);
+        }
+    }
+
+    fn on_record(&mut self, now: Time, key: RegisterKey) {
+        if key.kind == PeerRecord::KIND {
+            self.upsert_peer(now, key.owner);
+        }
+    }
+
+    /// Tells the sleeve where a member listens, and asks for a session with it.
+    fn upsert_peer(&mut self, now: Time, peer: NodeId) {
+        if peer == self.id() {
+            return;
+        }
+        let Some(record) = self.mesh.peer_record(&peer) else { return };
+        if self.paths.len() >= SESSIONS_MAX && !self.paths.contains_key(&peer) {
+            return self.warn(format!("more than {SESSIONS_MAX} peers: frames to some of them are not carried"));
+        }
+        let PeerRecord { noise_static, endpoints, .. } = record;
+        self.sleeve(now, weft_sleeve::Input::UpsertPeer(peer, PeerInfo { noise_static, endpoints }));
+        self.sleeve(now, weft_sleeve::Input::Connect(peer));
+        self.paths.entry(peer).or_insert_with(|| {
+            self.table_changed = true;
+            Path { session: None, endpoint: None, down: None, since: now }
+        });
+    }
+
+    fn from_sleeve(&mut self, now: Time, output: weft_sleeve::Output) {
+        let output = match output {
+            weft_sleeve::Output::Send { to, bytes } => Output::Engine(EngineCommand::Send { to, bytes }),
+            weft_sleeve::Output::Install(keys) => Output::Engine(EngineCommand::Install(keys)),
+            weft_sleeve::Output::Remove { local } => Output::Engine(EngineCommand::Remove(local)),
+            weft_sleeve::Output::Keepalive { local } => {
+                // The engine looks the endpoint up in the table, so the table must be there first.
+                if core::mem::take(&mut self.table_changed) {
+                    let table = self.table();
+                    self.outputs.push_back(Output::Engine(EngineCommand::Publish(table)));
+                }
+                Output::Engine(EngineCommand::Keepalive(local))
+            }
+            weft_sleeve::Output::Select { peer, local } => {
+                return self.change_path(peer, |path| path.session = Some(local));
+            }
+            weft_sleeve::Output::Endpoint { peer, endpoint } => {
+                return self.change_path(peer, |path| path.endpoint = Some(endpoint));
+            }
+            weft_sleeve::Output::Up { peer, cipher } => {
+                self.change_path(peer, |path| (path.down, path.since) = (None, now));
+                Output::Notice(Notice::SleeveUp { peer, name: self.name_of(&peer), cipher })
+            }
+            weft_sleeve::Output::Down { peer, why } => {
+                self.change_path(peer, |path| (path.session, path.down, path.since) = (None, Some(why), now));
+                Output::Notice(Notice::SleeveDown { peer, name: self.name_of(&peer), why })
+            }
+            weft_sleeve::Output::Dropped(reason, from) => {
+                self.sleeve_drops[reason as usize] = self.sleeve_drops[reason as usize].saturating_add(1);
+                Output::Notice(Notice::Dropped { reason, from })
+            }
+        };
+        self.outputs.push_back(output);
+    }
+
+    fn change_path(&mut self, peer: NodeId, change: impl FnOnce(&mut Path)) {
+        if let Some(path) = self.paths.get_mut(&peer) {
+            change(path);
+            self.table_changed = true;
+        }
+    }
+
+    /// The forwarding table of this moment. Peers stand in order of id; SESSIONS_MAX keeps positions within u16.
+    fn table(&self) -> ForwardingTable {
+        let mut table = ForwardingTable::empty(self.id().peer_hash());
+        let mut positions = BTreeMap::new();
+        for (position, (peer, path)) in (0u16..).zip(&self.paths) {
+            positions.insert(*peer, position);
+            let (hash, session, endpoint) = (peer.peer_hash(), path.session, path.endpoint);
+            table.peers.push(PeerPath { peer: *peer, hash, session, endpoint });
+        }
+        let place = |(mac, peer): (Mac, NodeId)| Some((mac, *positions.get(&peer)?));
+        table.macs = self.macs.iter().filter_map(place).collect();
+        table
+    }
+}

@@ -1,0 +1,171 @@
+//! The node's part of the status.
+
+use crate::node::Node;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use weft_gossip::status::{LinkStage, LinkStatus};
+use weft_sleeve::PeerView;
+use weft_wire::api::{ClusterStatus, LinkState, PeerStatus, Status, TargetStatus, Traffic};
+use weft_wire::{DropReason, NodeId, RejectReason, Time};
+
+/// What the engine counted, as far as the status shows it.
+pub struct EngineReport {
+    /// Name of the engine.
+    pub name: String,
+    /// Sentences on what works less well than it could.
+    pub degradations: Vec<String>,
+    /// Drops by reason, `drops[r as usize]`.
+    pub drops: [u64; DropReason::COUNT],
+    /// Frames exchanged with each peer.
+    pub traffic: BTreeMap<NodeId, Traffic>,
+}
+
+impl Node {
+    /// Everything that this node knows of itself; pods are the kernel's to tell.
+    pub fn status(&self, now: Time, engine: &EngineReport) -> Status {
+        let peers = self.peers(now, engine);
+        let mut warnings = self.warnings.clone();
+        warnings.extend(engine.degradations.iter().cloned());
+        if self.macs.refused() > 0 {
+            warnings.push(format!(
+                "more MAC addresses than this host remembers: {} times one was not learned, and frames to it go to \
+                 every host",
+                self.macs.refused()
+            ));
+        }
+        Status {
+            version: self.config.version.clone(),
+            node: self.id().to_string(),
+            name: self.config.identity.name.clone(),
+            cluster: self.cluster(),
+            encryption: encryption(&peers),
+            pod_mtu: self.pod_mtu(),
+            engine: engine.name.clone(),
+            endpoints: self.config.endpoints.clone(),
+            peers,
+            pods: Vec::new(),
+            targets: self.targets(),
+            drops: self.drops(engine),
+            refusals: RejectReason::ALL
+                .iter()
+                .map(|reason| (reason.label().to_string(), self.mesh.refusals()[*reason as usize]))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            warnings,
+            uptime_s: now.since_start().as_secs(),
+        }
+    }
+
+    fn cluster(&self) -> ClusterStatus {
+        match &self.member {
+            None => ClusterStatus::AwaitingAdmission,
+            Some(member) => ClusterStatus::Member {
+                genesis: member.genesis.to_string(),
+                range: member.space.range(),
+                members: u32::try_from(self.mesh.members().len()).unwrap_or(u32::MAX),
+            },
+        }
+    }
+
+    fn drops(&self, engine: &EngineReport) -> BTreeMap<String, u64> {
+        DropReason::ALL
+            .iter()
+            .map(|reason| {
+                let count = engine.drops[*reason as usize].saturating_add(self.sleeve_drops[*reason as usize]);
+                (reason.label().to_string(), count)
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    fn targets(&self) -> Vec<TargetStatus> {
+        let unreached = self.mesh.targets().into_iter().filter(|target| !target.connected && target.node != Some(self.id()));
+        unreached
+            .map(|target| TargetStatus {
+                target: target.target,
+                reason: target.failure.map_or_else(|| "being tried".to_string(), |failure| failure.to_string()),
+            })
+            .collect()
+    }
+
+    fn peers(&self, now: Time, engine: &EngineReport) -> Vec<PeerStatus> {
+        let mut links: BTreeMap<NodeId, LinkStatus> = BTreeMap::new();
+        for link in self.mesh.links() {
+            let Some(node) = link.node else { continue };
+            // Of several connections to one peer the one that has come furthest is shown.
+            let further = links.get(&node).is_none_or(|known| {
+                (known.stage == LinkStage::Closing) || (link.stage > known.stage && link.stage != LinkStage::Closing)
+            });
+            if further {
+                links.insert(node, link);
+            }
+        }
+        let views: BTreeMap<NodeId, PeerView> = match &self.member {
+            Some(member) => member.sleeve.peers().map(|view| (view.node, view)).collect(),
+            None => BTreeMap::new(),
+        };
+        let mut ids: BTreeSet<NodeId> = self.mesh.members().into_iter().collect();
+        ids.extend(links.keys().copied());
+        ids.remove(&self.id());
+        let mut peers: Vec<PeerStatus> =
+            ids.iter().map(|peer| self.peer(now, peer, links.get(peer), views.get(peer), engine)).collect();
+        peers.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
+        peers
+    }
+
+    fn peer(
+        &self,
+        now: Time,
+        peer: &NodeId,
+        link: Option<&LinkStatus>,
+        view: Option<&PeerView>,
+        engine: &EngineReport,
+    ) -> PeerStatus {
+        let path = self.paths.get(peer);
+        let session = path.and_then(|path| path.session);
+        let record = self.mesh.peer_record(peer);
+        let linked_name = link.map(|link| link.name.clone()).unwrap_or_default();
+        PeerStatus {
+            node: peer.to_string(),
+            name: record.map_or(linked_name, |record| record.name),
+            mesh: match link.map(|link| link.stage) {
+                Some(LinkStage::Up) => LinkState::Up,
+                Some(LinkStage::Connecting | LinkStage::Handshaking | LinkStage::Joining) => LinkState::Connecting,
+                Some(LinkStage::Closing) | None => LinkState::Down,
+            },
+            mesh_rtt_us: link.and_then(|link| link.rtt).and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
+            mode: if session.is_some() { "sleeve" } else { "none" }.to_string(),
+            reason: self.reason(path.and_then(|path| path.down).map(|why| why.to_string()), view),
+            encrypted: session.is_some(),
+            cipher: view.and_then(|view| view.cipher).map(|cipher| cipher.label().to_string()),
+            endpoint: path.and_then(|path| path.endpoint),
+            since_s: path.map_or(0, |path| now.since(path.since).as_secs()),
+            traffic: engine.traffic.get(peer).copied().unwrap_or_default(),
+        }
+    }
+
+    /// Why frames travel as they do, in words.
+    fn reason(&self, down: Option<String>, view: Option<&PeerView>) -> String {
+        let Some(view) = view else { return "where it listens is not known yet".to_string() };
+        let mut reason = view.state.describe().to_string();
+        if let Some(error) = view.last_error {
+            reason = format!("{reason}; last handshake: {error}");
+        }
+        match down {
+            Some(down) => format!("{down} Now: {reason}"),
+            None => reason,
+        }
+    }
+}
+
+/// In words: which traffic is encrypted.
+fn encryption(peers: &[PeerStatus]) -> String {
+    let up = peers.iter().filter(|peer| peer.mode != "none").count();
+    match (peers.len(), up) {
+        (0, _) => "no other host yet; all traffic between hosts will be encrypted".to_string(),
+        (_, 0) => "all traffic between hosts is encrypted; no other host is reachable now".to_string(),
+        (_, up) => format!("all traffic between hosts is encrypted ({up} of {} reachable)", peers.len()),
+    }
+}

@@ -1,0 +1,299 @@
+//! Nodes with connections and datagrams between them in memory, and a clock that the test moves.
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+use weft_gossip::{ConnId, DialTarget, DurableState, Identity, Input as Mesh, JoinToken};
+use weft_node::report::EngineReport;
+use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
+use weft_sleeve::{Cipher, ForwardingTable};
+use weft_wire::api::{ClusterStatus, LinkState, Status};
+use weft_wire::record::Genesis;
+use weft_wire::{ClusterSecret, DropReason, Mac, NodeKey, NoiseKeypair, SessionIndex, Time};
+
+const STEP: Duration = Duration::from_millis(5);
+
+/// One host: its node and what the shell around it would hold.
+struct Host {
+    node: Node,
+    address: SocketAddr,
+    table: Option<ForwardingTable>,
+    sessions: BTreeSet<SessionIndex>,
+    remote_macs: BTreeSet<Mac>,
+    keepalives: Vec<SessionIndex>,
+    stored: Option<DurableState>,
+}
+
+/// Hosts, and what is under way between them.
+struct Net {
+    now: Time,
+    hosts: Vec<Host>,
+    /// The other end of each connection.
+    links: BTreeMap<(usize, ConnId), (usize, ConnId)>,
+    accepted: u64,
+    inputs: VecDeque<(usize, Event)>,
+}
+
+enum Event {
+    Mesh(Mesh),
+    Datagram(SocketAddr, Vec<u8>),
+    Opened(SessionIndex, SocketAddr),
+}
+
+fn address(host: usize) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, host as u8 + 1], 6783))
+}
+
+fn config(host: usize, durable: Option<DurableState>, incarnation: u64, targets: &[usize]) -> NodeConfig {
+    let seed = [host as u8 + 1; 32];
+    let token = JoinToken::generate(&mut ChaCha20Rng::from_seed([99; 32]));
+    NodeConfig {
+        identity: Identity {
+            key: NodeKey::from_seed(seed),
+            noise: NoiseKeypair::generate(&mut ChaCha20Rng::from_seed(seed)).unwrap(),
+            incarnation,
+            boot_nonce: incarnation * 100 + host as u64,
+            name: format!("host{host}"),
+        },
+        token: Some(token.psk()),
+        durable,
+        targets: targets.iter().map(|t| address(*t).to_string()).collect(),
+        endpoints: vec![address(host)],
+        underlay_mtu: if host == 1 { 1450 } else { 1500 },
+        mtu: None,
+        bridge: "weft".into(),
+        version: "test".into(),
+        ciphers: vec![Cipher::Aes256Gcm],
+        seed: [host as u8 + 10 * incarnation as u8; 32],
+    }
+}
+
+fn founded() -> DurableState {
+    let founder = NodeKey::from_seed([1; 32]).id();
+    let range = "10.32.0.0/24".parse().unwrap();
+    DurableState::founded(
+        Genesis { founder, nonce: [5; 16], range, slot_size: 1 },
+        ClusterSecret { number: 1, key: [6; 32] },
+    )
+}
+
+impl Net {
+    fn new(configs: Vec<NodeConfig>) -> Self {
+        let hosts = configs.into_iter().enumerate().map(|(i, config)| Host {
+            stored: config.durable.clone(),
+            node: Node::new(Time::ZERO, config).unwrap(),
+            address: address(i),
+            table: None,
+            sessions: BTreeSet::new(),
+            remote_macs: BTreeSet::new(),
+            keepalives: Vec::new(),
+        });
+        let mut net = Self {
+            now: Time::ZERO,
+            hosts: hosts.collect(),
+            links: BTreeMap::new(),
+            accepted: 0,
+            inputs: VecDeque::new(),
+        };
+        for host in 0..net.hosts.len() {
+            net.feed(host, Input::Timeout);
+        }
+        net
+    }
+
+    fn feed(&mut self, host: usize, input: Input<'_>) {
+        self.hosts[host].node.handle(self.now, input);
+        while let Some(output) = self.hosts[host].node.poll_output() {
+            self.output(host, output);
+        }
+    }
+
+    fn output(&mut self, host: usize, output: Output) {
+        match output {
+            Output::Mesh(MeshCommand::Dial { conn, to }) => {
+                let DialTarget::Address(to) = to else { panic!("the tests name addresses only") };
+                let Some(other) = self.hosts.iter().position(|h| h.address == to) else {
+                    return self.inputs.push_back((host, Event::Mesh(Mesh::DialFailed { conn, why: "nobody".into() })));
+                };
+                self.accepted += 1;
+                let theirs = ConnId::Accepted(self.accepted);
+                self.links.insert((host, conn), (other, theirs));
+                self.links.insert((other, theirs), (host, conn));
+                let from = self.hosts[host].address;
+                self.inputs.push_back((host, Event::Mesh(Mesh::Dialled { conn, remote: to })));
+                self.inputs.push_back((other, Event::Mesh(Mesh::Accepted { conn: theirs, from })));
+            }
+            Output::Mesh(MeshCommand::Send { conn, frame }) => {
+                if let Some((other, theirs)) = self.links.get(&(host, conn)).copied() {
+                    self.inputs.push_back((other, Event::Mesh(Mesh::Frame { conn: theirs, bytes: frame })));
+                }
+                self.inputs.push_back((host, Event::Mesh(Mesh::Written { conn })));
+            }
+            Output::Mesh(MeshCommand::Close { conn }) => {
+                if let Some((other, theirs)) = self.links.remove(&(host, conn)) {
+                    self.links.remove(&(other, theirs));
+                    self.inputs.push_back((other, Event::Mesh(Mesh::Closed { conn: theirs })));
+                }
+            }
+            Output::Persist { token, state } => {
+                self.hosts[host].stored = Some(state);
+                self.inputs.push_back((host, Event::Mesh(Mesh::Persisted(token))));
+            }
+            Output::Engine(EngineCommand::Install(keys)) => {
+                assert!(self.hosts[host].sessions.insert(keys.local), "installed twice");
+            }
+            Output::Engine(EngineCommand::Remove(local)) => {
+                self.hosts[host].sessions.remove(&local);
+            }
+            Output::Engine(EngineCommand::Publish(table)) => self.hosts[host].table = Some(table),
+            Output::Engine(EngineCommand::Send { to, bytes }) => {
+                if let Some(other) = self.hosts.iter().position(|h| h.address == to) {
+                    let from = self.hosts[host].address;
+                    self.inputs.push_back((other, Event::Datagram(from, bytes)));
+                }
+            }
+            Output::Engine(EngineCommand::Keepalive(local)) => {
+                // What the engine would do: seal under the session that the table has for the peer. The other end reports
+                // the first datagram that opens.
+                self.hosts[host].keepalives.push(local);
+                let table = self.hosts[host].table.as_ref().expect("a table comes before a keepalive");
+                let path = table.peers.iter().find(|p| p.session == Some(local)).expect("the table names the session");
+                let other = self.hosts.iter().position(|h| Some(h.address) == path.endpoint).expect("with its endpoint");
+                let origin = self.hosts[host].node.id();
+                let pending: Vec<SessionIndex> = self.hosts[other].sessions.iter().copied().collect();
+                let known = self.hosts[other].table.as_ref().is_some_and(|t| {
+                    t.peers.iter().any(|p| p.peer == origin && p.session.is_some())
+                });
+                if !known && let [only] = pending[..] {
+                    let from = self.hosts[host].address;
+                    self.inputs.push_back((other, Event::Opened(only, from)));
+                }
+            }
+            Output::RemoteMacs(macs) => self.hosts[host].remote_macs = macs,
+            Output::Notice(_) => {}
+        }
+    }
+
+    fn run_until(&mut self, what: &str, limit: Duration, done: impl Fn(&Net) -> bool) {
+        let end = self.now + limit;
+        while !done(self) {
+            assert!(self.now < end, "{what}: not within {limit:?}; {:#?}", self.status(0));
+            while let Some((host, event)) = self.inputs.pop_front() {
+                match event {
+                    Event::Mesh(input) => self.feed(host, Input::Mesh(input)),
+                    Event::Datagram(from, bytes) => self.feed(host, Input::Handshake { from, bytes: &bytes }),
+                    Event::Opened(local, from) => self.feed(host, Input::Opened { local, from }),
+                }
+            }
+            self.now = self.now + STEP;
+            for host in 0..self.hosts.len() {
+                if self.hosts[host].node.poll_timeout() <= self.now {
+                    self.feed(host, Input::Timeout);
+                }
+            }
+        }
+    }
+
+    fn status(&self, host: usize) -> Status {
+        let engine = EngineReport {
+            name: "none".into(),
+            degradations: vec![],
+            drops: [0; DropReason::COUNT],
+            traffic: BTreeMap::new(),
+        };
+        self.hosts[host].node.status(self.now, &engine)
+    }
+
+    /// True when frames can travel from one host to the other.
+    fn ready(&self, from: usize, to: usize) -> bool {
+        let peer = self.hosts[to].node.id();
+        let path = self.hosts[from].table.as_ref().and_then(|t| t.peers.iter().find(|p| p.peer == peer));
+        path.is_some_and(|path| path.ready().is_some())
+    }
+}
+
+fn joined_pair() -> Net {
+    let mut net = Net::new(vec![config(0, Some(founded()), 1, &[]), config(1, None, 1, &[0])]);
+    net.run_until("two hosts", Duration::from_secs(5), |net| net.ready(0, 1) && net.ready(1, 0));
+    net
+}
+
+#[test]
+fn a_newcomer_joins_and_frames_can_travel_both_ways() {
+    let net = joined_pair();
+    for host in [0, 1] {
+        let status = net.status(host);
+        assert!(matches!(&status.cluster, ClusterStatus::Member { members: 2, .. }), "{:?}", status.cluster);
+        let [peer] = &status.peers[..] else { panic!("one peer, not {:?}", status.peers) };
+        assert_eq!((peer.mesh, peer.mode.as_str(), peer.encrypted), (LinkState::Up, "sleeve", true));
+        assert!(status.encryption.contains("1 of 1"), "{}", status.encryption);
+        // The smaller underlay, host 1's, decides: 1450 - 134.
+        assert_eq!(status.pod_mtu, 1316);
+    }
+    let [a, b] = [0, 1].map(|host| net.hosts[host].stored.clone().expect("stored").genesis().id());
+    assert_eq!(a, b);
+}
+
+#[test]
+fn a_learned_address_reaches_table_and_bridge_until_its_pod_moves_here() {
+    let mut net = joined_pair();
+    let peer = net.hosts[1].node.id();
+    let plan = net.hosts[0].node.plan_pod(net.now, "10.32.0.9".parse().unwrap()).unwrap();
+    let mac: Mac = plan.mac.parse().unwrap();
+    assert_eq!((plan.address.to_string().as_str(), plan.bridge.as_str()), ("10.32.0.9/24", "weft"));
+    net.feed(0, Input::Learned { mac, peer });
+    assert_eq!(net.hosts[0].remote_macs, BTreeSet::from([mac]));
+    assert_eq!(net.hosts[0].table.as_ref().unwrap().unicast(mac).unwrap().peer, peer);
+    net.feed(0, Input::Attached { mac });
+    assert!(net.hosts[0].remote_macs.is_empty());
+    assert_eq!(net.hosts[0].table.as_ref().unwrap().unicast(mac), None);
+}
+
+#[test]
+fn addresses_that_no_pod_can_have_are_refused_in_words() {
+    let mut net = Net::new(vec![config(0, Some(founded()), 1, &[]), config(1, None, 1, &[0])]);
+    let refuse = |net: &mut Net, host: usize, ip: &str| {
+        net.hosts[host].node.plan_pod(Time::ZERO, ip.parse().unwrap()).unwrap_err()
+    };
+    assert!(refuse(&mut net, 0, "192.0.2.1").contains("outside"));
+    assert!(refuse(&mut net, 0, "10.32.0.0").contains("10.32.0.1"));
+    assert!(refuse(&mut net, 1, "10.32.0.1").contains("no cluster yet"));
+}
+
+#[test]
+fn a_dead_mesh_link_takes_no_session_away() {
+    let mut net = joined_pair();
+    let before = net.hosts[0].table.clone();
+    // Every connection breaks, and nobody answers any more.
+    let links: Vec<(usize, ConnId)> = net.links.keys().copied().collect();
+    net.links.clear();
+    net.hosts[1].address = SocketAddr::from(([198, 51, 100, 1], 1));
+    for (host, conn) in links {
+        net.feed(host, Input::Mesh(Mesh::Closed { conn }));
+    }
+    net.run_until("the link is seen as down", Duration::from_secs(6), |net| {
+        net.status(0).peers.iter().all(|peer| peer.mesh != LinkState::Up)
+    });
+    assert_eq!(net.hosts[0].table, before);
+    assert_eq!(net.status(0).peers[0].mode, "sleeve");
+}
+
+#[test]
+fn a_host_that_starts_again_finds_the_other_without_being_told() {
+    let mut net = joined_pair();
+    let stored = net.hosts[1].stored.clone();
+    let links: Vec<(usize, ConnId)> = net.links.keys().filter(|(host, _)| *host == 0).copied().collect();
+    net.links.clear();
+    net.hosts[1].node = Node::new(net.now, config(1, stored, 2, &[])).unwrap();
+    net.hosts[1].table = None;
+    net.hosts[1].sessions.clear();
+    for (host, conn) in links {
+        net.feed(host, Input::Mesh(Mesh::Closed { conn }));
+    }
+    net.feed(1, Input::Timeout);
+    net.run_until("the sessions are back", Duration::from_secs(5), |net| {
+        net.ready(1, 0) && net.status(1).peers.iter().all(|peer| peer.mesh == LinkState::Up)
+    });
+}

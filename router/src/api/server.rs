@@ -1,0 +1,144 @@
+//! The router's side of the local API.
+
+use crate::command::attach;
+use crate::daemon::{NodeHandle, Request};
+use axum::extract::{ConnectInfo, State, connect_info::Connected};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use weft_wire::api::{ApiError, PodRequest};
+
+/// Mode of the socket: its owner and its group.
+const SOCKET_MODE: u32 = 0o660;
+/// Group whose members may read.
+const SOCKET_GROUP: &str = "weft";
+/// Largest request body: a pod request is below 1 KiB.
+const BODY_MAX: usize = 16 << 10;
+
+/// Why the socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerError {
+    #[error("socket {path}: {source}; name another with --socket")]
+    Bind { path: PathBuf, source: std::io::Error },
+    #[error("another weft router answers on {path}: stop it, or name another socket with --socket")]
+    InUse { path: PathBuf },
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy)]
+struct Caller {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|cred| cred.uid()) }
+    }
+}
+
+/// A refusal with its status.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(ApiError { error: self.1 })).into_response()
+    }
+}
+
+/// Binds the socket. A socket file that nobody answers on is left over from a killed router and is replaced.
+pub(crate) fn bind(path: &Path) -> Result<UnixListener, ServerError> {
+    let failed = |source| ServerError::Bind { path: path.into(), source };
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(ServerError::InUse { path: path.into() });
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => {
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    if let Some(group) = group_id(SOCKET_GROUP)
+        && let Err(error) = std::os::unix::fs::chown(path, None, Some(group))
+    {
+        tracing::warn!(%error, socket = %path.display(), "group {SOCKET_GROUP} was not given the socket");
+    }
+    Ok(listener)
+}
+
+/// The number of a group in /etc/group (group(5)); none when the group or the file is missing.
+fn group_id(name: &str) -> Option<u32> {
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+/// Serves until the node stops.
+pub(crate) async fn serve(listener: UnixListener, node: NodeHandle) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/pods", post(plan_pod))
+        .route("/v1/stop", post(stop))
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
+        .with_state(node);
+    axum::serve(listener, routes.into_make_service_with_connect_info::<Caller>()).await
+}
+
+async fn ask<T>(node: &NodeHandle, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
+    let (answer, answered) = oneshot::channel();
+    let stopping = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the router is stopping".into());
+    node.send(request(answer)).await.map_err(|_| stopping())?;
+    answered.await.map_err(|_| stopping())
+}
+
+fn root_only(caller: Caller) -> Result<(), Refusal> {
+    match caller.uid {
+        Some(0) => Ok(()),
+        _ => Err(Refusal(StatusCode::FORBIDDEN, "only root may change what the router does: use sudo".into())),
+    }
+}
+
+async fn status(State(node): State<NodeHandle>) -> Result<Response, Refusal> {
+    let mut status = ask(&node, Request::Status).await?;
+    // The kernel is asked here, not in the node's task.
+    match tokio::task::spawn_blocking(attach::pods).await {
+        Ok(Ok(pods)) => status.pods = pods,
+        Ok(Err(error)) => status.warnings.push(format!("the pods of this host cannot be listed: {error:#}")),
+        Err(error) => status.warnings.push(format!("the pods of this host cannot be listed: {error}")),
+    }
+    Ok(Json(status).into_response())
+}
+
+async fn plan_pod(
+    State(node): State<NodeHandle>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Result<Json<PodRequest>, axum::extract::rejection::JsonRejection>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let Json(request) = body.map_err(|e| Refusal(StatusCode::BAD_REQUEST, e.body_text()))?;
+    match ask(&node, |answer| Request::PlanPod(request, answer)).await? {
+        Ok(plan) => Ok(Json(plan).into_response()),
+        Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
+    }
+}
+
+async fn stop(
+    State(node): State<NodeHandle>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    ask(&node, Request::Stop).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

@@ -1,0 +1,81 @@
+//! `weft attach` and `weft detach`: the router says what the pod gets, the kernel is wired here, in the caller's
+//! namespaces.
+
+use super::BRIDGE;
+use crate::api::client::Client;
+use crate::cli::{AttachArgs, DetachArgs};
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
+use weft_kernel::attach::{AttachRequest, Attachment};
+use weft_kernel::{Namespace, link};
+use weft_wire::Mac;
+use weft_wire::api::{Pod, PodPlan, PodRequest};
+
+/// Where iproute2 keeps named namespaces.
+const NAMED_NAMESPACES: &str = "/run/netns";
+
+pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
+    let path = namespace_path(&args.netns);
+    let id = match &args.id {
+        Some(id) => id.clone(),
+        None => default_id(&args.netns)?,
+    };
+    let netns = Namespace::open(&path)?;
+    if netns.id() == Namespace::current()?.id() {
+        bail!("{} is the namespace of this host itself: a pod needs one of its own", path.display());
+    }
+    let client = Client::new(&args.router.socket);
+    let request = PodRequest { id: id.clone(), address: args.ip };
+    let plan: PodPlan = super::block_on(async { client.post("/v1/pods", &request).await })?;
+    let mac: Mac = plan.mac.parse().context("the router's answer cannot be read: is it of another version?")?;
+    let attachment = weft_kernel::attach::attach(&AttachRequest {
+        pod_netns: &netns,
+        bridge: &plan.bridge,
+        id: &id,
+        ifname: &args.ifname,
+        mac: mac.0,
+        address: plan.address,
+        mtu: u32::from(plan.mtu),
+        gateway: None,
+    })?;
+    let pod = pod(&attachment);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&pod)?);
+    } else {
+        println!("attached {} as {} ({}), {} in the pod", pod.id, pod.address, pod.mac, args.ifname);
+    }
+    Ok(())
+}
+
+pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
+    let id = default_id(&args.netns)?;
+    if weft_kernel::attach::detach(&id)? {
+        println!("detached {id}");
+        return Ok(());
+    }
+    let attached: Vec<String> = pods()?.into_iter().map(|pod| pod.id).collect();
+    match attached.as_slice() {
+        [] => bail!("{id} is not attached on this host: no pod is"),
+        some => bail!("{id} is not attached on this host; attached are: {}", some.join(", ")),
+    }
+}
+
+/// The pods on this host's bridge, as the kernel records them; none when there is no bridge.
+pub(crate) fn pods() -> anyhow::Result<Vec<Pod>> {
+    if link::find(BRIDGE)?.is_none() {
+        return Ok(Vec::new());
+    }
+    Ok(weft_kernel::attach::attachments(BRIDGE)?.iter().map(pod).collect())
+}
+
+fn pod(attachment: &Attachment) -> Pod {
+    Pod { id: attachment.id.clone(), address: attachment.address, mac: Mac(attachment.mac).to_string() }
+}
+
+fn namespace_path(given: &Path) -> PathBuf {
+    if given.components().count() == 1 && !given.exists() { Path::new(NAMED_NAMESPACES).join(given) } else { given.into() }
+}
+
+fn default_id(given: &Path) -> anyhow::Result<String> {
+    given.to_str().map(str::to_owned).context("the namespace's path is not UTF-8: name the pod with --id")
+}

@@ -1,0 +1,31 @@
+//! `weft down`: stop the router, then remove what it made in the kernel.
+
+use super::attach::pods;
+use super::{BRIDGE, TAP};
+use crate::api::client::Client;
+use crate::cli::DownArgs;
+use anyhow::bail;
+use weft_fastpath_driver::Driver;
+
+pub(crate) fn down(args: &DownArgs) -> anyhow::Result<()> {
+    let pods = pods()?;
+    if !pods.is_empty() && !args.force {
+        let ids: Vec<&str> = pods.iter().map(|pod| pod.id.as_str()).collect();
+        bail!(
+            "{} still attached: {}. Detach first, or take the network away from under them with --force",
+            if pods.len() == 1 { "1 pod is".to_owned() } else { format!("{} pods are", pods.len()) },
+            ids.join(", ")
+        );
+    }
+    let client = Client::new(&args.router.socket);
+    let was_running = super::block_on(async { client.stop().await })?;
+    for pod in &pods {
+        weft_kernel::attach::detach(&pod.id)?;
+    }
+    super::block_on(async { Ok(Driver::new(BRIDGE, TAP)?.remove().await?) })?;
+    match was_running {
+        true => println!("stopped the router; bridge {BRIDGE} and its ports are removed"),
+        false => println!("no router was running; bridge {BRIDGE} and its ports are removed"),
+    }
+    Ok(())
+}

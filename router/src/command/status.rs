@@ -1,0 +1,184 @@
+//! `weft status`: one screen.
+
+use crate::api::client::Client;
+use crate::cli::StatusArgs;
+use comfy_table::{Table, presets};
+use std::fmt::Write as _;
+use weft_wire::api::{ClusterStatus, LinkState, PeerStatus, Status};
+
+/// Peers that the screen shows; the others are counted, and are in the JSON.
+const PEERS_SHOWN: usize = 24;
+/// Pods that the screen shows.
+const PODS_SHOWN: usize = 8;
+
+pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.router.socket);
+    let status: Status = super::block_on(async { client.get("/v1/status").await })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", render(&status));
+    }
+    Ok(())
+}
+
+fn render(status: &Status) -> String {
+    let mut out = String::new();
+    // Writing to a String does not fail.
+    let _ = write_screen(&mut out, status);
+    out
+}
+
+fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
+    writeln!(out, "encryption  {}", status.encryption)?;
+    writeln!(out, "host        {} ({}), weft {}", status.name, short(&status.node), status.version)?;
+    match &status.cluster {
+        ClusterStatus::AwaitingAdmission => writeln!(out, "cluster     none yet: waiting for a peer to let this host in")?,
+        ClusterStatus::Member { genesis, range, members } => {
+            let noun = if *members == 1 { "member" } else { "members" };
+            writeln!(out, "cluster     {}, {members} {noun}, range {range}", short(genesis))?;
+        }
+    }
+    let endpoints: Vec<String> = status.endpoints.iter().map(ToString::to_string).collect();
+    writeln!(out, "reached at  {}", if endpoints.is_empty() { "nothing advertised".into() } else { endpoints.join(", ") })?;
+    writeln!(out, "engine      {}, pod MTU {}, up {}", status.engine, status.pod_mtu, duration(status.uptime_s))?;
+    for warning in &status.warnings {
+        writeln!(out, "warning     {warning}")?;
+    }
+    for target in &status.targets {
+        writeln!(out, "not reached {}: {}", target.target, target.reason)?;
+    }
+    if !status.peers.is_empty() {
+        writeln!(out, "\n{}", peers(&status.peers))?;
+        if status.peers.len() > PEERS_SHOWN {
+            writeln!(out, "and {} more: weft status --json", status.peers.len() - PEERS_SHOWN)?;
+        }
+    }
+    if !status.pods.is_empty() {
+        writeln!(out)?;
+        for pod in status.pods.iter().take(PODS_SHOWN) {
+            writeln!(out, "pod         {}  {}  {}", pod.address, pod.mac, pod.id)?;
+        }
+        if status.pods.len() > PODS_SHOWN {
+            writeln!(out, "and {} more: weft status --json", status.pods.len() - PODS_SHOWN)?;
+        }
+    }
+    let counted = status.drops.iter().map(|(reason, n)| ("dropped", reason, n));
+    let counted: Vec<_> = counted.chain(status.refusals.iter().map(|(r, n)| ("refused", r, n))).collect();
+    if !counted.is_empty() {
+        writeln!(out)?;
+        for (what, reason, count) in counted {
+            writeln!(out, "{what}     {count} {}", reason.replace('_', " "))?;
+        }
+    }
+    Ok(())
+}
+
+fn peers(peers: &[PeerStatus]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["PEER", "MESH", "RTT", "MODE", "SINCE", "ENDPOINT", "SENT", "RECEIVED", ""]);
+    for peer in peers.iter().take(PEERS_SHOWN) {
+        let name = if peer.name.is_empty() { short(&peer.node) } else { peer.name.clone() };
+        let mode = if peer.encrypted { format!("{}, encrypted", peer.mode) } else { peer.mode.clone() };
+        table.add_row([
+            name,
+            mesh(peer.mesh).to_owned(),
+            peer.mesh_rtt_us.map(rtt).unwrap_or_default(),
+            mode,
+            duration(peer.since_s),
+            peer.endpoint.map(|e| e.to_string()).unwrap_or_default(),
+            bytes(peer.traffic.tx_bytes),
+            bytes(peer.traffic.rx_bytes),
+            if peer.mode == "none" { peer.reason.clone() } else { String::new() },
+        ]);
+    }
+    table
+}
+
+fn mesh(state: LinkState) -> &'static str {
+    match state {
+        LinkState::Up => "up",
+        LinkState::Connecting => "connecting",
+        LinkState::Down => "down",
+    }
+}
+
+fn short(hex: &str) -> String {
+    hex.chars().take(10).collect()
+}
+
+fn rtt(us: u64) -> String {
+    if us < 1_000 { format!("{us} us") } else { format!("{:.1} ms", us as f64 / 1e3) }
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+fn bytes(octets: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = octets as f64;
+    let mut unit = 0;
+    while value >= 1_000.0 && unit + 1 < UNITS.len() {
+        value /= 1_000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{octets} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_wire::api::{Pod, TargetStatus, Traffic};
+
+    #[test]
+    fn the_screen_says_what_matters_first_and_fits() {
+        let peer = |name: &str, mode: &str| PeerStatus {
+            node: "ab".repeat(32),
+            name: name.into(),
+            mesh: LinkState::Up,
+            mesh_rtt_us: Some(1_500),
+            mode: mode.into(),
+            reason: "no answer from 192.0.2.9:6783".into(),
+            encrypted: mode == "sleeve",
+            cipher: None,
+            endpoint: None,
+            since_s: 61,
+            traffic: Traffic { tx_bytes: 1_500_000, ..Traffic::default() },
+        };
+        let status = Status {
+            version: "0.1.0".into(),
+            node: "cd".repeat(32),
+            name: "a".into(),
+            cluster: ClusterStatus::Member { genesis: "ef".repeat(32), range: "10.32.0.0/12".parse().unwrap(), members: 3 },
+            encryption: "all traffic between hosts is encrypted".into(),
+            pod_mtu: 1366,
+            engine: "plain".into(),
+            endpoints: vec!["192.0.2.1:6783".parse().unwrap()],
+            peers: std::iter::once(peer("silent", "none"))
+                .chain((0..40).map(|i| peer(&format!("b{i}"), "sleeve")))
+                .collect(),
+            pods: vec![Pod { id: "web".into(), address: "10.32.0.1/12".parse().unwrap(), mac: "02:ef:00:00:00:01".into() }],
+            targets: vec![TargetStatus { target: "c:6783".into(), reason: "connection refused".into() }],
+            drops: [("bad_seal".to_owned(), 2)].into(),
+            refusals: [("unknown_key".to_owned(), 1)].into(),
+            warnings: vec!["something".into()],
+            uptime_s: 90_061,
+        };
+        let screen = render(&status);
+        assert!(screen.starts_with("encryption  all traffic between hosts is encrypted"), "{screen}");
+        for part in [
+            "1 d 1 h", "3 members", "no answer from 192.0.2.9:6783", "1.5 ms", "1.5 MB", "sleeve, encrypted",
+            "and 17 more", "web", "c:6783: connection refused", "2 bad seal", "1 unknown key", "warning     something",
+        ] {
+            assert!(screen.contains(part), "{part} is missing in:\n{screen}");
+        }
+        assert!(screen.lines().count() <= 50, "{screen}");
+    }
+}

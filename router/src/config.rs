@@ -1,0 +1,354 @@
+//! Options of `weft up`: from the command line, the environment and a TOML file, in that order of precedence.
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use weft_wire::limits::{DEFAULT_PORT, ENDPOINTS_MAX, NAME_MAX};
+use weft_wire::mtu::{POD_MTU_CAP, POD_MTU_MIN};
+
+use crate::store::DEFAULT_MACHINE_ID_FILE;
+
+/// File that is read when it exists and `--config` names no other.
+const DEFAULT_CONFIG_FILE: &str = "/etc/weft/weft.toml";
+/// Where the state is kept unless said otherwise.
+pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/weft";
+/// Where the router is asked unless said otherwise.
+pub(crate) const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
+/// Range of a new cluster unless said otherwise.
+const DEFAULT_RANGE: &str = "10.32.0.0/12";
+/// Largest configuration file: a hundred times what all keys need.
+const CONFIG_FILE_MAX: u64 = 1 << 20;
+/// Peers that an operator can name.
+const TARGETS_MAX: usize = 256;
+
+/// Shape of log lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    /// Only what ends or endangers the router.
+    Error,
+    /// And what somebody should look at.
+    Warn,
+    /// And each change of state.
+    #[default]
+    Info,
+    /// And addresses and handshakes.
+    Debug,
+    /// And single packets.
+    Trace,
+}
+
+/// Options of `weft up`; the same keys stand in the TOML file.
+#[derive(Args, Deserialize, Debug, Default, Clone)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct UpOptions {
+    /// A host that is already in the cluster, HOST or HOST:PORT; may be given several times. Names are looked up again at
+    /// every try.
+    #[arg(long = "peer", value_name = "HOST", env = "WEFT_PEER", value_delimiter = ',')]
+    peer: Vec<String>,
+
+    /// File that holds the join token; WEFT_TOKEN holds the token itself.
+    #[arg(long, value_name = "FILE", env = "WEFT_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Make a cluster if this host belongs to none, although a peer or a token is given.
+    #[arg(long, env = "WEFT_FOUND")]
+    found: bool,
+
+    /// Nickname of this host [default: its host name].
+    #[arg(long, env = "WEFT_NAME")]
+    name: Option<String>,
+
+    /// Address to listen on, TCP and UDP [default: all, IPv4 and IPv6].
+    #[arg(long, value_name = "ADDRESS", env = "WEFT_LISTEN")]
+    listen: Option<IpAddr>,
+
+    /// Address at which others reach this host, ADDRESS or ADDRESS:PORT; may be given several times [default: the
+    /// addresses of its interfaces].
+    #[arg(long, value_name = "ADDRESS", env = "WEFT_ADVERTISE", value_delimiter = ',')]
+    advertise: Vec<String>,
+
+    /// TCP and UDP port [default: 6783].
+    #[arg(long, env = "WEFT_PORT")]
+    port: Option<u16>,
+
+    /// Addresses that pods get; decided once, when a cluster is made [default: 10.32.0.0/12].
+    #[arg(long, value_name = "CIDR", env = "WEFT_RANGE")]
+    range: Option<IpNet>,
+
+    /// MTU of the pods [default: what the underlay leaves].
+    #[arg(long, env = "WEFT_MTU")]
+    mtu: Option<u16>,
+
+    /// Directory of the durable state [default: /var/lib/weft].
+    #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Unix socket on which the router is asked [default: /run/weft/weft.sock].
+    #[arg(long, value_name = "FILE", env = "WEFT_SOCKET")]
+    socket: Option<PathBuf>,
+
+    /// File that holds the machine id [default: /etc/machine-id].
+    #[arg(long, value_name = "FILE", env = "WEFT_MACHINE_ID_FILE")]
+    machine_id_file: Option<PathBuf>,
+
+    /// How much is logged [default: info].
+    #[arg(long, value_enum, env = "WEFT_LOG_LEVEL")]
+    log_level: Option<LogLevel>,
+
+    /// Shape of log lines [default: text].
+    #[arg(long, value_enum, env = "WEFT_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+
+    /// TOML file with these options as keys [default: /etc/weft/weft.toml if it exists].
+    #[arg(long, value_name = "FILE", env = "WEFT_CONFIG")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+/// What `weft up` runs with: every default filled in, every value checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) peers: Vec<String>,
+    /// The join token as the operator gave it, if any.
+    pub(crate) token: Option<String>,
+    pub(crate) found: bool,
+    pub(crate) name: String,
+    pub(crate) listen: Option<IpAddr>,
+    pub(crate) advertise: Vec<SocketAddr>,
+    pub(crate) port: u16,
+    pub(crate) range: IpNet,
+    pub(crate) mtu: Option<u16>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) machine_id_file: PathBuf,
+    pub(crate) log_level: LogLevel,
+    pub(crate) log_format: LogFormat,
+}
+
+/// Why the options cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("configuration file {path}: {source}")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("configuration file {path}: {message}")]
+    Malformed { path: PathBuf, message: String },
+    #[error("token file {path}: {source}")]
+    TokenFile { path: PathBuf, source: std::io::Error },
+    #[error("token file {path} is empty: put the token there that `weft token` prints on a host of the cluster")]
+    TokenFileEmpty { path: PathBuf },
+    #[error("peer {0:?} is neither HOST nor HOST:PORT; write an IPv6 address with a port as [2001:db8::1]:6783")]
+    Peer(String),
+    #[error("more than {TARGETS_MAX} peers are named; one that is up is enough, the others are found through it")]
+    TooManyPeers,
+    #[error("address to advertise {0:?} is neither ADDRESS nor ADDRESS:PORT; write IPv6 with a port as [2001:db8::1]:6783")]
+    Advertise(String),
+    #[error("more than {ENDPOINTS_MAX} addresses to advertise: name the best ones")]
+    TooManyAdvertised,
+    #[error("port 0 is none: others must know where this host listens")]
+    PortZero,
+    #[error("name {0:?} cannot be used: 1 to {NAME_MAX} characters without control characters")]
+    Name(String),
+    #[error("--mtu {0} is outside {POD_MTU_MIN} to {POD_MTU_CAP}")]
+    Mtu(u16),
+}
+
+impl UpOptions {
+    /// Fills in the file and the defaults. `token` is what WEFT_TOKEN holds, `host_name` what the kernel says.
+    pub(crate) fn resolve(self, token: Option<String>, host_name: &str) -> Result<Settings, ConfigError> {
+        let file = match &self.config {
+            Some(path) => read_file(path)?,
+            None if Path::new(DEFAULT_CONFIG_FILE).exists() => read_file(Path::new(DEFAULT_CONFIG_FILE))?,
+            None => Self::default(),
+        };
+        let port = self.port.or(file.port).unwrap_or(DEFAULT_PORT);
+        if port == 0 {
+            return Err(ConfigError::PortZero);
+        }
+        // A token file on the command line or in the environment goes before WEFT_TOKEN only if no WEFT_TOKEN is set:
+        // both are said by the same person, and the direct one is meant.
+        let token = match (token, self.token_file.or(file.token_file)) {
+            (Some(token), _) => Some(token),
+            (None, Some(path)) => Some(read_token(&path)?),
+            (None, None) => None,
+        };
+        let name = self.name.or(file.name).unwrap_or_else(|| host_name.to_owned());
+        if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
+            return Err(ConfigError::Name(name));
+        }
+        let mtu = self.mtu.or(file.mtu);
+        if let Some(mtu) = mtu
+            && !(POD_MTU_MIN..=POD_MTU_CAP).contains(&usize::from(mtu))
+        {
+            return Err(ConfigError::Mtu(mtu));
+        }
+        let peers = either(self.peer, file.peer);
+        if peers.len() > TARGETS_MAX {
+            return Err(ConfigError::TooManyPeers);
+        }
+        let advertise = either(self.advertise, file.advertise);
+        if advertise.len() > ENDPOINTS_MAX {
+            return Err(ConfigError::TooManyAdvertised);
+        }
+        Ok(Settings {
+            peers: peers.iter().map(|peer| parse_peer(peer, port)).collect::<Result<_, _>>()?,
+            token,
+            found: self.found || file.found,
+            name,
+            listen: self.listen.or(file.listen),
+            advertise: advertise.iter().map(|text| parse_advertise(text, port)).collect::<Result<_, _>>()?,
+            port,
+            range: match self.range.or(file.range) {
+                Some(range) => range,
+                None => DEFAULT_RANGE.parse().unwrap_or_else(|_| unreachable!("the default range is a CIDR")),
+            },
+            mtu,
+            state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            socket: self.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
+            machine_id_file: self
+                .machine_id_file
+                .or(file.machine_id_file)
+                .unwrap_or_else(|| DEFAULT_MACHINE_ID_FILE.into()),
+            log_level: self.log_level.or(file.log_level).unwrap_or_default(),
+            log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+        })
+    }
+}
+
+fn either(first: Vec<String>, second: Vec<String>) -> Vec<String> {
+    if first.is_empty() { second } else { first }
+}
+
+fn read_file(path: &Path) -> Result<UpOptions, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
+    let malformed = |message: String| ConfigError::Malformed { path: path.into(), message };
+    if std::fs::metadata(path).map_err(unreadable)?.len() > CONFIG_FILE_MAX {
+        return Err(malformed(format!("larger than {CONFIG_FILE_MAX} octets: this is no weft configuration")));
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    toml::from_str(&text).map_err(|e| malformed(e.to_string()))
+}
+
+fn read_token(path: &Path) -> Result<String, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::TokenFile { path: path.into(), source })?;
+    match text.trim() {
+        "" => Err(ConfigError::TokenFileEmpty { path: path.into() }),
+        token => Ok(token.to_owned()),
+    }
+}
+
+/// A peer as `HOST:PORT`, with the port filled in.
+fn parse_peer(text: &str, port: u16) -> Result<String, ConfigError> {
+    let bad = || ConfigError::Peer(text.to_owned());
+    if let Ok(address) = parse_advertise(text, port) {
+        return Ok(address.to_string());
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, digits)) => (host, digits.parse().map_err(|_| bad())?),
+        None => (text, port),
+    };
+    let host_ok = !host.is_empty()
+        && host.len() <= 253
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if host_ok && port != 0 { Ok(format!("{host}:{port}")) } else { Err(bad()) }
+}
+
+fn parse_advertise(text: &str, port: u16) -> Result<SocketAddr, ConfigError> {
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(address, port));
+    }
+    text.parse().ok().filter(|a: &SocketAddr| a.port() != 0).ok_or_else(|| ConfigError::Advertise(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        up: UpOptions,
+    }
+
+    fn up(args: &[&str]) -> UpOptions {
+        Cli::try_parse_from([&["weft"], args].concat()).unwrap().up
+    }
+
+    fn with_file(text: &str, args: &[&str]) -> Result<Settings, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weft.toml");
+        std::fs::write(&path, text).unwrap();
+        up(&[args, &["--config", path.to_str().unwrap()]].concat()).resolve(None, "box")
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let settings = with_file("port = 7000\nname = \"filed\"\npeer = [\"a\"]", &["--port", "7001"]).unwrap();
+        assert_eq!((settings.port, settings.name.as_str()), (7001, "filed"));
+        assert_eq!(settings.peers, ["a:7001"]);
+        assert_eq!(settings.socket, Path::new(DEFAULT_SOCKET));
+        assert_eq!(with_file("", &[]).unwrap().name, "box");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = with_file("prot = 7000", &[]).unwrap_err().to_string();
+        assert!(error.contains("prot") && error.contains("weft.toml"), "{error}");
+    }
+
+    #[test]
+    fn peers_and_addresses_take_their_usual_forms() {
+        for (text, full) in [
+            ("192.0.2.1", "192.0.2.1:6783"),
+            ("192.0.2.1:7", "192.0.2.1:7"),
+            ("2001:db8::1", "[2001:db8::1]:6783"),
+            ("[2001:db8::1]", "[2001:db8::1]:6783"),
+            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
+            ("node-a.example", "node-a.example:6783"),
+            ("node-a:7", "node-a:7"),
+        ] {
+            assert_eq!(parse_peer(text, 6783).unwrap(), full);
+        }
+        for bad in ["", ":6783", "a:b", "a b", "a:0", "192.0.2.1:0", "a:70000", "http://a"] {
+            assert!(parse_peer(bad, 6783).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_their_bounds() {
+        let refuse = |args: &[&str]| up(args).resolve(None, "box").unwrap_err().to_string();
+        assert!(refuse(&["--mtu", "200"]).contains("1280"));
+        assert!(refuse(&["--port", "0"]).contains("port 0"));
+        assert!(refuse(&["--name", ""]).contains("name"));
+        assert!(refuse(&["--token-file", "/nonexistent/token"]).contains("/nonexistent/token"));
+        assert!(refuse(&["--advertise", "nowhere"]).contains("nowhere"));
+    }
+
+    #[test]
+    fn a_token_is_trimmed_and_an_empty_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "  secret words here \n").unwrap();
+        let args = ["--token-file", path.to_str().unwrap()];
+        assert_eq!(up(&args).resolve(None, "box").unwrap().token.as_deref(), Some("secret words here"));
+        assert_eq!(up(&args).resolve(Some("direct".into()), "box").unwrap().token.as_deref(), Some("direct"));
+        std::fs::write(&path, "\n").unwrap();
+        assert!(up(&args).resolve(None, "box").is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! What the node has to say, as log lines. Addresses of single datagrams stay at debug level.
+
+use std::time::{Duration, Instant};
+use weft_node::Notice;
+use weft_wire::RejectReason;
+
+/// One line in this time for each reason to refuse a connection: whoever knocks must not fill the disk.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Writes notices, and keeps quiet about refusals that come too often; they are counted in the status.
+#[derive(Default)]
+pub(super) struct Log {
+    refused: [Option<Instant>; RejectReason::COUNT],
+}
+
+impl Log {
+    pub(super) fn write(&mut self, notice: &Notice) {
+        if let Notice::LinkRefused { reason, .. } = notice {
+            let last = &mut self.refused[*reason as usize];
+            if last.is_some_and(|last| last.elapsed() < REFUSAL_INTERVAL) {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        write(notice);
+    }
+}
+
+fn write(notice: &Notice) {
+    match notice {
+        Notice::Joined { genesis } => tracing::info!(cluster = ?genesis, "this host is a member of the cluster"),
+        Notice::Admitted { peer, name } => tracing::info!(?peer, name, "let a host into the cluster"),
+        Notice::LinkUp { peer, name } => tracing::info!(?peer, name, "mesh link up"),
+        Notice::LinkDown { peer, name, reason } => tracing::info!(?peer, name, %reason, "mesh link down"),
+        Notice::LinkRefused { with, reason } => tracing::warn!(with, %reason, "mesh connection refused"),
+        Notice::Foreign { with, genesis } => {
+            tracing::warn!(with, cluster = ?genesis, "met a host of another cluster; nothing is shared with it");
+        }
+        Notice::SleeveUp { peer, name, cipher } => {
+            tracing::info!(?peer, name, cipher = cipher.label(), "encrypted session up");
+        }
+        Notice::SleeveDown { peer, name, why } => tracing::warn!(?peer, name, %why, "encrypted session down"),
+        Notice::Warning(sentence) => tracing::warn!("{sentence}"),
+        Notice::Dropped { reason, from } => tracing::debug!(?from, %reason, "handshake datagram dropped"),
+    }
+}

@@ -1,0 +1,317 @@
+//! Everything before the first packet: state, founding or joining, sockets, kernel, engine.
+
+use super::underlay::{self, Underlay};
+use super::{Daemon, EVENTS_MAX, Ended, NodeEvent, bridge, tcp, write_states};
+use crate::api::server;
+use crate::command::{BRIDGE, TAP};
+use crate::config::{LogFormat, LogLevel, Settings};
+use crate::random;
+use crate::store::{MachineId, State, Store};
+use anyhow::{Context, anyhow, bail};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Instant;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use weft_gossip::{DurableState, Identity, JoinToken};
+use weft_ipam_crdt::AddressSpace;
+use weft_node::{Node, NodeConfig};
+use weft_sleeve::Cipher;
+use weft_sleeve_engine::{EngineConfig, PlainEngine};
+use weft_wire::mtu::{OVERHEAD, POD_MTU_MIN, pod_mtu};
+use weft_wire::record::Genesis;
+use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, Time};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+/// Requests of the local API that wait for the node.
+const REQUESTS_MAX: usize = 64;
+/// Writes that wait for the disk: the mesh has one under way at a time.
+const SAVES_MAX: usize = 4;
+
+/// `weft up`: runs until a signal, `weft down`, or a failure.
+pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    init_logging(settings.log_level, settings.log_format);
+    if !weft_kernel::userns::has_cap_net_admin() {
+        bail!("the router needs CAP_NET_ADMIN to make a bridge and a TAP device: run it as root");
+    }
+    weft_kernel::tap::check_tun_device()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("weft-control")
+        .enable_all()
+        .build()
+        .context("no async runtime")?;
+    let outcome = runtime.block_on(start(settings));
+    // A name that is still being looked up must not hold the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn start(settings: Settings) -> anyhow::Result<()> {
+    let clock = Instant::now();
+    let mut rng = ChaCha20Rng::from_seed(random::seed()?);
+    let (store, state, token) = open_state(&settings, &mut rng)?;
+    let token_text = token.as_ref().map(|(text, _)| text.clone());
+
+    // Before the kernel is touched, everything that others may hold is taken: ports and the API's socket.
+    let api = server::bind(&settings.socket)?;
+    let (listener, udp) = bind(settings.listen, settings.port)?;
+    let underlay = underlay::find(settings.listen, &settings.advertise, settings.port)?;
+    let bridge_mtu = bridge_mtu(&settings, &underlay);
+    let (remote_macs, bridge_trouble) = bridge::start(bridge_mtu).await?;
+
+    let (events, taken) = mpsc::channel(EVENTS_MAX);
+    let (failures, failed) = mpsc::channel(1);
+    let (requests, asked) = mpsc::channel(REQUESTS_MAX);
+    let (saves, to_save) = mpsc::channel(SAVES_MAX);
+    let engine_events = events.clone();
+    let engine = PlainEngine::start(EngineConfig {
+        tap: TAP.into(),
+        socket: udp,
+        events: Box::new(move |event| engine_events.try_send(NodeEvent::Engine(event)).is_ok()),
+    })?;
+    announce(&settings, &state, &underlay, &store);
+    let node = Node::new(
+        Time::from_start(clock.elapsed()),
+        NodeConfig {
+            identity: Identity {
+                key: state.key,
+                noise: state.noise,
+                incarnation: state.incarnation,
+                boot_nonce: rng.next_u64(),
+                name: settings.name,
+            },
+            token: token.map(|(_, token)| token.psk()),
+            durable: state.durable,
+            targets: settings.peers,
+            endpoints: underlay.endpoints,
+            underlay_mtu: underlay.mtu,
+            mtu: settings.mtu,
+            bridge: BRIDGE.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ciphers: ciphers(),
+            seed: random::seed()?,
+        },
+    )?;
+    let writer = {
+        let events = events.clone();
+        std::thread::Builder::new()
+            .name("weft-state".into())
+            .spawn(move || write_states(store, to_save, token_text, &events, &failures))
+            .context("no thread for the state file")?
+    };
+    tokio::spawn(tcp::accept(listener, events.clone()));
+    let api = tokio::spawn(server::serve(api, requests));
+    let mut daemon = Daemon {
+        clock,
+        node,
+        connections: tcp::Connections::new(events),
+        engine: Box::new(engine),
+        saves,
+        remote_macs,
+        bridge_trouble,
+        accepted: 0,
+        log: super::notices::Log::default(),
+    };
+    let ended = daemon.run(taken, asked, failed, stop_signal()?).await;
+    daemon.stop().await;
+    api.abort();
+    // The state that was handed over last is on disk before the process ends.
+    let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+    // Another router may have taken the path meanwhile only if this one did not answer; then it made a new file.
+    let _ = std::fs::remove_file(&settings.socket);
+    match ended {
+        Ended::Stopped => {
+            tracing::info!("stopped; bridge {BRIDGE}, its ports and the pods stay as they are (`weft down` removes them)");
+            Ok(())
+        }
+        Ended::Failed(why) => Err(anyhow!(why)),
+    }
+}
+
+type Opened = (Store, State, Option<(String, JoinToken)>);
+
+/// What the operator asks of a host that belongs to no cluster.
+enum Intent {
+    Found,
+    Join,
+}
+
+/// Founds only where that is unmistakably meant: two hosts that each found are two clusters.
+fn intent(settings: &Settings, has_token: bool) -> anyhow::Result<Intent> {
+    if settings.found || (settings.token.is_none() && settings.peers.is_empty()) {
+        return Ok(Intent::Found);
+    }
+    if settings.peers.is_empty() {
+        bail!(
+            "a token, but no peer: name a host of the cluster with --peer to join it, or say --found to make a new \
+             cluster with this token"
+        );
+    }
+    if !has_token {
+        bail!(
+            "a peer, but no token: copy what `weft token` prints on a host of the cluster to a file and name it with \
+             --token-file, or put it into WEFT_TOKEN"
+        );
+    }
+    Ok(Intent::Join)
+}
+
+/// Opens the state, and founds a cluster where that is what the operator asked for.
+fn open_state(settings: &Settings, rng: &mut ChaCha20Rng) -> anyhow::Result<Opened> {
+    let space = AddressSpace::of_range(settings.range)?;
+    let given = settings.token.as_deref().map(JoinToken::parse).transpose()?;
+    let machine = MachineId::read(&settings.machine_id_file)?;
+    if !Store::exists(&settings.state_dir) {
+        // A refusal leaves no identity behind.
+        intent(settings, given.is_some())?;
+    }
+    let noise = NoiseKeypair::generate(rng).context("X25519 is not compiled in")?;
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    let (mut store, mut state) = Store::open(&settings.state_dir, machine, || (NodeKey::from_seed(seed), noise))?;
+    let token = match (settings.token.clone().zip(given), store.token()?) {
+        (Some(given), _) => Some(given),
+        (None, Some(text)) => {
+            let token = JoinToken::parse(&text).with_context(|| format!("{}", store.token_path().display()))?;
+            Some((text, token))
+        }
+        (None, None) => None,
+    };
+    if state.durable.is_some() {
+        return Ok((store, state, token));
+    }
+    if let Intent::Join = intent(settings, token.is_some())? {
+        return Ok((store, state, token));
+    }
+    let (text, token) = token.unwrap_or_else(|| {
+        let token = JoinToken::generate(rng);
+        (token.to_string(), token)
+    });
+    let mut nonce = [0; 16];
+    rng.fill_bytes(&mut nonce);
+    let mut secret = [0; 32];
+    rng.fill_bytes(&mut secret);
+    let genesis = Genesis { founder: state.key.id(), nonce, range: space.range(), slot_size: space.slot_size() };
+    let durable = DurableState::founded(genesis, ClusterSecret { number: 1, key: secret });
+    // The token first: a crash in between leaves a host that founds again, not one that nobody can join.
+    store.save_token(&text)?;
+    store.save(Some(&durable))?;
+    state.durable = Some(durable);
+    Ok((store, state, Some((text, token))))
+}
+
+/// Tells the person at the terminal where things stand and what comes next.
+fn announce(settings: &Settings, state: &State, underlay: &Underlay, store: &Store) {
+    println!("weft: host {} ({:?})", settings.name, state.key.id());
+    println!("weft: all traffic between hosts is encrypted");
+    if state.durable.is_none() {
+        println!("weft: waiting for {} to let this host in", settings.peers.join(", "));
+        return;
+    }
+    let here = underlay.endpoints.first().map_or_else(|| "ADDRESS".to_owned(), ToString::to_string);
+    println!("weft: another host joins with: weft up --peer {here} --token-file FILE");
+    println!("weft: FILE is a copy of {}", store.token_path().display());
+}
+
+/// TCP listener and UDP socket on one port.
+fn bind(listen: Option<IpAddr>, port: u16) -> anyhow::Result<(TcpListener, UdpSocket)> {
+    let address = SocketAddr::new(listen.unwrap_or_else(any_address), port);
+    let tcp = socket(address, Type::STREAM, Protocol::TCP)
+        .and_then(|socket| socket.listen(BACKLOG).map(|()| socket))
+        .with_context(|| taken("TCP", address))?;
+    let udp = socket(address, Type::DGRAM, Protocol::UDP).with_context(|| taken("UDP", address))?;
+    Ok((TcpListener::from_std(tcp.into())?, udp.into()))
+}
+
+fn taken(protocol: &str, address: SocketAddr) -> String {
+    format!("{protocol} {address} cannot be listened on; name another port with --port, or another address with --listen")
+}
+
+/// All addresses: one dual-stack socket, or IPv4 alone where the kernel has no IPv6.
+fn any_address() -> IpAddr {
+    match Socket::new(Domain::IPV6, Type::DGRAM, None).and_then(|s| s.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())) {
+        Ok(()) => Ipv6Addr::UNSPECIFIED.into(),
+        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    if kind == Type::STREAM {
+        // Connections of the router that ran before may still be closing.
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// MTU of bridge and TAP: what the host's own underlay leaves, or what the operator set.
+fn bridge_mtu(settings: &Settings, underlay: &Underlay) -> u16 {
+    let own = settings.mtu.unwrap_or_else(|| pod_mtu(usize::from(underlay.mtu)) as u16);
+    if usize::from(own) < POD_MTU_MIN {
+        tracing::warn!(
+            "the underlay's MTU of {} leaves {own} for pods, less than the {POD_MTU_MIN} that IPv6 needs: the sleeve adds \
+             {OVERHEAD} octets",
+            underlay.mtu
+        );
+    }
+    own
+}
+
+/// AES where the processor has instructions for it, else ChaCha20 first; both are always accepted.
+fn ciphers() -> Vec<Cipher> {
+    #[cfg(target_arch = "x86_64")]
+    let aes = std::arch::is_x86_feature_detected!("aes");
+    #[cfg(target_arch = "aarch64")]
+    let aes = std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let aes = false;
+    match aes {
+        true => vec![Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305],
+        false => vec![Cipher::ChaCha20Poly1305, Cipher::Aes256Gcm],
+    }
+}
+
+/// Becomes true at SIGTERM and at Ctrl-C.
+fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let (stop, stopped) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.send_replace(true);
+    });
+    Ok(stopped)
+}
+
+fn init_logging(level: LogLevel, format: LogFormat) {
+    let level = match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,0 +1,199 @@
+//! What every engine does, whatever it is made of.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+
+use weft_sleeve::{ForwardingTable, SessionKeys};
+use weft_wire::api::Traffic;
+use weft_wire::{DropReason, Mac, NodeId, SessionIndex};
+
+/// Carries frames between a TAP device and the peers, under the sessions and the table that it is given.
+///
+/// Every call returns at once and may come from any thread. Dropping the engine stops it.
+pub trait Engine: Send + Sync {
+    /// From now on datagrams to `keys.local` are opened, and frames may be sent under it once a table names it.
+    ///
+    /// The same keys must never be installed twice, not even after [`Engine::remove`]: the counters would begin
+    /// anew and repeat nonces.
+    ///
+    /// # Errors
+    /// [`EngineError::IndexInUse`], [`EngineError::TooManySessions`].
+    fn install(&self, keys: &SessionKeys) -> Result<(), EngineError>;
+
+    /// Forgets a session; one that is not there is no error.
+    fn remove(&self, local: SessionIndex);
+
+    /// Replaces the forwarding table, as a whole.
+    fn publish(&self, table: &ForwardingTable);
+
+    /// Sends a complete datagram: a handshake message.
+    fn send(&self, to: SocketAddr, datagram: &[u8]);
+
+    /// Sends one KEEPALIVE under a session, to the endpoint that the table has for its peer.
+    fn keepalive(&self, local: SessionIndex);
+
+    /// Everything counted so far.
+    fn counters(&self) -> Counters;
+
+    /// What kind of engine this is and what it lacks here.
+    fn description(&self) -> EngineDescription;
+
+    /// Stops the workers and returns when they have ended.
+    fn stop(self: Box<Self>) {
+        drop(self);
+    }
+}
+
+/// What an engine needs to start. The TAP device is looked up in the network namespace of the calling thread.
+pub struct EngineConfig {
+    /// Name of the TAP device; it exists already, and stays when the engine stops.
+    pub tap: String,
+    /// The sleeve's socket, bound. The engine makes it non-blocking and forbids fragmentation on it.
+    pub socket: UdpSocket,
+    /// Where events go.
+    pub events: EventSink,
+}
+
+/// Takes an event and returns at once; `false` when the queue behind it is full, and the event is lost.
+pub type EventSink = Box<dyn Fn(EngineEvent) -> bool + Send + Sync>;
+
+/// What the workers saw and somebody must act on. Addresses are never IPv4-mapped IPv6 addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EngineEvent {
+    /// An INIT, RESP or COOKIE datagram, complete and unchecked.
+    Handshake {
+        /// Where it came from.
+        from: SocketAddr,
+        /// Its octets, at most [`HANDSHAKE_MAX`].
+        bytes: Vec<u8>,
+    },
+    /// The first datagram that opened under a session, and came directly, not by relay.
+    Opened {
+        /// The session.
+        local: SessionIndex,
+        /// Where the datagram came from.
+        from: SocketAddr,
+    },
+    /// A datagram that opened came directly from another address than the table's endpoint for that peer.
+    /// Reported once per address, and at most once a second per session.
+    Roamed {
+        /// The session.
+        local: SessionIndex,
+        /// Where the datagram came from.
+        from: SocketAddr,
+    },
+    /// A datagram names a session that is not installed. Not authenticated; at most once a second per sender.
+    UnknownIndex {
+        /// Where it came from.
+        from: SocketAddr,
+    },
+    /// Frames with this source address come from this peer. Reported when new, when moved, and once a minute.
+    Learned {
+        /// Source address of the frame.
+        mac: Mac,
+        /// The peer that sent it.
+        peer: NodeId,
+    },
+    /// A frame for this peer was dropped because no session to it has an endpoint. At most once a second per peer.
+    Wanted {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The engine carries no more frames.
+    Failed {
+        /// A sentence: what happened, and the cure.
+        what: String,
+    },
+}
+
+/// Octets of the longest datagram that is passed on as [`EngineEvent::Handshake`]: a handshake message must fit
+/// the smallest path of IPv6 (RFC 8200 §5).
+pub const HANDSHAKE_MAX: usize = 1_280;
+
+/// Everything that an engine counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Counters {
+    /// Drops since the engine started; `drops[r as usize]` for reason `r`.
+    pub drops: [u64; DropReason::COUNT],
+    /// Frames exchanged with each peer since the engine started.
+    pub peers: BTreeMap<NodeId, Traffic>,
+    /// Datagrams of each session that is installed.
+    pub sessions: BTreeMap<SessionIndex, SessionCounters>,
+}
+
+/// Datagrams of one session since it was installed, of every kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SessionCounters {
+    /// Counters used for sealing.
+    pub sent: u64,
+    /// Datagrams that opened and were no replay.
+    pub received: u64,
+}
+
+/// What kind of engine this is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineDescription {
+    /// Short name, as in the status.
+    pub name: &'static str,
+    /// Sentences on what works less well here than it could, and how to change that.
+    pub degradations: Vec<String>,
+}
+
+/// Why an engine does not start or does not take a session.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The TAP device is missing.
+    #[error("there is no TAP device {name} in this network namespace: make it before the engine starts")]
+    NoTap {
+        /// Name of the device.
+        name: String,
+    },
+    /// The interface is something else.
+    #[error("the interface {name} is no TAP device: remove it, or choose another name")]
+    NotATap {
+        /// Name of the interface.
+        name: String,
+    },
+    /// The TAP device cannot be opened.
+    #[error("cannot open the TAP device {name}: {source}{}", open_cure(.source))]
+    OpenTap {
+        /// Name of the device.
+        name: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The socket refuses an option that the engine cannot do without.
+    #[error("cannot prepare the sleeve's UDP socket: {0}")]
+    Socket(#[source] io::Error),
+    /// A worker cannot be started.
+    #[error("cannot start a worker of the engine: {0}")]
+    Worker(#[source] io::Error),
+    /// The kernel cannot be asked.
+    #[error(transparent)]
+    Kernel(#[from] weft_kernel::Error),
+    /// The cryptography library refuses the keys.
+    #[error("the cryptography library refuses the keys of a session: its start-up self-test may have failed")]
+    Keys,
+    /// A session with this index is installed.
+    #[error("a session with the index {index:?} is installed already: choose another index")]
+    IndexInUse {
+        /// The index.
+        index: SessionIndex,
+    },
+    /// As many sessions as the engine holds are installed.
+    #[error("{limit} sessions are installed, as many as the engine holds: remove an idle one first")]
+    TooManySessions {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+fn open_cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => "; another process holds it: stop that router first",
+        io::ErrorKind::PermissionDenied => "; CAP_NET_ADMIN is needed: run as root",
+        io::ErrorKind::NotFound => "; /dev/net/tun is missing: pass it to the container or load the tun module",
+        _ => "",
+    }
+}

@@ -1,0 +1,272 @@
+//! One session at work: its keys, its counters and its replay window.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use aws_lc_rs::aead::{
+    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
+use weft_sleeve::{COUNTER_LIMIT, Cipher, ReplayWindow, SessionKeys};
+use weft_wire::datagram::{FLAG_BY_RELAY, HEADER_LEN, Header, Kind, TAG_LEN, nonce};
+use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
+
+use crate::engine::{EngineEvent, SessionCounters};
+use crate::limit::EVENT_INTERVAL;
+use crate::tally::PeerTraffic;
+
+/// A session that is installed.
+pub(crate) struct Session {
+    pub(crate) peer: NodeId,
+    pub(crate) local: SessionIndex,
+    /// Hash of the peer: the origin that its FLOOD datagrams must name.
+    pub(crate) hash: PeerHash,
+    pub(crate) traffic: Arc<PeerTraffic>,
+    remote: SessionIndex,
+    sealing: LessSafeKey,
+    opening: LessSafeKey,
+    /// Counter of the next datagram that is sent. It runs on past the limit, and could not wrap within centuries.
+    next: AtomicU64,
+    received: AtomicU64,
+    /// Only the receiving worker takes this lock.
+    receiver: Mutex<Receiver>,
+}
+
+struct Receiver {
+    window: ReplayWindow,
+    source: Source,
+}
+
+/// What was reported of the address that the peer's datagrams come from.
+enum Source {
+    /// Nothing opened yet.
+    AwaitingFirst,
+    /// It was `address` last time, reported at `at`.
+    Reported { address: SocketAddr, at: Instant },
+}
+
+impl Session {
+    pub(crate) fn new(keys: &SessionKeys, traffic: Arc<PeerTraffic>) -> Result<Self, aws_lc_rs::error::Unspecified> {
+        let algorithm = algorithm(keys.cipher);
+        Ok(Self {
+            peer: keys.peer,
+            local: keys.local,
+            hash: keys.peer.peer_hash(),
+            traffic,
+            remote: keys.remote,
+            sealing: LessSafeKey::new(UnboundKey::new(algorithm, &keys.send)?),
+            opening: LessSafeKey::new(UnboundKey::new(algorithm, &keys.receive)?),
+            next: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            receiver: Mutex::new(Receiver { window: ReplayWindow::new(), source: Source::AwaitingFirst }),
+        })
+    }
+
+    /// Completes a datagram in place: the content stands behind the room for the header and before the room for
+    /// the tag.
+    pub(crate) fn seal(&self, kind: Kind, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let parts = datagram
+            .split_first_chunk_mut::<HEADER_LEN>()
+            .and_then(|(header, rest)| Some((header, rest.split_last_chunk_mut::<TAG_LEN>()?)));
+        let Some((header, (content, tag))) = parts else {
+            return Err(DropReason::DatagramTooShort);
+        };
+        let counter = self.next.fetch_add(1, Relaxed);
+        if counter >= COUNTER_LIMIT {
+            return Err(DropReason::CountersExhausted);
+        }
+        *header = Header::new(kind, self.remote, counter).to_bytes();
+        let sealed = self
+            .sealing
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce(counter)), Aad::from(&*header), content)
+            // Only a content of 64 GiB is refused (RFC 5116 §5.1).
+            .map_err(|_| DropReason::OversizeFrame)?;
+        tag.copy_from_slice(sealed.as_ref());
+        Ok(())
+    }
+
+    /// Opens a datagram in place and returns its content. A replay is told before any work is done on it; the
+    /// window moves only for what opened.
+    pub(crate) fn open<'a>(&self, header: &Header, datagram: &'a mut [u8]) -> Result<&'a mut [u8], DropReason> {
+        let Some((clear, sealed)) = datagram.split_first_chunk_mut::<HEADER_LEN>() else {
+            return Err(DropReason::DatagramTooShort);
+        };
+        if sealed.len() < TAG_LEN {
+            return Err(DropReason::DatagramTooShort);
+        }
+        let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.window.check(header.counter)?;
+        let content = self
+            .opening
+            .open_in_place(Nonce::assume_unique_for_key(nonce(header.counter)), Aad::from(&*clear), sealed)
+            .map_err(|_| DropReason::BadSeal)?;
+        receiver.window.commit(header.counter)?;
+        self.received.fetch_add(1, Relaxed);
+        Ok(content)
+    }
+
+    /// Tells `report` about the address of a datagram that opened, if that is news. It stays news when `report`
+    /// returns false. `endpoint` is where the table says that the peer is.
+    pub(crate) fn came_from(
+        &self,
+        from: SocketAddr,
+        flags: u8,
+        endpoint: Option<SocketAddr>,
+        report: impl FnOnce(EngineEvent) -> bool,
+    ) {
+        if flags & FLAG_BY_RELAY != 0 {
+            return;
+        }
+        let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        let local = self.local;
+        let event = match receiver.source {
+            Source::AwaitingFirst => EngineEvent::Opened { local, from },
+            Source::Reported { address, .. } if address == from && endpoint != Some(from) => return,
+            Source::Reported { .. } if endpoint == Some(from) => {
+                // Back, or arrived, where the table says: a later move is news again.
+                if let Source::Reported { address, .. } = &mut receiver.source {
+                    *address = from;
+                }
+                return;
+            }
+            Source::Reported { at, .. } if at.elapsed() < EVENT_INTERVAL => return,
+            Source::Reported { .. } => EngineEvent::Roamed { local, from },
+        };
+        if report(event) {
+            receiver.source = Source::Reported { address: from, at: Instant::now() };
+        }
+    }
+
+    pub(crate) fn counters(&self) -> SessionCounters {
+        SessionCounters {
+            sent: self.next.load(Relaxed).min(COUNTER_LIMIT),
+            received: self.received.load(Relaxed),
+        }
+    }
+}
+
+fn algorithm(cipher: Cipher) -> &'static Algorithm {
+    match cipher {
+        Cipher::Aes256Gcm => &AES_256_GCM,
+        Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId([7; 32]);
+
+    fn keys(cipher: Cipher, local: u32, remote: u32, send: u8, receive: u8) -> SessionKeys {
+        SessionKeys {
+            local: SessionIndex(local),
+            remote: SessionIndex(remote),
+            peer: PEER,
+            cipher,
+            send: [send; 32],
+            receive: [receive; 32],
+        }
+    }
+
+    fn pair(cipher: Cipher) -> (Session, Session) {
+        let make = |keys| Session::new(&keys, Arc::default()).unwrap();
+        (make(keys(cipher, 1, 2, 11, 22)), make(keys(cipher, 2, 1, 22, 11)))
+    }
+
+    fn sealed(session: &Session, kind: Kind, content: &[u8]) -> Vec<u8> {
+        let mut datagram = [&[0; HEADER_LEN], content, &[0; TAG_LEN]].concat();
+        session.seal(kind, &mut datagram).unwrap();
+        datagram
+    }
+
+    fn opened(session: &Session, datagram: &[u8]) -> Result<Vec<u8>, DropReason> {
+        let header = Header::parse(datagram).unwrap();
+        session.open(&header, &mut datagram.to_vec()).map(|content| content.to_vec())
+    }
+
+    #[test]
+    fn what_one_end_seals_the_other_opens_once() {
+        for cipher in Cipher::ALL {
+            let (one, other) = pair(cipher);
+            for (counter, content) in [&b"first"[..], b"", b"third"].into_iter().enumerate() {
+                let datagram = sealed(&one, Kind::Data, content);
+                assert_eq!(Header::parse(&datagram), Ok(Header::new(Kind::Data, SessionIndex(2), counter as u64)));
+                assert_eq!(opened(&other, &datagram), Ok(content.to_vec()));
+                assert_eq!(opened(&other, &datagram), Err(DropReason::Replayed));
+            }
+            assert_eq!(one.counters(), SessionCounters { sent: 3, received: 0 });
+            assert_eq!(other.counters(), SessionCounters { sent: 0, received: 3 });
+        }
+    }
+
+    #[test]
+    fn every_octet_is_under_the_seal_and_a_forgery_does_not_move_the_window() {
+        for cipher in Cipher::ALL {
+            let (one, other) = pair(cipher);
+            let datagram = sealed(&one, Kind::Data, b"content");
+            for at in 0..datagram.len() {
+                let mut forged = datagram.clone();
+                forged[at] ^= 1;
+                // The kind itself may have become none; the seal is asked all the same.
+                let header = Header::parse(&forged).unwrap_or(Header::new(Kind::Data, SessionIndex(2), 0));
+                let result = other.open(&header, &mut forged).map(|content| content.to_vec());
+                assert_eq!(result, Err(DropReason::BadSeal), "octet {at}");
+            }
+            let mut far = datagram.clone();
+            far[8] = 0x7f;
+            assert_eq!(opened(&other, &far), Err(DropReason::BadSeal));
+            assert_eq!(opened(&other, &datagram), Ok(b"content".to_vec()));
+            assert_eq!(opened(&other, &datagram[..HEADER_LEN + TAG_LEN - 1]), Err(DropReason::DatagramTooShort));
+            assert_eq!(other.counters().received, 1);
+        }
+    }
+
+    #[test]
+    fn counters_run_out_and_none_is_used_twice() {
+        let (one, _) = pair(Cipher::Aes256Gcm);
+        one.next.store(COUNTER_LIMIT - 1, Relaxed);
+        let last = sealed(&one, Kind::Keepalive, b"");
+        assert_eq!(Header::parse(&last).unwrap().counter, COUNTER_LIMIT - 1);
+        for _ in 0..2 {
+            let mut datagram = [0; HEADER_LEN + TAG_LEN];
+            assert_eq!(one.seal(Kind::Keepalive, &mut datagram), Err(DropReason::CountersExhausted));
+            assert_eq!(datagram, [0; HEADER_LEN + TAG_LEN]);
+        }
+        assert_eq!(one.counters().sent, COUNTER_LIMIT);
+    }
+
+    #[test]
+    fn addresses_are_reported_when_they_are_news() {
+        let (session, _) = pair(Cipher::Aes256Gcm);
+        let (a, b): (SocketAddr, SocketAddr) = ("192.0.2.1:1".parse().unwrap(), "192.0.2.2:1".parse().unwrap());
+        let local = session.local;
+        let report = |from, flags, endpoint, taken| {
+            let mut event = None;
+            session.came_from(from, flags, endpoint, |e| {
+                event = Some(e);
+                taken
+            });
+            event
+        };
+        let pass_interval = || {
+            let mut receiver = session.receiver.lock().unwrap();
+            if let Source::Reported { at, .. } = &mut receiver.source {
+                *at = at.checked_sub(EVENT_INTERVAL).unwrap();
+            }
+        };
+        assert_eq!(report(a, FLAG_BY_RELAY, None, true), None);
+        assert_eq!(report(a, 0, None, false), Some(EngineEvent::Opened { local, from: a }));
+        assert_eq!(report(a, 0, None, true), Some(EngineEvent::Opened { local, from: a }), "the first was lost");
+        assert_eq!(report(a, 0, None, true), None);
+        assert_eq!(report(b, 0, Some(a), true), None, "too soon");
+        pass_interval();
+        assert_eq!(report(b, FLAG_BY_RELAY, Some(a), true), None);
+        assert_eq!(report(b, 0, Some(a), true), Some(EngineEvent::Roamed { local, from: b }));
+        pass_interval();
+        assert_eq!(report(b, 0, Some(a), true), None, "once per address");
+        assert_eq!(report(a, 0, Some(a), true), None, "back at the endpoint");
+        assert_eq!(report(b, 0, Some(a), true), Some(EngineEvent::Roamed { local, from: b }), "left again");
+    }
+}

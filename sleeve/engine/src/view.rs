@@ -1,0 +1,159 @@
+//! What the workers read on each packet: sessions and forwarding table, swapped as one.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use weft_sleeve::ForwardingTable;
+use weft_wire::{Mac, NodeId, PeerHash, SessionIndex};
+
+use crate::address::normal;
+use crate::session::Session;
+
+/// Installed sessions by their local index.
+pub(crate) type Sessions = BTreeMap<SessionIndex, Arc<Session>>;
+
+/// An immutable snapshot: the table with its sessions looked up.
+pub(crate) struct View {
+    pub(crate) origin: PeerHash,
+    /// One for each peer of the table, in its order.
+    pub(crate) links: Vec<Link>,
+    table: Arc<ForwardingTable>,
+    inbound: BTreeMap<SessionIndex, Inbound>,
+}
+
+/// The way to one peer.
+pub(crate) struct Link {
+    pub(crate) peer: NodeId,
+    /// `None` while no session to it has an endpoint.
+    pub(crate) path: Option<Path>,
+}
+
+/// Where frames to a peer go, and under which session.
+pub(crate) struct Path {
+    pub(crate) session: Arc<Session>,
+    pub(crate) endpoint: SocketAddr,
+}
+
+/// A session as the receiving worker sees it.
+pub(crate) struct Inbound {
+    pub(crate) session: Arc<Session>,
+    /// Where the table says that its peer is.
+    pub(crate) endpoint: Option<SocketAddr>,
+}
+
+/// What becomes of a frame.
+pub(crate) enum Decision<'a> {
+    /// It is for the host behind this link.
+    Unicast(&'a Link),
+    /// It is for every host.
+    Flood,
+}
+
+impl View {
+    pub(crate) fn new(table: Arc<ForwardingTable>, sessions: &Sessions) -> Self {
+        let mut endpoints = BTreeMap::new();
+        let mut links = Vec::with_capacity(table.peers.len());
+        for row in &table.peers {
+            let endpoint = row.endpoint.map(normal);
+            if let Some(endpoint) = endpoint {
+                endpoints.insert(row.peer, endpoint);
+            }
+            // A frame must not reach another peer than the table means, whatever index it gives.
+            let session = row.session.and_then(|index| sessions.get(&index)).filter(|s| s.peer == row.peer);
+            let path = session
+                .zip(endpoint)
+                .map(|(session, endpoint)| Path { session: Arc::clone(session), endpoint });
+            links.push(Link { peer: row.peer, path });
+        }
+        let inbound = sessions
+            .iter()
+            .map(|(index, session)| {
+                let endpoint = endpoints.get(&session.peer).copied();
+                (*index, Inbound { session: Arc::clone(session), endpoint })
+            })
+            .collect();
+        Self { origin: table.origin, links, table, inbound }
+    }
+
+    /// Where a frame to `destination` goes.
+    pub(crate) fn decide(&self, destination: Mac) -> Decision<'_> {
+        if destination.is_group() {
+            return Decision::Flood;
+        }
+        let link = self.table.macs.get(&destination).and_then(|at| self.links.get(usize::from(*at)));
+        link.map_or(Decision::Flood, Decision::Unicast)
+    }
+
+    pub(crate) fn inbound(&self, index: SessionIndex) -> Option<&Inbound> {
+        self.inbound.get(&index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_sleeve::{Cipher, PeerPath, SessionKeys};
+
+    fn peer(n: u8) -> NodeId {
+        NodeId([n; 32])
+    }
+
+    fn session(local: u32, of: NodeId) -> (SessionIndex, Arc<Session>) {
+        let keys = SessionKeys {
+            local: SessionIndex(local),
+            remote: SessionIndex(1),
+            peer: of,
+            cipher: Cipher::Aes256Gcm,
+            send: [1; 32],
+            receive: [2; 32],
+        };
+        (keys.local, Arc::new(Session::new(&keys, Arc::default()).unwrap()))
+    }
+
+    fn row(n: u8, session: Option<u32>, endpoint: Option<&str>) -> PeerPath {
+        PeerPath {
+            peer: peer(n),
+            hash: peer(n).peer_hash(),
+            session: session.map(SessionIndex),
+            endpoint: endpoint.map(|text| text.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_path_needs_an_endpoint_and_a_session_of_that_very_peer() {
+        let mut table = ForwardingTable::empty(PeerHash([9; 8]));
+        table.peers = vec![
+            row(1, Some(10), Some("[::ffff:192.0.2.1]:1")),
+            row(2, Some(20), None),
+            row(3, None, Some("192.0.2.3:1")),
+            row(4, Some(10), Some("192.0.2.4:1")),
+            row(5, Some(50), Some("192.0.2.5:1")),
+        ];
+        let sessions = [session(10, peer(1)), session(11, peer(3)), session(20, peer(2)), session(30, peer(6))].into();
+        let view = View::new(Arc::new(table), &sessions);
+        let paths: Vec<_> = view.links.iter().map(|link| link.path.as_ref().map(|p| p.endpoint)).collect();
+        assert_eq!(paths, [Some("192.0.2.1:1".parse().unwrap()), None, None, None, None]);
+        let endpoint = |index| view.inbound(SessionIndex(index)).map(|i| i.endpoint);
+        assert_eq!(endpoint(11), Some(Some("192.0.2.3:1".parse().unwrap())), "not the one used for sending");
+        assert_eq!(endpoint(30), Some(None), "not in the table");
+        assert_eq!(endpoint(50), None);
+    }
+
+    #[test]
+    fn only_known_unicast_has_one_target() {
+        let known = Mac([2, 0, 0, 0, 0, 1]);
+        let mut table = ForwardingTable::empty(PeerHash([9; 8]));
+        table.peers = vec![row(1, None, None), row(2, None, None)];
+        table.macs = [(known, 1), (Mac([2, 0, 0, 0, 0, 2]), 2), (Mac::BROADCAST, 1)].into();
+        let view = View::new(Arc::new(table), &Sessions::new());
+        let target = |mac| match view.decide(mac) {
+            Decision::Unicast(link) => Some(link.peer),
+            Decision::Flood => None,
+        };
+        assert_eq!(target(known), Some(peer(2)));
+        assert_eq!(target(Mac([2, 0, 0, 0, 0, 2])), None, "a position outside the table");
+        assert_eq!(target(Mac([2, 0, 0, 0, 0, 3])), None);
+        assert_eq!(target(Mac::BROADCAST), None);
+    }
+}

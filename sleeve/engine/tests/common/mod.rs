@@ -1,0 +1,166 @@
+//! A host in a network namespace: a bridge with the engine's TAP device and a pod's, and the engine.
+//!
+//! The pod is a TAP device too, so that a test writes and reads frames as they are, with VLAN tags in place.
+#![allow(clippy::unwrap_used, reason = "helpers of tests: what fails here fails the test")]
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use tun_tap::{Iface, Mode};
+use weft_kernel::{Namespace, link, tap};
+use weft_sleeve::{Cipher, ForwardingTable, PeerPath, SessionKeys};
+use weft_sleeve_engine::{Engine, EngineConfig, EngineError, EngineEvent, PlainEngine};
+use weft_wire::{DropReason, Mac, NodeId, SessionIndex};
+
+/// What is awaited comes at once; a test that waits so long has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const TAP: &str = "weft-tap";
+
+pub(crate) struct Host {
+    pub(crate) namespace: Namespace,
+    pub(crate) node: NodeId,
+    pub(crate) address: SocketAddr,
+    pub(crate) engine: PlainEngine,
+    events: Receiver<EngineEvent>,
+    pod: Pod,
+}
+
+struct Pod {
+    tap: Iface,
+    poll: Poll,
+    events: Events,
+}
+
+/// Makes the bridge with both TAP devices in the calling thread's namespace; returns the pod's.
+fn wire(mtu: u32) -> Iface {
+    link::create_bridge("br", &Default::default()).unwrap();
+    tap::create_persistent(TAP).unwrap();
+    let pod = Iface::without_packet_info("pod", Mode::Tap).unwrap();
+    pod.set_non_blocking().unwrap();
+    for port in [TAP, "pod"] {
+        link::set_mtu(port, mtu).unwrap();
+        link::set_master(port, Some("br")).unwrap();
+    }
+    for device in ["br", TAP, "pod"] {
+        // Else the kernel's own neighbour discovery would mix with the frames of the test.
+        link::set_ipv6(device, false).unwrap();
+        link::set_up(device).unwrap();
+    }
+    pod
+}
+
+pub(crate) fn start(address: SocketAddr) -> (Result<PlainEngine, EngineError>, SocketAddr, Receiver<EngineEvent>) {
+    let socket = UdpSocket::bind(address).unwrap();
+    let address = socket.local_addr().unwrap();
+    let (sender, events) = sync_channel(1_024);
+    let config =
+        EngineConfig { tap: TAP.into(), socket, events: Box::new(move |event| sender.try_send(event).is_ok()) };
+    (PlainEngine::start(config), address, events)
+}
+
+impl Host {
+    /// A host whose devices carry packets of `mtu` octets, and whose engine listens at `address`.
+    pub(crate) fn new(namespace: &Namespace, node: u8, mtu: u32, address: SocketAddr) -> Self {
+        let (tap, (engine, address, events)) = namespace.run(|| (wire(mtu), start(address))).unwrap();
+        let engine = engine.unwrap();
+        for port in [TAP, "pod"] {
+            let forwarding = namespace.run(|| link::wait_forwarding(port, PATIENCE).unwrap()).unwrap();
+            assert!(forwarding, "the bridge port {port} does not pass frames");
+        }
+        let poll = Poll::new().unwrap();
+        poll.registry().register(&mut SourceFd(&tap.as_raw_fd()), Token(0), Interest::READABLE).unwrap();
+        Self {
+            namespace: namespace.clone(),
+            node: NodeId([node; 32]),
+            address,
+            engine,
+            events,
+            pod: Pod { tap, poll, events: Events::with_capacity(1) },
+        }
+    }
+
+    /// Sends a frame from the pod.
+    pub(crate) fn write(&self, frame: &[u8]) {
+        assert_eq!(self.pod.tap.send(frame).unwrap(), frame.len());
+    }
+
+    /// The next frame that reaches the pod.
+    pub(crate) fn read(&mut self) -> Vec<u8> {
+        let end = Instant::now() + PATIENCE;
+        let mut buffer = vec![0; 70_000];
+        loop {
+            match self.pod.tap.recv(&mut buffer) {
+                Ok(length) => return buffer[..length].to_vec(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("the pod's TAP device: {error}"),
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no frame reached the pod; drops: {:?}", self.drops());
+            self.pod.poll.poll(&mut self.pod.events, Some(left)).unwrap();
+        }
+    }
+
+    /// The next event that is none of [`EngineEvent::Learned`].
+    pub(crate) fn event(&self) -> EngineEvent {
+        loop {
+            match self.events.recv_timeout(PATIENCE).expect("no event came") {
+                EngineEvent::Learned { .. } => {}
+                event => return event,
+            }
+        }
+    }
+
+    /// Every event that came and was not read yet.
+    pub(crate) fn pending_events(&self) -> Vec<EngineEvent> {
+        self.events.try_iter().collect()
+    }
+
+    /// Counters that are not zero.
+    pub(crate) fn drops(&self) -> Vec<(DropReason, u64)> {
+        let counters = self.engine.counters();
+        DropReason::ALL.iter().map(|r| (*r, counters.drops[*r as usize])).filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// Waits until a drop is counted; workers count just after they drop.
+    pub(crate) fn await_drops(&self, expected: &[(DropReason, u64)]) {
+        let end = Instant::now() + PATIENCE;
+        while self.drops() != expected {
+            assert!(Instant::now() < end, "drops are {:?}, expected {expected:?}", self.drops());
+            std::thread::yield_now();
+        }
+    }
+
+    /// A table with one peer.
+    pub(crate) fn publish(&self, peer: NodeId, session: Option<u32>, endpoint: Option<SocketAddr>, macs: &[Mac]) {
+        let mut table = ForwardingTable::empty(self.node.peer_hash());
+        let session = session.map(SessionIndex);
+        table.peers.push(PeerPath { peer, hash: peer.peer_hash(), session, endpoint });
+        table.macs = macs.iter().map(|mac| (*mac, 0)).collect();
+        self.engine.publish(&table);
+    }
+}
+
+pub(crate) fn keys(peer: NodeId, cipher: Cipher, local: u32, remote: u32, send: u8, receive: u8) -> SessionKeys {
+    SessionKeys {
+        local: SessionIndex(local),
+        remote: SessionIndex(remote),
+        peer,
+        cipher,
+        send: [send; 32],
+        receive: [receive; 32],
+    }
+}
+
+/// A frame of `length` octets: both addresses, what follows them, and a pattern.
+pub(crate) fn frame(to: Mac, from: Mac, then: &[u8], length: usize) -> Vec<u8> {
+    let mut frame = [&to.0[..], &from.0, then].concat();
+    let filling = (frame.len()..length).map(|at| (at % 251) as u8);
+    frame.extend(filling);
+    frame
+}

@@ -1,0 +1,234 @@
+//! Frames cross between two hosts as they are.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::net::SocketAddr;
+
+use common::{Host, PATIENCE, TAP, frame, keys, start};
+use ipnet::IpNet;
+use pnet_datalink::{Channel, Config, channel};
+use weft_kernel::link::{VethEnd, create_veth};
+use weft_kernel::{Namespace, addr, link};
+use weft_sleeve::Cipher;
+use weft_sleeve_engine::{Engine, EngineError, EngineEvent};
+use weft_wire::api::Traffic;
+use weft_wire::datagram::{FLOOD_PREFIX_LEN, HEADER_LEN, META_LEN, TAG_LEN};
+use weft_wire::{DropReason, Mac, SessionIndex};
+
+const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
+const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
+/// IEEE 802 local experimental ethertype.
+const EXPERIMENTAL: &[u8] = &[0x88, 0xb5];
+/// UDP and IPv4 headers of the underlay.
+const IPV4_UDP: usize = 28;
+
+/// Two hosts joined by a cable of this MTU, with a session between them. Each listens at its address.
+fn two_hosts(cipher: Cipher, underlay: u32, mtu: u32, listen: [&str; 2], reach: [&str; 2]) -> [Host; 2] {
+    let namespaces = [Namespace::new().unwrap(), Namespace::new().unwrap()];
+    let end = |at: usize| VethEnd::inside("under", &namespaces[at]).mtu(underlay);
+    namespaces[0].run(|| create_veth(&end(0), &end(1)).unwrap()).unwrap();
+    for (namespace, n) in namespaces.iter().zip(1..) {
+        let addresses: [IpNet; 2] =
+            [format!("192.0.2.{n}/24").parse().unwrap(), format!("2001:db8::{n}/64").parse().unwrap()];
+        namespace
+            .run(|| {
+                link::set_up("under").unwrap();
+                for address in addresses {
+                    addr::add("under", address).unwrap();
+                }
+            })
+            .unwrap();
+    }
+    let [one, other] = [0, 1].map(|at| {
+        Host::new(&namespaces[at], at as u8 + 1, mtu, listen[at].parse().unwrap())
+    });
+    one.engine.install(&keys(other.node, cipher, 100, 200, 11, 22)).unwrap();
+    other.engine.install(&keys(one.node, cipher, 200, 100, 22, 11)).unwrap();
+    one.publish(other.node, Some(100), Some(reach[1].parse().unwrap()), &[B]);
+    other.publish(one.node, Some(200), Some(reach[0].parse().unwrap()), &[A]);
+    [one, other]
+}
+
+const IPV4: [&str; 2] = ["192.0.2.1:6783", "192.0.2.2:6783"];
+const IPV6: [&str; 2] = ["[2001:db8::1]:6783", "[2001:db8::2]:6783"];
+
+/// Frames of every shape cross in both directions, and nothing is dropped.
+fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
+    let group = Mac([0x33, 0x33, 0, 0, 0, 9]);
+    let unknown = Mac([2, 0, 0, 0, 0, 0xff]);
+    let vlan: &[u8] = &[0x81, 0x00, 0x60, 0x05, 0x88, 0xb5];
+    let double: &[u8] = &[0x88, 0xa8, 0x00, 0x07, 0x81, 0x00, 0x20, 0x05, 0x08, 0x00];
+    let (mut frames, mut octets) = (0, 0);
+    for (then, lengths) in [
+        (EXPERIMENTAL, &[15, 60, 61, 1_000, 1_400][..]),
+        (&[0x08, 0x06], &[60]),
+        (&[0x00, 0x26], &[60]),
+        (&[0x86, 0xdd], &[1_280]),
+        (vlan, &[64, 1_404]),
+        (double, &[68]),
+    ] {
+        for &length in lengths {
+            for destination in [B, Mac::BROADCAST, group, unknown] {
+                let forth = frame(destination, A, then, length);
+                one.write(&forth);
+                assert_eq!(other.read(), forth);
+                let back = frame(if destination == B { A } else { destination }, B, then, length);
+                other.write(&back);
+                assert_eq!(one.read(), back);
+                frames += 1;
+                octets += length as u64;
+            }
+        }
+    }
+    for (host, peer) in [(&one, &other), (&other, &one)] {
+        assert_eq!(host.drops(), []);
+        let counters = host.engine.counters();
+        let expected = Traffic { tx_frames: frames, tx_bytes: octets, rx_frames: frames, rx_bytes: octets };
+        assert_eq!(counters.peers[&peer.node], expected);
+        assert!(counters.sessions.values().all(|s| s.sent == frames && s.received == frames));
+    }
+    let learned: Vec<_> = other.pending_events();
+    let opened = EngineEvent::Opened { local: SessionIndex(200), from: IPV4[0].parse().unwrap() };
+    let opened6 = EngineEvent::Opened { local: SessionIndex(200), from: IPV6[0].parse().unwrap() };
+    assert!(learned[0] == opened || learned[0] == opened6, "{learned:?}");
+    assert_eq!(learned[1..], [EngineEvent::Learned { mac: A, peer: one.node }]);
+}
+
+#[test]
+fn frames_cross_over_ipv4() {
+    all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4));
+}
+
+#[test]
+fn frames_cross_over_ipv6() {
+    all_shapes_cross(two_hosts(Cipher::ChaCha20Poly1305, 1_500, 1_400, IPV6, IPV6));
+}
+
+#[test]
+fn frames_cross_between_dual_stack_sockets() {
+    let any = ["[::]:6783", "[::]:6783"];
+    all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, any, IPV4));
+    all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, any, IPV6));
+    all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, [any[0], IPV4[1]], IPV4));
+}
+
+/// An Ethernet header and nothing behind it. The kernel's bridge does not pass such a frame, so it is put onto the
+/// engine's own device, and seen there at the other host.
+#[test]
+fn a_bare_header_crosses() {
+    let [one, other] = two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
+    let open = |host: &Host| {
+        let config = Config { read_timeout: Some(PATIENCE), ..Config::default() };
+        let opened = host.namespace.run(|| {
+            let interfaces = pnet_datalink::interfaces();
+            channel(interfaces.iter().find(|i| i.name == TAP).unwrap(), config)
+        });
+        match opened.unwrap().unwrap() {
+            Channel::Ethernet(sender, receiver) => (sender, receiver),
+            _ => panic!("another kind of channel"),
+        }
+    };
+    let (mut sender, _) = open(&one);
+    let (_, mut receiver) = open(&other);
+    let bare = frame(B, A, EXPERIMENTAL, 14);
+    sender.send_to(&bare, None).unwrap().unwrap();
+    assert_eq!(receiver.next().unwrap(), bare);
+    assert_eq!((one.drops(), other.drops()), (vec![], vec![]));
+}
+
+/// The longest frame that fits crosses, one octet more does not: datagrams are never fragmented.
+fn the_edge_is_exact(underlay: u32, mtu: u32, path: usize) {
+    let [one, mut other] = two_hosts(Cipher::Aes256Gcm, underlay, mtu, IPV4, IPV4);
+    let data = path - IPV4_UDP - HEADER_LEN - META_LEN - TAG_LEN;
+    for (destination, fits) in [(B, data), (Mac::BROADCAST, data - FLOOD_PREFIX_LEN)] {
+        one.write(&frame(destination, A, EXPERIMENTAL, fits + 1));
+        let longest = frame(destination, A, EXPERIMENTAL, fits);
+        one.write(&longest);
+        assert_eq!(other.read(), longest);
+    }
+    assert_eq!(one.drops(), [(DropReason::PathTooSmall, 2)]);
+    assert_eq!(other.drops(), []);
+}
+
+#[test]
+fn the_longest_frame_of_an_ordinary_path_crosses() {
+    the_edge_is_exact(1_500, 1_500, 1_500);
+}
+
+#[test]
+fn the_longest_frame_of_the_largest_path_crosses() {
+    the_edge_is_exact(65_535, 65_521, 65_535);
+}
+
+#[test]
+fn frames_wait_for_session_endpoint_and_table() {
+    let [mut one, mut other] = two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
+    let there = IPV4[1].parse().unwrap();
+    one.publish(other.node, None, Some(there), &[B]);
+    one.write(&frame(B, A, EXPERIMENTAL, 60));
+    assert_eq!(one.event(), EngineEvent::Wanted { peer: other.node });
+    one.publish(other.node, Some(100), None, &[B]);
+    one.write(&frame(Mac::BROADCAST, A, EXPERIMENTAL, 60));
+    one.await_drops(&[(DropReason::NoSession, 2)]);
+    one.publish(other.node, Some(100), Some(there), &[B]);
+    let last = frame(B, A, EXPERIMENTAL, 60);
+    one.write(&last);
+    assert_eq!(other.read(), last);
+
+    one.engine.keepalive(SessionIndex(100));
+    one.engine.keepalive(SessionIndex(999));
+    one.await_drops(&[(DropReason::NoSession, 3)]);
+    let back = frame(A, B, EXPERIMENTAL, 60);
+    other.write(&back);
+    assert_eq!(one.read(), back);
+    // The keepalive came before the frame that answered it could be read.
+    assert_eq!(one.engine.counters().sessions[&SessionIndex(100)].sent, 2);
+
+    one.engine.remove(SessionIndex(100));
+    one.write(&last);
+    one.await_drops(&[(DropReason::NoSession, 4)]);
+    assert!(matches!(
+        other.engine.install(&keys(one.node, Cipher::Aes256Gcm, 200, 1, 1, 1)),
+        Err(EngineError::IndexInUse { .. })
+    ));
+}
+
+#[test]
+fn a_stopped_engine_leaves_its_tap_to_the_next() {
+    let namespace = Namespace::new().unwrap();
+    let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap());
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let second = namespace.run(|| start(any).0).unwrap();
+    let Err(error @ EngineError::OpenTap { .. }) = second else { panic!("two engines hold one TAP device") };
+    assert!(error.to_string().contains("another process holds it"), "{error}");
+    let began = std::time::Instant::now();
+    Box::new(host.engine).stop();
+    assert!(began.elapsed() < PATIENCE / 10, "stopping took {:?}", began.elapsed());
+    assert!(namespace.run(|| link::find(TAP).unwrap().is_some()).unwrap());
+    namespace.run(|| start(any).0).unwrap().unwrap();
+}
+
+#[test]
+fn a_wrong_tap_is_refused_by_name() {
+    let namespace = Namespace::new().unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let started = || namespace.run(|| start(any).0.err().unwrap()).unwrap();
+    assert!(matches!(started(), EngineError::NoTap { name } if name == TAP));
+    assert!(namespace.run(|| link::find(TAP).unwrap().is_none()).unwrap(), "it was made in passing");
+    namespace.run(|| link::create_bridge(TAP, &Default::default()).unwrap()).unwrap();
+    assert!(matches!(started(), EngineError::NotATap { name } if name == TAP));
+}
+
+#[test]
+fn a_removed_tap_is_reported_once() {
+    let namespace = Namespace::new().unwrap();
+    let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap());
+    assert!(namespace.run(|| link::delete(TAP).unwrap()).unwrap());
+    let EngineEvent::Failed { what } = host.event() else { panic!("another event") };
+    assert!(what.contains(TAP) && what.contains("restart"), "{what}");
+    assert!(host.engine.description().degradations.contains(&what));
+    let began = std::time::Instant::now();
+    Box::new(host.engine).stop();
+    assert!(began.elapsed() < PATIENCE / 10);
+}

@@ -1,0 +1,377 @@
+//! The state machine: inputs in, outputs out, one deadline.
+
+use crate::gate::Gate;
+use crate::handshake::Initiation;
+use crate::io::{DownReason, Input, LocalNode, Output, PeerInfo, PeerView};
+use crate::keys::Cipher;
+use crate::message::{InitPayload, MAC_LEN, assemble};
+use crate::peer::{Attempt, Handshake, Peer};
+use crate::shared::{Secret, Shared};
+use crate::timing::*;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use weft_wire::datagram::{Header, Kind};
+use weft_wire::limits::{ENDPOINTS_MAX, OWNERS_MAX, SESSIONS_MAX};
+use weft_wire::{ClusterSecret, DropReason, NodeId, SessionIndex, Time};
+
+/// Cluster secrets that are accepted: the current and the previous one.
+const SECRETS_MAX: usize = 2;
+/// Peers that an address is taken for when a datagram with an unknown index comes from it. More than one peer
+/// says so only behind one NAT, or when one lies.
+const PEERS_PER_ENDPOINT: usize = 4;
+
+/// The sleeve of one node.
+///
+/// After each [`handle`](Self::handle), take outputs until there are none: what one input puts out is bounded, and
+/// nothing is dropped from the queue.
+pub struct Sleeve {
+    pub(crate) shared: Shared,
+    pub(crate) gate: Gate,
+    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    /// Peers that take up a place for sessions, at most `SESSIONS_MAX`.
+    active: BTreeSet<NodeId>,
+    timers: BTreeSet<(Time, NodeId)>,
+}
+
+impl Sleeve {
+    /// A sleeve without secrets and peers. All randomness grows from `seed`, which must be fresh for each process.
+    pub fn new(local: LocalNode, seed: [u8; 32]) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        Self {
+            gate: Gate::new(&mut rng),
+            shared: Shared::new(local, rng),
+            peers: BTreeMap::new(),
+            active: BTreeSet::new(),
+            timers: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in one event.
+    pub fn handle(&mut self, now: Time, input: Input<'_>) {
+        match input {
+            Input::Secrets(secrets) => self.set_secrets(now, secrets),
+            Input::UpsertPeer(node, info) => self.upsert(now, node, info),
+            Input::RemovePeer(node) => self.remove(node),
+            Input::Connect(node) => {
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.wanted = true;
+                    peer.used = now;
+                    self.serve(now, node);
+                }
+            }
+            Input::Datagram { from, bytes } => {
+                if let Err(reason) = self.receive(now, from, bytes) {
+                    self.shared.dropped(reason, Some(from));
+                }
+            }
+            Input::Opened { local, from } => self.with_session(now, local, |peer, shared| {
+                peer.confirm(now, local, from, shared);
+            }),
+            Input::Roamed { local, from } => self.with_session(now, local, |peer, shared| {
+                // One that was replaced may deliver, late, what was sent before the peer moved.
+                if peer.current.as_ref().is_some_and(|s| s.local == local) {
+                    peer.move_to(from, shared);
+                }
+            }),
+            Input::UnknownIndex { from } => self.on_unknown_index(now, from),
+            Input::Activity {
+                local,
+                sent,
+                received,
+            } => self.with_session(now, local, |peer, _| peer.note(now, local, sent, received)),
+            Input::Timeout => self.on_timeout(now),
+        }
+    }
+
+    /// The next thing to do, in order; `None` when all is done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.shared.pop()
+    }
+
+    /// When [`Input::Timeout`] is due; a time in the past means at once.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Every peer, by node id.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
+        self.peers.values().map(Peer::view)
+    }
+
+    /// One peer.
+    pub fn peer(&self, node: &NodeId) -> Option<PeerView> {
+        self.peers.get(node).map(Peer::view)
+    }
+
+    fn set_secrets(&mut self, now: Time, secrets: &[ClusterSecret]) {
+        let us = self.shared.local.node;
+        self.shared.secrets = secrets
+            .iter()
+            .take(SECRETS_MAX)
+            .map(|secret| Secret::new(secret, &us))
+            .collect();
+        let waiting: Vec<NodeId> = self
+            .peers
+            .values()
+            .filter(|p| matches!(p.handshake, Handshake::AwaitingChance { .. }))
+            .map(|p| p.node)
+            .collect();
+        for node in waiting {
+            self.retry_now(now, node);
+        }
+    }
+
+    fn upsert(&mut self, now: Time, node: NodeId, mut info: PeerInfo) {
+        if node == self.shared.local.node {
+            return;
+        }
+        info.endpoints.truncate(ENDPOINTS_MAX);
+        if !self.peers.contains_key(&node) && self.peers.len() >= OWNERS_MAX {
+            self.shared.dropped(DropReason::SessionTableFull, None);
+            return;
+        }
+        let peer = self
+            .peers
+            .entry(node)
+            .or_insert_with(|| Peer::new(now, node, info.clone()));
+        let moved = peer.info.endpoints != info.endpoints;
+        for endpoint in &peer.info.endpoints {
+            self.shared.known.remove(&(*endpoint, node));
+        }
+        peer.info = info;
+        for endpoint in peer.candidates() {
+            self.shared.known.insert((endpoint, node));
+        }
+        match &mut peer.handshake {
+            Handshake::AwaitingChance { .. } => self.retry_now(now, node),
+            Handshake::AwaitingResponse(attempt) if moved => {
+                let earliest = peer.last_init.map_or(now, |last| last + HINT_INTERVAL);
+                attempt.retry_at = attempt.retry_at.min(earliest);
+                self.serve(now, node);
+            }
+            _ => self.serve(now, node),
+        }
+    }
+
+    fn remove(&mut self, node: NodeId) {
+        let Some(mut peer) = self.peers.remove(&node) else {
+            return;
+        };
+        peer.end_all(DownReason::Removed, &mut self.shared);
+        for endpoint in peer.candidates() {
+            self.shared.known.remove(&(endpoint, node));
+        }
+        self.timers.remove(&(peer.filed, node));
+        self.active.remove(&node);
+    }
+
+    /// Lets a peer that waits for a chance try again.
+    fn retry_now(&mut self, now: Time, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&node)
+            && let Handshake::AwaitingChance { until } = &mut peer.handshake
+        {
+            *until = now;
+        }
+        self.serve(now, node);
+    }
+
+    /// Does something with the peer behind a session of ours. Indexes that name none come from an engine that has
+    /// not yet seen a `Remove`.
+    fn with_session(&mut self, now: Time, local: SessionIndex, act: impl FnOnce(&mut Peer, &mut Shared)) {
+        let Some(node) = self.shared.indexes.get(&local).copied() else {
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(&node) {
+            act(peer, &mut self.shared);
+        }
+        self.serve(now, node);
+    }
+
+    /// A peer sends under a session that we do not hold: we were restarted, or let it go.
+    fn on_unknown_index(&mut self, now: Time, from: SocketAddr) {
+        let all = (from, NodeId([0; 32]))..=(from, NodeId([0xff; 32]));
+        let nodes: Vec<NodeId> = self
+            .shared
+            .known
+            .range(all)
+            .take(PEERS_PER_ENDPOINT)
+            .map(|(_, node)| *node)
+            .collect();
+        for node in nodes {
+            // While it is heard under a session, such a datagram is a straggler or forged.
+            let lost = |p: &Peer| p.current.is_none() || p.is_silent(now);
+            if self.peers.get(&node).is_some_and(lost) {
+                self.follow_hint(now, node, from);
+            }
+        }
+    }
+
+    /// A datagram says that the peer is alive at this address: initiate there, at most once a second.
+    pub(crate) fn follow_hint(&mut self, now: Time, node: NodeId, from: SocketAddr) {
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
+        peer.wanted = true;
+        let awaits_initiator = matches!(peer.handshake, Handshake::AwaitingInitiator(_));
+        if !awaits_initiator && peer.may_follow_hint(now) {
+            peer.hint = Some(from);
+            self.initiate(now, node);
+        }
+        self.serve(now, node);
+    }
+
+    fn on_timeout(&mut self, now: Time) {
+        for _ in 0..PEERS_PER_TIMEOUT {
+            match self.timers.first().copied() {
+                Some((at, node)) if at <= now => self.serve(now, node),
+                _ => return,
+            }
+        }
+    }
+
+    /// Does all that is due for a peer, and files it under its next deadline.
+    pub(crate) fn serve(&mut self, now: Time, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
+        peer.expire(now, &mut self.shared);
+        if peer.is_initiation_due(now) {
+            self.initiate(now, node);
+        }
+        self.file(now, node);
+    }
+
+    /// Brings the peer's state, its place among the active ones and its deadline up to date.
+    fn file(&mut self, now: Time, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
+        peer.settle(now);
+        if peer.is_active() {
+            self.active.insert(node);
+        } else {
+            self.active.remove(&node);
+        }
+        let deadline = peer.deadline();
+        if deadline != peer.filed {
+            self.timers.remove(&(peer.filed, node));
+            if deadline != Time::NEVER {
+                self.timers.insert((deadline, node));
+            }
+            peer.filed = deadline;
+        }
+    }
+
+    /// Sends a fresh initiation in place of one that was sent before, or notes what it lacks.
+    fn initiate(&mut self, now: Time, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
+        peer.drop_handshake(&mut self.shared);
+        let candidates = peer.candidates();
+        if candidates.is_empty() && peer.hint.is_none() || self.shared.secrets.is_empty() {
+            peer.handshake = Handshake::AwaitingChance { until: Time::NEVER };
+            return;
+        }
+        let has_room = self.make_room(now, node);
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
+        let shared = &mut self.shared;
+        if !has_room {
+            peer.last_error = Some(DropReason::SessionTableFull);
+            shared.dropped(DropReason::SessionTableFull, None);
+            peer.handshake = Handshake::AwaitingChance {
+                until: now + RETRY_MAX,
+            };
+            return;
+        }
+        // Every address with the current secret, then every address with the previous one, and again.
+        let try_number = peer.tries as usize;
+        let (addresses, secrets) = (candidates.len().max(1), shared.secrets.len());
+        let secret = &shared.secrets[try_number / addresses % secrets];
+        let to = match peer.hint.take() {
+            Some(hint) => hint,
+            None => candidates[try_number % addresses],
+        };
+        let (psk, mac1_key, cookie_key) = (
+            secret.psk.clone(),
+            secret.mac1_key,
+            secret.secret.cookie_key(&node),
+        );
+        let their_mac1_key = secret.secret.mac1_key(&node);
+
+        let local = shared.fresh_index();
+        let header = Header::new(Kind::Init, local, u64::from_be_bytes(psk.id.0));
+        let payload = InitPayload {
+            header: header.to_bytes(),
+            node: shared.local.node,
+            certificate: shared.local.certificate,
+            genesis: shared.local.genesis,
+            incarnation: shared.local.incarnation,
+            counter: shared.next_counter(),
+            ciphers: Cipher::mask(&shared.local.ciphers),
+        };
+        let made = Initiation::start(
+            &shared.local,
+            &psk.key,
+            &mut shared.rng,
+            &peer.info.noise_static,
+            &payload,
+        );
+        let pause = RETRY_MIN * (1 << peer.tries.min(6));
+        let pause = pause.min(RETRY_MAX);
+        let retry_at = now + (pause - shared.jitter(pause / 4));
+        peer.tries = peer.tries.saturating_add(1);
+        peer.last_init = Some(now);
+        let Some((noise, message)) = made else {
+            peer.last_error = Some(DropReason::BadHandshake);
+            shared.dropped(DropReason::BadHandshake, None);
+            peer.handshake = Handshake::AwaitingChance { until: retry_at };
+            return;
+        };
+        let cookie = peer
+            .cookie
+            .filter(|(_, until)| *until > now)
+            .map(|(cookie, _)| cookie);
+        let bytes = assemble(header, &message, &their_mac1_key, cookie.as_ref());
+        let mut mac1 = [0; MAC_LEN];
+        mac1.copy_from_slice(&bytes[bytes.len() - 2 * MAC_LEN..bytes.len() - MAC_LEN]);
+        shared.claim(local, node);
+        peer.handshake = Handshake::AwaitingResponse(Box::new(Attempt {
+            noise,
+            local,
+            mac1_key,
+            cookie_key,
+            mac1,
+            with_cookie: cookie.is_some(),
+            retry_at,
+        }));
+        shared.push(Output::Send { to, bytes });
+    }
+
+    /// True when the peer has, or may take, a place for sessions; the peer idle for longest makes room.
+    pub(crate) fn make_room(&mut self, now: Time, node: NodeId) -> bool {
+        if self.active.contains(&node) || self.active.len() < SESSIONS_MAX {
+            return true;
+        }
+        let idlest = self
+            .active
+            .iter()
+            .filter_map(|node| self.peers.get(node))
+            .min_by_key(|peer| (peer.used, peer.node));
+        let Some(victim) = idlest.filter(|peer| now.since(peer.used) >= IDLE_AFTER) else {
+            return false;
+        };
+        let victim = victim.node;
+        if let Some(peer) = self.peers.get_mut(&victim) {
+            peer.end_all(DownReason::Evicted, &mut self.shared);
+        }
+        self.file(now, victim);
+        true
+    }
+}

@@ -1,0 +1,464 @@
+//! One peer: its sessions, its attempt, and when something is due.
+
+use crate::handshake::Initiation;
+use crate::io::{DownReason, Output, PeerInfo, PeerState, PeerView};
+use crate::keys::{Cipher, Role, SessionKeys};
+use crate::message::MAC_LEN;
+use crate::shared::Shared;
+use crate::timing::*;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+use weft_wire::{DropReason, NodeId, SessionIndex, Time};
+
+/// A session that frames can be sent under.
+pub(crate) struct Session {
+    pub(crate) local: SessionIndex,
+    pub(crate) cipher: Cipher,
+    role: Role,
+    established: Time,
+    rekey_at: Time,
+    sent: u64,
+    /// `sent` without keepalives.
+    sent_data: u64,
+    received: u64,
+    last_sent: Time,
+    /// How long it may be silent before the next keepalive.
+    keepalive_pause: Duration,
+    /// Keepalives that we asked for.
+    keepalives: u64,
+    /// `sent_data` and `received` when traffic other than keepalives was last noticed.
+    noticed: (u64, u64, Time),
+}
+
+impl Session {
+    pub(crate) fn new(
+        now: Time,
+        role: Role,
+        local: SessionIndex,
+        cipher: Cipher,
+        shared: &mut Shared,
+    ) -> Self {
+        let grace = match role {
+            Role::Initiator => Duration::ZERO,
+            Role::Responder => REKEY_RESPONDER_GRACE,
+        };
+        Self {
+            local,
+            cipher,
+            role,
+            established: now,
+            rekey_at: now + REKEY_AFTER + grace + shared.jitter(REKEY_JITTER),
+            sent: 0,
+            sent_data: 0,
+            received: 0,
+            last_sent: now,
+            keepalive_pause: match role {
+                Role::Initiator => CONFIRM_MIN,
+                Role::Responder => KEEPALIVE_AFTER,
+            },
+            keepalives: 0,
+            noticed: (0, 0, now),
+        }
+    }
+
+    /// Datagrams sent after which this end rekeys: the responder leaves the initiator a head start.
+    const fn rekey_after_datagrams(&self) -> u64 {
+        match self.role {
+            Role::Initiator => REKEY_AFTER_DATAGRAMS,
+            Role::Responder => REKEY_AFTER_DATAGRAMS + REKEY_AFTER_DATAGRAMS / 8,
+        }
+    }
+
+    fn keepalive_at(&self) -> Time {
+        self.last_sent + self.keepalive_pause
+    }
+
+    fn keepalive(&mut self, now: Time, shared: &mut Shared) {
+        self.last_sent = now;
+        self.keepalives += 1;
+        self.keepalive_pause = (self.keepalive_pause * 2).min(KEEPALIVE_AFTER);
+        shared.push(Output::Keepalive { local: self.local });
+    }
+
+    /// Takes in the engine's counts; true when more than keepalives travelled.
+    fn note(&mut self, now: Time, sent: u64, received: u64) -> bool {
+        // Our own keepalives are no news: `last_sent` knows of them since they were asked for.
+        if sent.saturating_sub(self.keepalives) > self.sent_data {
+            self.sent_data = sent.saturating_sub(self.keepalives);
+            self.last_sent = now;
+        }
+        self.sent = self.sent.max(sent);
+        if received > self.received {
+            self.received = received;
+            self.keepalive_pause = KEEPALIVE_AFTER;
+        }
+        let most = match self.role {
+            Role::Initiator => self.sent.max(self.received),
+            Role::Responder => self.sent,
+        };
+        if most >= self.rekey_after_datagrams() {
+            self.rekey_at = self.rekey_at.min(now);
+        }
+        let (data, heard, since) = self.noticed;
+        // One keepalive in each interval, and the few by which an initiator shows a new session.
+        let signs = now.since(since).as_secs() / KEEPALIVE_AFTER.as_secs() + 4;
+        let used = self.sent_data > data || self.received - heard > signs;
+        if used {
+            self.noticed = (self.sent_data, self.received, now);
+        }
+        used
+    }
+}
+
+/// A session that was replaced: for receiving only.
+pub(crate) struct Previous {
+    pub(crate) local: SessionIndex,
+    until: Time,
+    received: u64,
+}
+
+/// INIT was sent.
+pub(crate) struct Attempt {
+    pub(crate) noise: Initiation,
+    pub(crate) local: SessionIndex,
+    /// Key of `mac1` in the response.
+    pub(crate) mac1_key: [u8; 32],
+    /// Key under which the responder would seal a cookie.
+    pub(crate) cookie_key: [u8; 32],
+    /// Our `mac1`, which a cookie answers.
+    pub(crate) mac1: [u8; MAC_LEN],
+    pub(crate) with_cookie: bool,
+    pub(crate) retry_at: Time,
+}
+
+/// RESP was sent.
+pub(crate) struct Offer {
+    pub(crate) session: Session,
+    until: Time,
+}
+
+/// What the handshake with a peer awaits.
+pub(crate) enum Handshake {
+    /// Nothing: none is wanted, or a session stands.
+    Idle,
+    /// A chance to begin: an address, a secret, room in the table.
+    AwaitingChance { until: Time },
+    /// The responder.
+    AwaitingResponse(Box<Attempt>),
+    /// The initiator's first datagram.
+    AwaitingInitiator(Box<Offer>),
+}
+
+pub(crate) struct Peer {
+    pub(crate) node: NodeId,
+    pub(crate) info: PeerInfo,
+    /// Somebody wants a session to be kept up.
+    pub(crate) wanted: bool,
+    pub(crate) handshake: Handshake,
+    pub(crate) current: Option<Session>,
+    pub(crate) previous: Option<Previous>,
+    /// Where it was last heard from, authenticated.
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// Where a datagram of its came from that proves less: tried once.
+    pub(crate) hint: Option<SocketAddr>,
+    /// Initiations since the last answer.
+    pub(crate) tries: u32,
+    pub(crate) last_init: Option<Time>,
+    /// The greatest (incarnation, counter) of its initiations.
+    pub(crate) greatest: Option<(u64, u64)>,
+    /// A cookie of its, and until when it is good.
+    pub(crate) cookie: Option<([u8; MAC_LEN], Time)>,
+    pub(crate) last_error: Option<DropReason>,
+    /// When anything opened last, under any of its sessions.
+    heard: Time,
+    /// When more than keepalives travelled last.
+    pub(crate) used: Time,
+    state: PeerState,
+    since: Time,
+    /// Deadline under which it is filed.
+    pub(crate) filed: Time,
+}
+
+impl Peer {
+    pub(crate) fn new(now: Time, node: NodeId, info: PeerInfo) -> Self {
+        Self {
+            node,
+            info,
+            wanted: false,
+            handshake: Handshake::Idle,
+            current: None,
+            previous: None,
+            endpoint: None,
+            hint: None,
+            tries: 0,
+            last_init: None,
+            greatest: None,
+            cookie: None,
+            last_error: None,
+            heard: now,
+            used: now,
+            state: PeerState::Idle,
+            since: now,
+            filed: Time::NEVER,
+        }
+    }
+
+    /// Where it may be: where it was heard, then where it says it is.
+    pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
+        let mut out: Vec<SocketAddr> = self.endpoint.into_iter().collect();
+        for endpoint in &self.info.endpoints {
+            if !out.contains(endpoint) {
+                out.push(*endpoint);
+            }
+        }
+        out
+    }
+
+    /// True while it takes up one of the places for sessions.
+    pub(crate) fn is_active(&self) -> bool {
+        self.current.is_some()
+            || matches!(
+                self.handshake,
+                Handshake::AwaitingResponse(_) | Handshake::AwaitingInitiator(_)
+            )
+    }
+
+    pub(crate) fn is_silent(&self, now: Time) -> bool {
+        now.since(self.heard) >= SILENT_AFTER
+    }
+
+    /// True when a hint may make us initiate now.
+    pub(crate) fn may_follow_hint(&self, now: Time) -> bool {
+        self.last_init.is_none_or(|last| now.since(last) >= HINT_INTERVAL)
+    }
+
+    /// True when an initiation is to be sent now.
+    pub(crate) fn is_initiation_due(&self, now: Time) -> bool {
+        match &self.handshake {
+            Handshake::Idle => match &self.current {
+                None => self.wanted,
+                Some(session) => session.rekey_at <= now || self.is_silent(now),
+            },
+            Handshake::AwaitingChance { until } => *until <= now,
+            Handshake::AwaitingResponse(attempt) => attempt.retry_at <= now,
+            Handshake::AwaitingInitiator(_) => false,
+        }
+    }
+
+    /// When something is due next.
+    pub(crate) fn deadline(&self) -> Time {
+        let mut at = match &self.handshake {
+            Handshake::Idle => match &self.current {
+                None => Time::NEVER,
+                Some(session) => session.rekey_at.min(self.heard + SILENT_AFTER),
+            },
+            Handshake::AwaitingChance { until } => *until,
+            Handshake::AwaitingResponse(attempt) => attempt.retry_at,
+            Handshake::AwaitingInitiator(offer) => offer.until,
+        };
+        if let Some(session) = &self.current {
+            at = at.min(session.keepalive_at()).min(self.heard + DEAD_AFTER);
+        }
+        if let Some(previous) = &self.previous {
+            at = at.min(previous.until);
+        }
+        at
+    }
+
+    /// Ends what has run out and sends the keepalive that is due.
+    pub(crate) fn expire(&mut self, now: Time, shared: &mut Shared) {
+        if self.previous.as_ref().is_some_and(|p| p.until <= now) {
+            self.drop_previous(shared);
+        }
+        if matches!(&self.handshake, Handshake::AwaitingInitiator(offer) if offer.until <= now) {
+            self.drop_handshake(shared);
+        }
+        match &mut self.current {
+            Some(session) if session.sent >= COUNTER_LIMIT => self.end(DownReason::CountersExhausted, shared),
+            Some(_) if now.since(self.heard) >= DEAD_AFTER => self.end(DownReason::Silent, shared),
+            Some(session) if session.keepalive_at() <= now => session.keepalive(now, shared),
+            _ => {}
+        }
+    }
+
+    /// Ends the session in use and the one before it. An attempt goes on.
+    fn end(&mut self, why: DownReason, shared: &mut Shared) {
+        self.drop_previous(shared);
+        if let Some(session) = self.current.take() {
+            shared.release(session.local);
+            shared.push(Output::Remove { local: session.local });
+            shared.push(Output::Down { peer: self.node, why });
+        }
+    }
+
+    /// Ends everything; a session is no longer wanted.
+    pub(crate) fn end_all(&mut self, why: DownReason, shared: &mut Shared) {
+        self.wanted = false;
+        self.drop_handshake(shared);
+        self.end(why, shared);
+    }
+
+    fn drop_previous(&mut self, shared: &mut Shared) {
+        if let Some(previous) = self.previous.take() {
+            shared.release(previous.local);
+            shared.push(Output::Remove {
+                local: previous.local,
+            });
+        }
+    }
+
+    pub(crate) fn drop_handshake(&mut self, shared: &mut Shared) {
+        match core::mem::replace(&mut self.handshake, Handshake::Idle) {
+            Handshake::Idle | Handshake::AwaitingChance { .. } => {}
+            Handshake::AwaitingResponse(attempt) => shared.release(attempt.local),
+            Handshake::AwaitingInitiator(offer) => {
+                shared.release(offer.session.local);
+                shared.push(Output::Remove {
+                    local: offer.session.local,
+                });
+            }
+        }
+    }
+
+    /// As responder: installs a session for receiving, in place of an attempt or an earlier offer.
+    pub(crate) fn offer(&mut self, now: Time, keys: SessionKeys, shared: &mut Shared) {
+        self.drop_handshake(shared);
+        let session = Session::new(now, Role::Responder, keys.local, keys.cipher, shared);
+        shared.claim(keys.local, self.node);
+        shared.push(Output::Install(keys));
+        let until = now + OFFER_KEPT;
+        self.handshake = Handshake::AwaitingInitiator(Box::new(Offer { session, until }));
+    }
+
+    /// As initiator: the response came. Its index is the one that the attempt held.
+    pub(crate) fn finish(
+        &mut self,
+        now: Time,
+        keys: SessionKeys,
+        from: Option<SocketAddr>,
+        shared: &mut Shared,
+    ) {
+        self.drop_handshake(shared);
+        let session = Session::new(now, Role::Initiator, keys.local, keys.cipher, shared);
+        shared.claim(keys.local, self.node);
+        shared.push(Output::Install(keys));
+        self.select(now, session, from, shared);
+    }
+
+    /// As responder: the first datagram opened under the session we offered.
+    pub(crate) fn confirm(&mut self, now: Time, local: SessionIndex, from: SocketAddr, shared: &mut Shared) {
+        match core::mem::replace(&mut self.handshake, Handshake::Idle) {
+            Handshake::AwaitingInitiator(offer) if offer.session.local == local => {
+                self.select(now, offer.session, Some(from), shared);
+            }
+            other => self.handshake = other,
+        }
+    }
+
+    /// Sends under this session from now on and shows it to the other end with a keepalive.
+    fn select(&mut self, now: Time, mut session: Session, from: Option<SocketAddr>, shared: &mut Shared) {
+        self.drop_previous(shared);
+        self.tries = 0;
+        self.hint = None;
+        self.last_error = None;
+        self.wanted = true;
+        self.heard = now;
+        if let Some(from) = from {
+            self.move_to(from, shared);
+        }
+        shared.push(Output::Select {
+            peer: self.node,
+            local: session.local,
+        });
+        let pause = session.keepalive_pause;
+        session.keepalive(now, shared);
+        session.keepalive_pause = pause;
+        let old = self.current.take();
+        if old.as_ref().is_none_or(|old| old.cipher != session.cipher) {
+            shared.push(Output::Up {
+                peer: self.node,
+                cipher: session.cipher,
+            });
+        }
+        match old {
+            Some(old) => {
+                self.previous = Some(Previous {
+                    local: old.local,
+                    until: now + PREVIOUS_KEPT,
+                    received: old.received,
+                });
+            }
+            None => self.used = now,
+        }
+        self.current = Some(session);
+    }
+
+    /// Notes where it was heard from.
+    pub(crate) fn move_to(&mut self, endpoint: SocketAddr, shared: &mut Shared) {
+        if self.endpoint == Some(endpoint) {
+            return;
+        }
+        if let Some(old) = self.endpoint.replace(endpoint)
+            && !self.info.endpoints.contains(&old)
+        {
+            shared.known.remove(&(old, self.node));
+        }
+        shared.known.insert((endpoint, self.node));
+        shared.push(Output::Endpoint {
+            peer: self.node,
+            endpoint,
+        });
+    }
+
+    /// Takes in the engine's counts for one of the sessions.
+    pub(crate) fn note(&mut self, now: Time, local: SessionIndex, sent: u64, received: u64) {
+        if let Some(session) = self.current.as_mut().filter(|s| s.local == local) {
+            if received > session.received {
+                self.heard = now;
+            }
+            if session.note(now, sent, received) {
+                self.used = now;
+            }
+        } else if let Some(previous) = self.previous.as_mut().filter(|p| p.local == local)
+            && received > previous.received
+        {
+            previous.received = received;
+            self.heard = now;
+        }
+    }
+
+    /// Brings state and its time up to date.
+    pub(crate) fn settle(&mut self, now: Time) {
+        let state = match (&self.current, &self.handshake) {
+            (Some(_), _) if self.is_silent(now) => PeerState::Silent,
+            (Some(_), _) => PeerState::Established,
+            (None, Handshake::Idle) => PeerState::Idle,
+            (None, Handshake::AwaitingChance { .. }) if self.candidates().is_empty() => {
+                PeerState::AwaitingEndpoint
+            }
+            (None, Handshake::AwaitingChance { .. }) => PeerState::AwaitingChance,
+            (None, Handshake::AwaitingResponse(_)) => PeerState::AwaitingResponse,
+            (None, Handshake::AwaitingInitiator(_)) => PeerState::AwaitingInitiator,
+        };
+        if state != self.state {
+            self.state = state;
+            self.since = now;
+        }
+    }
+
+    pub(crate) fn view(&self) -> PeerView {
+        PeerView {
+            node: self.node,
+            state: self.state,
+            since: self.since,
+            endpoint: self.endpoint,
+            session: self.current.as_ref().map(|s| s.local),
+            cipher: self.current.as_ref().map(|s| s.cipher),
+            established: self.current.as_ref().map(|s| s.established),
+            unanswered: self.tries,
+            last_error: self.last_error,
+        }
+    }
+}

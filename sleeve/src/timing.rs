@@ -1,0 +1,56 @@
+//! Every interval and count of the session lifecycle. Where WireGuard has the same constant (its paper, §6.1),
+//! its value stands here too, unless a reason is given.
+
+use core::time::Duration;
+use weft_wire::limits::SESSIONS_MAX;
+
+/// The end that initiated a session rekeys it at this age; bounds what one stolen key opens.
+pub const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// How much longer the responder waits, so that normally one end alone rekeys.
+pub const REKEY_RESPONDER_GRACE: Duration = Duration::from_secs(10);
+/// Each end adds up to this much at random, so that a cluster started at once does not rekey at once.
+pub const REKEY_JITTER: Duration = Duration::from_secs(5);
+/// An end that has sent so many datagrams rekeys. At 8 Gbit/s that is after 95 s; far below the 2^28 datagrams of
+/// 2 KB up to which AES-GCM keeps its margin (RFC 9001 §6.6).
+pub const REKEY_AFTER_DATAGRAMS: u64 = 1 << 26;
+/// No counter from this one on is ever sealed under: the engine refuses, and the core ends the session. With
+/// datagrams of 1,400 octets an attacker's advantage against AES-GCM is then still below 2^-50.
+pub const COUNTER_LIMIT: u64 = 1 << 32;
+/// A replaced session is kept for receiving so long: longer than any datagram stays in flight.
+pub const PREVIOUS_KEPT: Duration = Duration::from_secs(10);
+/// A responder waits so long for the first datagram under a session that it has answered: three keepalives of the
+/// initiator may get lost.
+pub const OFFER_KEPT: Duration = Duration::from_secs(20);
+
+/// First pause before an initiation is repeated: above the round trip of most paths.
+pub const RETRY_MIN: Duration = Duration::from_millis(250);
+/// Longest pause; doubled up to here. A healed path carries frames again within it.
+pub const RETRY_MAX: Duration = Duration::from_secs(10);
+/// A peer's hint (an unknown index, a crossing initiation) makes us initiate at most so often.
+pub const HINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An end that has sent nothing for so long sends a keepalive: half of what NAT tables forget first.
+pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(5);
+/// First pause of the keepalives with which an initiator shows its new session to the responder; doubled up to
+/// [`KEEPALIVE_AFTER`] until something was received under it.
+pub const CONFIRM_MIN: Duration = Duration::from_millis(500);
+/// Nothing heard for so long, which is three keepalives: the handshake is repeated, the session stays in use.
+pub const SILENT_AFTER: Duration = Duration::from_secs(15);
+/// Nothing heard for so long: the session ends. It carried nothing that we know of.
+pub const DEAD_AFTER: Duration = Duration::from_secs(180);
+/// A session on which nothing but keepalives travelled for so long may make room for another.
+pub const IDLE_AFTER: Duration = Duration::from_secs(30);
+
+/// Sessions installed at once: for each peer the one in use, the one before it, and one offered.
+pub const INSTALLED_MAX: usize = 3 * SESSIONS_MAX;
+/// Peers that one call serves when the timer fires; the next call serves the others.
+pub(crate) const PEERS_PER_TIMEOUT: usize = 64;
+
+/// A cookie secret is replaced at this age; the one before it is still accepted.
+pub const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(120);
+/// Handshakes a second that are served without asking for a cookie: some 6 % of one processor.
+pub const HANDSHAKES_PER_SECOND: u32 = 200;
+/// Handshakes a second that one address with a cookie may make; WireGuard's value.
+pub const HANDSHAKES_PER_SECOND_AND_SOURCE: u32 = 20;
+/// Addresses whose share is counted at once.
+pub const SOURCES_MAX: usize = 4_096;

@@ -1,0 +1,91 @@
+//! A packet filter on a host, by `nft`.
+
+use std::io;
+use std::net::IpAddr;
+
+use crate::error::{Error, Result};
+use crate::program;
+use crate::station::Station;
+
+/// Where `nft` may be when the search path of an ordinary user does not lead to it.
+const PROGRAMS: [&str; 2] = ["nft", "/usr/sbin/nft"];
+
+/// The packet filter of one host. Rules add up until [`Firewall::clear`].
+#[derive(Clone, Debug)]
+pub struct Firewall {
+    station: Station,
+}
+
+impl Firewall {
+    pub(crate) fn new(station: Station) -> Self {
+        Self { station }
+    }
+
+    /// Drops UDP datagrams that come in to, or go out to, this port.
+    ///
+    /// # Errors
+    /// When `nft` is missing or refuses.
+    pub fn drop_udp_port(&self, port: u16) -> Result<()> {
+        self.add(&format!("udp dport {port} drop"))
+    }
+
+    /// Drops TCP segments that come in to, or go out to, this port.
+    ///
+    /// # Errors
+    /// When `nft` is missing or refuses.
+    pub fn drop_tcp_port(&self, port: u16) -> Result<()> {
+        self.add(&format!("tcp dport {port} drop"))
+    }
+
+    /// Drops everything that comes in from this address; what goes out to it passes.
+    ///
+    /// # Errors
+    /// When `nft` is missing or refuses.
+    pub fn drop_from(&self, address: IpAddr) -> Result<()> {
+        let family = if address.is_ipv4() { "ip" } else { "ip6" };
+        self.add(&format!("{family} saddr {address} drop"))
+    }
+
+    /// Removes every rule.
+    ///
+    /// # Errors
+    /// When `nft` is missing or refuses.
+    pub fn clear(&self) -> Result<()> {
+        run(&self.station, "table inet weft_lab\ndelete table inet weft_lab\n")
+    }
+
+    fn add(&self, rule: &str) -> Result<()> {
+        let hook = |name: &str| {
+            format!(
+                "add chain inet weft_lab {name} {{ type filter hook {name} priority 0; policy accept; }}\n"
+            )
+        };
+        let rules = ["input", "output"].map(|chain| format!("add rule inet weft_lab {chain} {rule}\n"));
+        let text = format!(
+            "add table inet weft_lab\n{}{}{}",
+            hook("input"),
+            hook("output"),
+            rules.concat()
+        );
+        run(&self.station, &text)
+    }
+}
+
+/// Gives a script to `nft` in a station's namespace. It is applied whole or not at all.
+pub(crate) fn run(station: &Station, script: &str) -> Result<()> {
+    for name in PROGRAMS {
+        let mut command = program::command(name);
+        command.args(["-f", "-"]);
+        let namespace = station.namespace();
+        match program::run(&station.lab, namespace, station.name(), command, Some(script)) {
+            Ok(output) => return output.success().map(drop),
+            Err(Error::Kernel(weft_kernel::Error::Io { source, .. }))
+                if source.kind() == io::ErrorKind::NotFound => {}
+            Err(other) => return Err(other),
+        }
+    }
+    Err(Error::MissingProgram {
+        program: "nft",
+        package: "nftables",
+    })
+}

@@ -1,0 +1,91 @@
+//! A pod: a namespace attached to a host's overlay.
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use weft_kernel::{Namespace, link};
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::lab::check_name;
+use crate::program::Output;
+use crate::station::Station;
+
+/// A pod of the lab. It is a [`Station`] on the overlay. Clones are the same pod.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    station: Station,
+    host: Host,
+}
+
+impl Deref for Pod {
+    type Target = Station;
+
+    fn deref(&self) -> &Station {
+        &self.station
+    }
+}
+
+impl Pod {
+    pub(crate) fn attach(host: &Host, name: &str, address: IpAddr) -> Result<Self> {
+        check_name(name)?;
+        let namespace = Namespace::new()?;
+        let mut pod = Self {
+            station: Station {
+                lab: Arc::clone(&host.lab),
+                name: name.to_owned(),
+                namespace,
+                interface: String::new(),
+                addresses: vec![address],
+            },
+            host: host.clone(),
+        };
+        pod.attach_again()?.success()?;
+        let links = pod.namespace.run(link::list)??;
+        let interface = links.into_iter().find(|link| link.name != "lo");
+        pod.station.interface = interface
+            .ok_or_else(|| {
+                Error::invalid(
+                    format!("the pod {name}"),
+                    "`weft attach` must leave an interface in its namespace",
+                )
+            })?
+            .name;
+        Ok(pod)
+    }
+
+    /// The host it is attached to.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Runs `weft attach` for it once more, which changes nothing when all is well.
+    ///
+    /// # Errors
+    /// When the program cannot be run. A refusal is in the [`Output`].
+    pub fn attach_again(&self) -> Result<Output> {
+        let address = self.address()?.to_string();
+        let (path, socket) = (self.namespace.path(), self.host.socket());
+        self.host.weft([
+            "attach".as_ref(),
+            path.as_os_str(),
+            "--ip".as_ref(),
+            address.as_ref(),
+            "--id".as_ref(),
+            self.name.as_ref(),
+            "--socket".as_ref(),
+            socket.as_os_str(),
+        ])
+    }
+
+    /// Runs `weft detach` for it; the namespace stays.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when it is refused.
+    pub fn detach(&self) -> Result<()> {
+        let output = self.host.weft(["detach", self.name()])?;
+        output.success().map(drop)
+    }
+}

@@ -13,6 +13,7 @@
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+#![deny(clippy::iter_over_hash_type)]
 
 extern crate alloc;
 

@@ -98,6 +98,8 @@ pub(crate) struct AttachArgs {
 pub(crate) struct DetachArgs {
     /// The namespace as it was given to `weft attach`, or the --id.
     pub(crate) netns: PathBuf,
+    #[command(flatten)]
+    pub(crate) router: SocketArg,
 }
 
 #[derive(Args)]

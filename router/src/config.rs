@@ -148,13 +148,21 @@ pub(crate) enum ConfigError {
     Malformed { path: PathBuf, message: String },
     #[error("token file {path}: {source}")]
     TokenFile { path: PathBuf, source: std::io::Error },
-    #[error("token file {path} is empty: put the token there that `weft token` prints on a host of the cluster")]
+    #[error(
+        "token file {path} is empty: put the token there that `weft token` prints on a host of the cluster"
+    )]
     TokenFileEmpty { path: PathBuf },
-    #[error("peer {0:?} is neither HOST nor HOST:PORT; write an IPv6 address with a port as [2001:db8::1]:6783")]
+    #[error(
+        "peer {0:?} is neither HOST nor HOST:PORT; write an IPv6 address with a port as [2001:db8::1]:6783"
+    )]
     Peer(String),
-    #[error("more than {TARGETS_MAX} peers are named; one that is up is enough, the others are found through it")]
+    #[error(
+        "more than {TARGETS_MAX} peers are named; one that is up is enough, the others are found through it"
+    )]
     TooManyPeers,
-    #[error("address to advertise {0:?} is neither ADDRESS nor ADDRESS:PORT; write IPv6 with a port as [2001:db8::1]:6783")]
+    #[error(
+        "address to advertise {0:?} is neither ADDRESS nor ADDRESS:PORT; write IPv6 with a port as [2001:db8::1]:6783"
+    )]
     Advertise(String),
     #[error("more than {ENDPOINTS_MAX} addresses to advertise: name the best ones")]
     TooManyAdvertised,
@@ -204,20 +212,34 @@ impl UpOptions {
             return Err(ConfigError::TooManyAdvertised);
         }
         Ok(Settings {
-            peers: peers.iter().map(|peer| parse_peer(peer, port)).collect::<Result<_, _>>()?,
+            peers: peers
+                .iter()
+                .map(|peer| parse_peer(peer, port))
+                .collect::<Result<_, _>>()?,
             token,
             found: self.found || file.found,
             name,
             listen: self.listen.or(file.listen),
-            advertise: advertise.iter().map(|text| parse_advertise(text, port)).collect::<Result<_, _>>()?,
+            advertise: advertise
+                .iter()
+                .map(|text| parse_advertise(text, port))
+                .collect::<Result<_, _>>()?,
             port,
             range: match self.range.or(file.range) {
                 Some(range) => range,
-                None => DEFAULT_RANGE.parse().unwrap_or_else(|_| unreachable!("the default range is a CIDR")),
+                None => DEFAULT_RANGE
+                    .parse()
+                    .unwrap_or_else(|_| unreachable!("the default range is a CIDR")),
             },
             mtu,
-            state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
-            socket: self.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
+            state_dir: self
+                .state_dir
+                .or(file.state_dir)
+                .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            socket: self
+                .socket
+                .or(file.socket)
+                .unwrap_or_else(|| DEFAULT_SOCKET.into()),
             machine_id_file: self
                 .machine_id_file
                 .or(file.machine_id_file)
@@ -233,18 +255,28 @@ fn either(first: Vec<String>, second: Vec<String>) -> Vec<String> {
 }
 
 fn read_file(path: &Path) -> Result<UpOptions, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
-    let malformed = |message: String| ConfigError::Malformed { path: path.into(), message };
+    let unreadable = |source| ConfigError::Unreadable {
+        path: path.into(),
+        source,
+    };
+    let malformed = |message: String| ConfigError::Malformed {
+        path: path.into(),
+        message,
+    };
     if std::fs::metadata(path).map_err(unreadable)?.len() > CONFIG_FILE_MAX {
-        return Err(malformed(format!("larger than {CONFIG_FILE_MAX} octets: this is no weft configuration")));
+        return Err(malformed(format!(
+            "larger than {CONFIG_FILE_MAX} octets: this is no weft configuration"
+        )));
     }
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
     toml::from_str(&text).map_err(|e| malformed(e.to_string()))
 }
 
 fn read_token(path: &Path) -> Result<String, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::TokenFile { path: path.into(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::TokenFile {
+        path: path.into(),
+        source,
+    })?;
     match text.trim() {
         "" => Err(ConfigError::TokenFileEmpty { path: path.into() }),
         token => Ok(token.to_owned()),
@@ -263,16 +295,28 @@ fn parse_peer(text: &str, port: u16) -> Result<String, ConfigError> {
     };
     let host_ok = !host.is_empty()
         && host.len() <= 253
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-    if host_ok && port != 0 { Ok(format!("{host}:{port}")) } else { Err(bad()) }
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if host_ok && port != 0 {
+        Ok(format!("{host}:{port}"))
+    } else {
+        Err(bad())
+    }
 }
 
 fn parse_advertise(text: &str, port: u16) -> Result<SocketAddr, ConfigError> {
-    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .unwrap_or(text);
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(SocketAddr::new(address, port));
     }
-    text.parse().ok().filter(|a: &SocketAddr| a.port() != 0).ok_or_else(|| ConfigError::Advertise(text.to_owned()))
+    text.parse()
+        .ok()
+        .filter(|a: &SocketAddr| a.port() != 0)
+        .ok_or_else(|| ConfigError::Advertise(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -299,7 +343,11 @@ mod tests {
 
     #[test]
     fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
-        let settings = with_file("port = 7000\nname = \"filed\"\npeer = [\"a\"]", &["--port", "7001"]).unwrap();
+        let settings = with_file(
+            "port = 7000\nname = \"filed\"\npeer = [\"a\"]",
+            &["--port", "7001"],
+        )
+        .unwrap();
         assert_eq!((settings.port, settings.name.as_str()), (7001, "filed"));
         assert_eq!(settings.peers, ["a:7001"]);
         assert_eq!(settings.socket, Path::new(DEFAULT_SOCKET));
@@ -325,7 +373,16 @@ mod tests {
         ] {
             assert_eq!(parse_peer(text, 6783).unwrap(), full);
         }
-        for bad in ["", ":6783", "a:b", "a b", "a:0", "192.0.2.1:0", "a:70000", "http://a"] {
+        for bad in [
+            "",
+            ":6783",
+            "a:b",
+            "a b",
+            "a:0",
+            "192.0.2.1:0",
+            "a:70000",
+            "http://a",
+        ] {
             assert!(parse_peer(bad, 6783).is_err(), "{bad}");
         }
     }
@@ -346,8 +403,18 @@ mod tests {
         let path = dir.path().join("token");
         std::fs::write(&path, "  secret words here \n").unwrap();
         let args = ["--token-file", path.to_str().unwrap()];
-        assert_eq!(up(&args).resolve(None, "box").unwrap().token.as_deref(), Some("secret words here"));
-        assert_eq!(up(&args).resolve(Some("direct".into()), "box").unwrap().token.as_deref(), Some("direct"));
+        assert_eq!(
+            up(&args).resolve(None, "box").unwrap().token.as_deref(),
+            Some("secret words here")
+        );
+        assert_eq!(
+            up(&args)
+                .resolve(Some("direct".into()), "box")
+                .unwrap()
+                .token
+                .as_deref(),
+            Some("direct")
+        );
         std::fs::write(&path, "\n").unwrap();
         assert!(up(&args).resolve(None, "box").is_err());
     }

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// For the whole demo on a busy machine.
@@ -244,22 +244,32 @@ fn bad_arguments_are_named() {
     place.assert_nothing_left();
 }
 
+/// A demo that runs beside the test, and not longer.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended, which is what most tests want.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts a demo that stays, and waits until it has said how to step in.
-fn kept(place: &Place) -> (std::process::Child, Vec<String>) {
-    let mut child = place
-        .demo(&["--keep"])
+fn kept(place: &Place) -> (Running, Vec<String>) {
+    let mut command = place.demo(&["--keep"]);
+    command
         .stdout(Stdio::piped())
-        .stderr(File::create(place.folder.path().join("errors")).unwrap())
-        .spawn()
-        .unwrap();
+        .stderr(File::create(place.folder.path().join("errors")).unwrap());
+    let mut running = Running(command.spawn().unwrap());
     let mut lines = Vec::new();
     // The demo's own waits are bounded, so this ends.
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+    for line in BufReader::new(running.0.stdout.take().unwrap()).lines() {
         let line = line.unwrap();
         let last = line.starts_with("Ctrl-C ends");
         lines.push(line);
         if last {
-            return (child, lines);
+            return (running, lines);
         }
     }
     let errors = fs::read_to_string(place.folder.path().join("errors")).unwrap();
@@ -277,7 +287,7 @@ fn signal(name: &str, pid: u32) {
 #[test]
 fn kept_until_ctrl_c() {
     let place = Place::new();
-    let (mut child, lines) = kept(&place);
+    let (mut demo, lines) = kept(&place);
     // The line for a host leads into its namespace, where its router is.
     let line = lines.iter().find(|line| line.contains("host b")).unwrap();
     let step_in = line
@@ -309,8 +319,10 @@ fn kept_until_ctrl_c() {
         .success()
     );
 
-    signal("INT", child.id());
-    let status = weft_kernel::process::wait(&mut child, PATIENCE).unwrap().unwrap();
+    signal("INT", demo.0.id());
+    let status = weft_kernel::process::wait(&mut demo.0, PATIENCE)
+        .unwrap()
+        .unwrap();
     assert!(status.success(), "{status}");
     place.assert_nothing_left();
 }
@@ -318,17 +330,16 @@ fn kept_until_ctrl_c() {
 #[test]
 fn interrupted_in_the_middle() {
     let place = Place::new();
-    let mut child = place
-        .demo(&["--json"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut command = place.demo(&["--json"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut demo = Running(command.spawn().unwrap());
+    let mut lines = BufReader::new(demo.0.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().starts_with("ping")));
-    signal("TERM", child.id());
+    signal("TERM", demo.0.id());
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    let status = weft_kernel::process::wait(&mut child, PATIENCE).unwrap().unwrap();
+    let status = weft_kernel::process::wait(&mut demo.0, PATIENCE)
+        .unwrap()
+        .unwrap();
     assert_eq!(status.code(), Some(130), "{rest:?}");
     assert!(rest.iter().any(|line| line.contains("interrupted")), "{rest:?}");
     place.assert_nothing_left();
@@ -337,10 +348,10 @@ fn interrupted_in_the_middle() {
 #[test]
 fn killed_it_leaves_no_process() {
     let place = Place::new();
-    let (mut child, _) = kept(&place);
+    let (mut demo, _) = kept(&place);
     assert!(place.processes().len() >= 3, "{:?}", place.processes());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    demo.0.kill().unwrap();
+    demo.0.wait().unwrap();
     // Its children are killed by the kernel; there is nothing of theirs to wait for but their absence.
     let end = Instant::now() + Duration::from_secs(10);
     while !place.processes().is_empty() && Instant::now() < end {

@@ -134,7 +134,13 @@ impl Node {
         };
         let record = node.own_record();
         let body = codec::encode(&record);
-        node.mesh.handle(now, weft_gossip::Input::SetRecord { kind: PeerRecord::KIND, body });
+        node.mesh.handle(
+            now,
+            weft_gossip::Input::SetRecord {
+                kind: PeerRecord::KIND,
+                body,
+            },
+        );
         if let Some(genesis) = genesis {
             node.become_member(now, &genesis);
         }
@@ -150,13 +156,26 @@ impl Node {
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
         match input {
             Input::Mesh(input) => self.mesh.handle(now, input),
-            Input::Handshake { from, bytes } => self.sleeve(now, weft_sleeve::Input::Datagram { from, bytes }),
+            Input::Handshake { from, bytes } => {
+                self.sleeve(now, weft_sleeve::Input::Datagram { from, bytes })
+            }
             Input::Opened { local, from } => self.sleeve(now, weft_sleeve::Input::Opened { local, from }),
             Input::Roamed { local, from } => self.sleeve(now, weft_sleeve::Input::Roamed { local, from }),
             Input::UnknownIndex { from } => self.sleeve(now, weft_sleeve::Input::UnknownIndex { from }),
             Input::Wanted { peer } => self.sleeve(now, weft_sleeve::Input::Connect(peer)),
-            Input::Activity { local, sent, received } => {
-                self.sleeve(now, weft_sleeve::Input::Activity { local, sent, received });
+            Input::Activity {
+                local,
+                sent,
+                received,
+            } => {
+                self.sleeve(
+                    now,
+                    weft_sleeve::Input::Activity {
+                        local,
+                        sent,
+                        received,
+                    },
+                );
             }
             Input::Learned { mac, peer } => self.changed_macs(|macs| macs.learn(now, mac, peer)),
             Input::Attached { mac } => self.changed_macs(|macs| macs.forget(mac)),
@@ -183,7 +202,12 @@ impl Node {
 
     /// When to come back with [`Input::Timeout`] if nothing happens before.
     pub fn poll_timeout(&self) -> Time {
-        [self.mesh.poll_timeout(), self.sleeve_timeout()].into_iter().flatten().min().unwrap_or(Time::NEVER).min(self.ageing_due)
+        [self.mesh.poll_timeout(), self.sleeve_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(Time::NEVER)
+            .min(self.ageing_due)
     }
 
     /// How to wire a pod that asks for `address`, or why it cannot have it.
@@ -219,12 +243,16 @@ impl Node {
             .min()
             .unwrap_or(self.config.underlay_mtu);
         // pod_mtu never exceeds its argument.
-        self.config.mtu.unwrap_or_else(|| pod_mtu(usize::from(smallest)) as u16)
+        self.config
+            .mtu
+            .unwrap_or_else(|| pod_mtu(usize::from(smallest)) as u16)
     }
 
     /// Nickname of a peer, or the short form of its id.
     pub(crate) fn name_of(&self, peer: &NodeId) -> String {
-        self.mesh.peer_record(peer).map_or_else(|| peer.short(), |record| record.name)
+        self.mesh
+            .peer_record(peer)
+            .map_or_else(|| peer.short(), |record| record.name)
     }
 
     fn own_record(&self) -> PeerRecord {
@@ -241,7 +269,9 @@ impl Node {
     }
 
     fn sleeve_timeout(&self) -> Option<Time> {
-        self.member.as_ref().and_then(|member| member.sleeve.poll_timeout())
+        self.member
+            .as_ref()
+            .and_then(|member| member.sleeve.poll_timeout())
     }
 
     /// Gives the sleeve an input, if there is one: a host without a cluster has no sessions.
@@ -262,23 +292,29 @@ impl Node {
     fn drain(&mut self, now: Time) {
         loop {
             if let Some(output) = self.mesh.poll_output() {
-                self.from_mesh(now, output);
-            } else if let Some(output) = self.member.as_mut().and_then(|member| member.sleeve.poll_output()) {
-                self.from_sleeve(now, output);
+                self.on_mesh_output(now, output);
+            } else if let Some(output) = self
+                .member
+                .as_mut()
+                .and_then(|member| member.sleeve.poll_output())
+            {
+                self.on_sleeve_output(now, output);
             } else {
                 break;
             }
         }
         if core::mem::take(&mut self.table_changed) {
             let table = self.table();
-            self.outputs.push_back(Output::Engine(EngineCommand::Publish(table)));
+            self.outputs
+                .push_back(Output::Engine(EngineCommand::Publish(table)));
         }
         if core::mem::take(&mut self.macs_changed) {
-            self.outputs.push_back(Output::RemoteMacs(self.macs.iter().map(|(mac, _)| mac).collect()));
+            self.outputs
+                .push_back(Output::RemoteMacs(self.macs.iter().map(|(mac, _)| mac).collect()));
         }
     }
 
-    fn from_mesh(&mut self, now: Time, output: weft_gossip::Output) {
+    fn on_mesh_output(&mut self, now: Time, output: weft_gossip::Output) {
         let output = match output {
             weft_gossip::Output::Dial { conn, to } => Output::Mesh(MeshCommand::Dial { conn, to }),
             weft_gossip::Output::Send { conn, frame } => Output::Mesh(MeshCommand::Send { conn, frame }),
@@ -295,23 +331,41 @@ impl Node {
             MeshEvent::RecordChanged { key } => return self.on_record(now, key),
             MeshEvent::Admitted { node, name } => Notice::Admitted { peer: node, name },
             MeshEvent::PeerUp { node, name } => Notice::LinkUp { peer: node, name },
-            MeshEvent::PeerDown { node, reason } => {
-                Notice::LinkDown { peer: node, name: self.name_of(&node), reason }
-            }
-            MeshEvent::LinkRefused { remote, target, node, reason } => {
+            MeshEvent::PeerDown { node, reason } => Notice::LinkDown {
+                peer: node,
+                name: self.name_of(&node),
+                reason,
+            },
+            MeshEvent::LinkRefused {
+                remote,
+                target,
+                node,
+                reason,
+            } => {
                 let with = target
                     .or_else(|| remote.map(|remote| remote.to_string()))
                     .or_else(|| node.map(|node| node.short()))
                     .unwrap_or_default();
                 Notice::LinkRefused { with, reason }
             }
-            MeshEvent::Foreign { node, remote, genesis } => {
-                let with = remote.map_or_else(|| node.short(), |remote| format!("{} at {remote}", node.short()));
+            MeshEvent::Foreign {
+                node,
+                remote,
+                genesis,
+            } => {
+                let with =
+                    remote.map_or_else(|| node.short(), |remote| format!("{} at {remote}", node.short()));
                 Notice::Foreign { with, genesis }
             }
             MeshEvent::CopiedIdentity { node, remote } => {
-                let whose = if node == self.id() { "this host's".to_string() } else { format!("{}'s", self.name_of(&node)) };
-                let place = remote.map(|remote| format!(", one of them at {remote}")).unwrap_or_default();
+                let whose = if node == self.id() {
+                    "this host's".to_string()
+                } else {
+                    format!("{}'s", self.name_of(&node))
+                };
+                let place = remote
+                    .map(|remote| format!(", one of them at {remote}"))
+                    .unwrap_or_default();
                 self.warn(format!(
                     "two routers use {whose} identity{place}: a state directory was copied. Stop one of them and \
                      remove its state directory; it then becomes a new node"
@@ -328,7 +382,8 @@ impl Node {
 
     fn warn(&mut self, sentence: String) {
         if !self.warnings.contains(&sentence) && self.warnings.len() < WARNINGS_MAX {
-            self.outputs.push_back(Output::Notice(Notice::Warning(sentence.clone())));
+            self.outputs
+                .push_back(Output::Notice(Notice::Warning(sentence.clone())));
             self.warnings.push(sentence);
         }
     }
@@ -339,7 +394,9 @@ impl Node {
             Ok(space) => space,
             Err(error) => return self.warn(format!("the cluster's genesis cannot be used: {error}")),
         };
-        let Some(membership) = self.mesh.membership() else { return };
+        let Some(membership) = self.mesh.membership() else {
+            return;
+        };
         let identity = &self.config.identity;
         let local = LocalNode {
             node: self.mesh.node(),
@@ -351,8 +408,14 @@ impl Node {
         };
         let mut sleeve = Sleeve::new(local, derive(&self.config.seed, "weft seed sleeve"));
         sleeve.handle(now, weft_sleeve::Input::Secrets(membership.secrets()));
-        self.member = Some(Member { genesis: genesis.id(), space, sleeve });
-        self.outputs.push_back(Output::Notice(Notice::Joined { genesis: genesis.id() }));
+        self.member = Some(Member {
+            genesis: genesis.id(),
+            space,
+            sleeve,
+        });
+        self.outputs.push_back(Output::Notice(Notice::Joined {
+            genesis: genesis.id(),
+        }));
         for peer in self.mesh.members() {
             self.upsert_peer(now, peer);
         }
@@ -369,20 +432,42 @@ impl Node {
         if peer == self.id() {
             return;
         }
-        let Some(record) = self.mesh.peer_record(&peer) else { return };
+        let Some(record) = self.mesh.peer_record(&peer) else {
+            return;
+        };
         if self.paths.len() >= SESSIONS_MAX && !self.paths.contains_key(&peer) {
-            return self.warn(format!("more than {SESSIONS_MAX} peers: frames to some of them are not carried"));
+            return self.warn(format!(
+                "more than {SESSIONS_MAX} peers: frames to some of them are not carried"
+            ));
         }
-        let PeerRecord { noise_static, endpoints, .. } = record;
-        self.sleeve(now, weft_sleeve::Input::UpsertPeer(peer, PeerInfo { noise_static, endpoints }));
+        let PeerRecord {
+            noise_static,
+            endpoints,
+            ..
+        } = record;
+        self.sleeve(
+            now,
+            weft_sleeve::Input::UpsertPeer(
+                peer,
+                PeerInfo {
+                    noise_static,
+                    endpoints,
+                },
+            ),
+        );
         self.sleeve(now, weft_sleeve::Input::Connect(peer));
         self.paths.entry(peer).or_insert_with(|| {
             self.table_changed = true;
-            Path { session: None, endpoint: None, down: None, since: now }
+            Path {
+                session: None,
+                endpoint: None,
+                down: None,
+                since: now,
+            }
         });
     }
 
-    fn from_sleeve(&mut self, now: Time, output: weft_sleeve::Output) {
+    fn on_sleeve_output(&mut self, now: Time, output: weft_sleeve::Output) {
         let output = match output {
             weft_sleeve::Output::Send { to, bytes } => Output::Engine(EngineCommand::Send { to, bytes }),
             weft_sleeve::Output::Install(keys) => Output::Engine(EngineCommand::Install(keys)),
@@ -391,7 +476,8 @@ impl Node {
                 // The engine looks the endpoint up in the table, so the table must be there first.
                 if core::mem::take(&mut self.table_changed) {
                     let table = self.table();
-                    self.outputs.push_back(Output::Engine(EngineCommand::Publish(table)));
+                    self.outputs
+                        .push_back(Output::Engine(EngineCommand::Publish(table)));
                 }
                 Output::Engine(EngineCommand::Keepalive(local))
             }
@@ -403,11 +489,21 @@ impl Node {
             }
             weft_sleeve::Output::Up { peer, cipher } => {
                 self.change_path(peer, |path| (path.down, path.since) = (None, now));
-                Output::Notice(Notice::SleeveUp { peer, name: self.name_of(&peer), cipher })
+                Output::Notice(Notice::SleeveUp {
+                    peer,
+                    name: self.name_of(&peer),
+                    cipher,
+                })
             }
             weft_sleeve::Output::Down { peer, why } => {
-                self.change_path(peer, |path| (path.session, path.down, path.since) = (None, Some(why), now));
-                Output::Notice(Notice::SleeveDown { peer, name: self.name_of(&peer), why })
+                self.change_path(peer, |path| {
+                    (path.session, path.down, path.since) = (None, Some(why), now)
+                });
+                Output::Notice(Notice::SleeveDown {
+                    peer,
+                    name: self.name_of(&peer),
+                    why,
+                })
             }
             weft_sleeve::Output::Dropped(reason, from) => {
                 self.sleeve_drops[reason as usize] = self.sleeve_drops[reason as usize].saturating_add(1);
@@ -431,7 +527,12 @@ impl Node {
         for (position, (peer, path)) in (0u16..).zip(&self.paths) {
             positions.insert(*peer, position);
             let (hash, session, endpoint) = (peer.peer_hash(), path.session, path.endpoint);
-            table.peers.push(PeerPath { peer: *peer, hash, session, endpoint });
+            table.peers.push(PeerPath {
+                peer: *peer,
+                hash,
+                session,
+                endpoint,
+            });
         }
         let place = |(mac, peer): (Mac, NodeId)| Some((mac, *positions.get(&peer)?));
         table.macs = self.macs.iter().filter_map(place).collect();

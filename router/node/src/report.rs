@@ -73,7 +73,8 @@ impl Node {
         DropReason::ALL
             .iter()
             .map(|reason| {
-                let count = engine.drops[*reason as usize].saturating_add(self.sleeve_drops[*reason as usize]);
+                let count =
+                    engine.drops[*reason as usize].saturating_add(self.sleeve_drops[*reason as usize]);
                 (reason.label().to_string(), count)
             })
             .filter(|(_, count)| *count > 0)
@@ -81,11 +82,17 @@ impl Node {
     }
 
     fn targets(&self) -> Vec<TargetStatus> {
-        let unreached = self.mesh.targets().into_iter().filter(|target| !target.connected && target.node != Some(self.id()));
+        let unreached = self
+            .mesh
+            .targets()
+            .into_iter()
+            .filter(|target| !target.connected && target.node != Some(self.id()));
         unreached
             .map(|target| TargetStatus {
                 target: target.target,
-                reason: target.failure.map_or_else(|| "being tried".to_string(), |failure| failure.to_string()),
+                reason: target
+                    .failure
+                    .map_or_else(|| "being tried".to_string(), |failure| failure.to_string()),
             })
             .collect()
     }
@@ -96,7 +103,8 @@ impl Node {
             let Some(node) = link.node else { continue };
             // Of several connections to one peer the one that has come furthest is shown.
             let further = links.get(&node).is_none_or(|known| {
-                (known.stage == LinkStage::Closing) || (link.stage > known.stage && link.stage != LinkStage::Closing)
+                (known.stage == LinkStage::Closing)
+                    || (link.stage > known.stage && link.stage != LinkStage::Closing)
             });
             if further {
                 links.insert(node, link);
@@ -109,8 +117,10 @@ impl Node {
         let mut ids: BTreeSet<NodeId> = self.mesh.members().into_iter().collect();
         ids.extend(links.keys().copied());
         ids.remove(&self.id());
-        let mut peers: Vec<PeerStatus> =
-            ids.iter().map(|peer| self.peer(now, peer, links.get(peer), views.get(peer), engine)).collect();
+        let mut peers: Vec<PeerStatus> = ids
+            .iter()
+            .map(|peer| self.peer(now, peer, links.get(peer), views.get(peer), engine))
+            .collect();
         peers.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
         peers
     }
@@ -132,14 +142,20 @@ impl Node {
             name: record.map_or(linked_name, |record| record.name),
             mesh: match link.map(|link| link.stage) {
                 Some(LinkStage::Up) => LinkState::Up,
-                Some(LinkStage::Connecting | LinkStage::Handshaking | LinkStage::Joining) => LinkState::Connecting,
+                Some(LinkStage::Connecting | LinkStage::Handshaking | LinkStage::Joining) => {
+                    LinkState::Connecting
+                }
                 Some(LinkStage::Closing) | None => LinkState::Down,
             },
-            mesh_rtt_us: link.and_then(|link| link.rtt).and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
+            mesh_rtt_us: link
+                .and_then(|link| link.rtt)
+                .and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
             mode: if session.is_some() { "sleeve" } else { "none" }.to_string(),
             reason: self.reason(path.and_then(|path| path.down).map(|why| why.to_string()), view),
             encrypted: session.is_some(),
-            cipher: view.and_then(|view| view.cipher).map(|cipher| cipher.label().to_string()),
+            cipher: view
+                .and_then(|view| view.cipher)
+                .map(|cipher| cipher.label().to_string()),
             endpoint: path.and_then(|path| path.endpoint),
             since_s: path.map_or(0, |path| now.since(path.since).as_secs()),
             traffic: engine.traffic.get(peer).copied().unwrap_or_default(),
@@ -148,7 +164,9 @@ impl Node {
 
     /// Why frames travel as they do, in words.
     fn reason(&self, down: Option<String>, view: Option<&PeerView>) -> String {
-        let Some(view) = view else { return "where it listens is not known yet".to_string() };
+        let Some(view) = view else {
+            return "where it listens is not known yet".to_string();
+        };
         let mut reason = view.state.describe().to_string();
         if let Some(error) = view.last_error {
             reason = format!("{reason}; last handshake: {error}");
@@ -166,6 +184,9 @@ fn encryption(peers: &[PeerStatus]) -> String {
     match (peers.len(), up) {
         (0, _) => "no other host yet; all traffic between hosts will be encrypted".to_string(),
         (_, 0) => "all traffic between hosts is encrypted; no other host is reachable now".to_string(),
-        (_, up) => format!("all traffic between hosts is encrypted ({up} of {} reachable)", peers.len()),
+        (_, up) => format!(
+            "all traffic between hosts is encrypted ({up} of {} reachable)",
+            peers.len()
+        ),
     }
 }

@@ -52,7 +52,7 @@ fn config(host: usize, durable: Option<DurableState>, incarnation: u64, targets:
     NodeConfig {
         identity: Identity {
             key: NodeKey::from_seed(seed),
-            noise: NoiseKeypair::generate(&mut ChaCha20Rng::from_seed(seed)).unwrap(),
+            noise: NoiseKeypair::generate(&mut ChaCha20Rng::from_seed(seed)).expect("X25519"),
             incarnation,
             boot_nonce: incarnation * 100 + host as u64,
             name: format!("host{host}"),
@@ -72,10 +72,18 @@ fn config(host: usize, durable: Option<DurableState>, incarnation: u64, targets:
 
 fn founded() -> DurableState {
     let founder = NodeKey::from_seed([1; 32]).id();
-    let range = "10.32.0.0/24".parse().unwrap();
+    let range = "10.32.0.0/24".parse().expect("a CIDR");
     DurableState::founded(
-        Genesis { founder, nonce: [5; 16], range, slot_size: 1 },
-        ClusterSecret { number: 1, key: [6; 32] },
+        Genesis {
+            founder,
+            nonce: [5; 16],
+            range,
+            slot_size: 1,
+        },
+        ClusterSecret {
+            number: 1,
+            key: [6; 32],
+        },
     )
 }
 
@@ -83,7 +91,7 @@ impl Net {
     fn new(configs: Vec<NodeConfig>) -> Self {
         let hosts = configs.into_iter().enumerate().map(|(i, config)| Host {
             stored: config.durable.clone(),
-            node: Node::new(Time::ZERO, config).unwrap(),
+            node: Node::new(Time::ZERO, config).expect("a state that holds"),
             address: address(i),
             table: None,
             sessions: BTreeSet::new(),
@@ -113,28 +121,45 @@ impl Net {
     fn output(&mut self, host: usize, output: Output) {
         match output {
             Output::Mesh(MeshCommand::Dial { conn, to }) => {
-                let DialTarget::Address(to) = to else { panic!("the tests name addresses only") };
+                let DialTarget::Address(to) = to else {
+                    panic!("the tests name addresses only")
+                };
                 let Some(other) = self.hosts.iter().position(|h| h.address == to) else {
-                    return self.inputs.push_back((host, Event::Mesh(Mesh::DialFailed { conn, why: "nobody".into() })));
+                    return self.inputs.push_back((
+                        host,
+                        Event::Mesh(Mesh::DialFailed {
+                            conn,
+                            why: "nobody".into(),
+                        }),
+                    ));
                 };
                 self.accepted += 1;
                 let theirs = ConnId::Accepted(self.accepted);
                 self.links.insert((host, conn), (other, theirs));
                 self.links.insert((other, theirs), (host, conn));
                 let from = self.hosts[host].address;
-                self.inputs.push_back((host, Event::Mesh(Mesh::Dialled { conn, remote: to })));
-                self.inputs.push_back((other, Event::Mesh(Mesh::Accepted { conn: theirs, from })));
+                self.inputs
+                    .push_back((host, Event::Mesh(Mesh::Dialled { conn, remote: to })));
+                self.inputs
+                    .push_back((other, Event::Mesh(Mesh::Accepted { conn: theirs, from })));
             }
             Output::Mesh(MeshCommand::Send { conn, frame }) => {
                 if let Some((other, theirs)) = self.links.get(&(host, conn)).copied() {
-                    self.inputs.push_back((other, Event::Mesh(Mesh::Frame { conn: theirs, bytes: frame })));
+                    self.inputs.push_back((
+                        other,
+                        Event::Mesh(Mesh::Frame {
+                            conn: theirs,
+                            bytes: frame,
+                        }),
+                    ));
                 }
                 self.inputs.push_back((host, Event::Mesh(Mesh::Written { conn })));
             }
             Output::Mesh(MeshCommand::Close { conn }) => {
                 if let Some((other, theirs)) = self.links.remove(&(host, conn)) {
                     self.links.remove(&(other, theirs));
-                    self.inputs.push_back((other, Event::Mesh(Mesh::Closed { conn: theirs })));
+                    self.inputs
+                        .push_back((other, Event::Mesh(Mesh::Closed { conn: theirs })));
                 }
             }
             Output::Persist { token, state } => {
@@ -158,14 +183,26 @@ impl Net {
                 // What the engine would do: seal under the session that the table has for the peer. The other end reports
                 // the first datagram that opens.
                 self.hosts[host].keepalives.push(local);
-                let table = self.hosts[host].table.as_ref().expect("a table comes before a keepalive");
-                let path = table.peers.iter().find(|p| p.session == Some(local)).expect("the table names the session");
-                let other = self.hosts.iter().position(|h| Some(h.address) == path.endpoint).expect("with its endpoint");
+                let table = self.hosts[host]
+                    .table
+                    .as_ref()
+                    .expect("a table comes before a keepalive");
+                let path = table
+                    .peers
+                    .iter()
+                    .find(|p| p.session == Some(local))
+                    .expect("the table names the session");
+                let other = self
+                    .hosts
+                    .iter()
+                    .position(|h| Some(h.address) == path.endpoint)
+                    .expect("with its endpoint");
                 let origin = self.hosts[host].node.id();
                 let pending: Vec<SessionIndex> = self.hosts[other].sessions.iter().copied().collect();
-                let known = self.hosts[other].table.as_ref().is_some_and(|t| {
-                    t.peers.iter().any(|p| p.peer == origin && p.session.is_some())
-                });
+                let known = self.hosts[other]
+                    .table
+                    .as_ref()
+                    .is_some_and(|t| t.peers.iter().any(|p| p.peer == origin && p.session.is_some()));
                 if !known && let [only] = pending[..] {
                     let from = self.hosts[host].address;
                     self.inputs.push_back((other, Event::Opened(only, from)));
@@ -179,7 +216,11 @@ impl Net {
     fn run_until(&mut self, what: &str, limit: Duration, done: impl Fn(&Net) -> bool) {
         let end = self.now + limit;
         while !done(self) {
-            assert!(self.now < end, "{what}: not within {limit:?}; {:#?}", self.status(0));
+            assert!(
+                self.now < end,
+                "{what}: not within {limit:?}; {:#?}",
+                self.status(0)
+            );
             while let Some((host, event)) = self.inputs.pop_front() {
                 match event {
                     Event::Mesh(input) => self.feed(host, Input::Mesh(input)),
@@ -209,14 +250,19 @@ impl Net {
     /// True when frames can travel from one host to the other.
     fn ready(&self, from: usize, to: usize) -> bool {
         let peer = self.hosts[to].node.id();
-        let path = self.hosts[from].table.as_ref().and_then(|t| t.peers.iter().find(|p| p.peer == peer));
+        let path = self.hosts[from]
+            .table
+            .as_ref()
+            .and_then(|t| t.peers.iter().find(|p| p.peer == peer));
         path.is_some_and(|path| path.ready().is_some())
     }
 }
 
 fn joined_pair() -> Net {
     let mut net = Net::new(vec![config(0, Some(founded()), 1, &[]), config(1, None, 1, &[0])]);
-    net.run_until("two hosts", Duration::from_secs(5), |net| net.ready(0, 1) && net.ready(1, 0));
+    net.run_until("two hosts", Duration::from_secs(5), |net| {
+        net.ready(0, 1) && net.ready(1, 0)
+    });
     net
 }
 
@@ -225,9 +271,18 @@ fn a_newcomer_joins_and_frames_can_travel_both_ways() {
     let net = joined_pair();
     for host in [0, 1] {
         let status = net.status(host);
-        assert!(matches!(&status.cluster, ClusterStatus::Member { members: 2, .. }), "{:?}", status.cluster);
-        let [peer] = &status.peers[..] else { panic!("one peer, not {:?}", status.peers) };
-        assert_eq!((peer.mesh, peer.mode.as_str(), peer.encrypted), (LinkState::Up, "sleeve", true));
+        assert!(
+            matches!(&status.cluster, ClusterStatus::Member { members: 2, .. }),
+            "{:?}",
+            status.cluster
+        );
+        let [peer] = &status.peers[..] else {
+            panic!("one peer, not {:?}", status.peers)
+        };
+        assert_eq!(
+            (peer.mesh, peer.mode.as_str(), peer.encrypted),
+            (LinkState::Up, "sleeve", true)
+        );
         assert!(status.encryption.contains("1 of 1"), "{}", status.encryption);
         // The smaller underlay, host 1's, decides: 1450 - 134.
         assert_eq!(status.pod_mtu, 1316);
@@ -240,12 +295,21 @@ fn a_newcomer_joins_and_frames_can_travel_both_ways() {
 fn a_learned_address_reaches_table_and_bridge_until_its_pod_moves_here() {
     let mut net = joined_pair();
     let peer = net.hosts[1].node.id();
-    let plan = net.hosts[0].node.plan_pod(net.now, "10.32.0.9".parse().unwrap()).unwrap();
+    let plan = net.hosts[0]
+        .node
+        .plan_pod(net.now, "10.32.0.9".parse().unwrap())
+        .unwrap();
     let mac: Mac = plan.mac.parse().unwrap();
-    assert_eq!((plan.address.to_string().as_str(), plan.bridge.as_str()), ("10.32.0.9/24", "weft"));
+    assert_eq!(
+        (plan.address.to_string().as_str(), plan.bridge.as_str()),
+        ("10.32.0.9/24", "weft")
+    );
     net.feed(0, Input::Learned { mac, peer });
     assert_eq!(net.hosts[0].remote_macs, BTreeSet::from([mac]));
-    assert_eq!(net.hosts[0].table.as_ref().unwrap().unicast(mac).unwrap().peer, peer);
+    assert_eq!(
+        net.hosts[0].table.as_ref().unwrap().unicast(mac).unwrap().peer,
+        peer
+    );
     net.feed(0, Input::Attached { mac });
     assert!(net.hosts[0].remote_macs.is_empty());
     assert_eq!(net.hosts[0].table.as_ref().unwrap().unicast(mac), None);
@@ -255,7 +319,10 @@ fn a_learned_address_reaches_table_and_bridge_until_its_pod_moves_here() {
 fn addresses_that_no_pod_can_have_are_refused_in_words() {
     let mut net = Net::new(vec![config(0, Some(founded()), 1, &[]), config(1, None, 1, &[0])]);
     let refuse = |net: &mut Net, host: usize, ip: &str| {
-        net.hosts[host].node.plan_pod(Time::ZERO, ip.parse().unwrap()).unwrap_err()
+        net.hosts[host]
+            .node
+            .plan_pod(Time::ZERO, ip.parse().unwrap())
+            .unwrap_err()
     };
     assert!(refuse(&mut net, 0, "192.0.2.1").contains("outside"));
     assert!(refuse(&mut net, 0, "10.32.0.0").contains("10.32.0.1"));

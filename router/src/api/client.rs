@@ -26,7 +26,9 @@ pub(crate) struct Client {
 impl Client {
     /// A client of the router at `socket`; connects at each call.
     pub(crate) fn new(socket: &Path) -> Self {
-        Self { socket: socket.into() }
+        Self {
+            socket: socket.into(),
+        }
     }
 
     /// `GET path`.
@@ -36,15 +38,23 @@ impl Client {
     }
 
     /// `POST path` with a JSON body and a JSON answer.
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
-        let body = self.call(Method::POST, path, serde_json::to_vec(body)?.into()).await?;
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        let body = self
+            .call(Method::POST, path, serde_json::to_vec(body)?.into())
+            .await?;
         serde_json::from_slice(&body).context("the router's answer cannot be read: is it of another version?")
     }
 
     /// Stops the router and waits until it has closed its socket. False when none was running.
     pub(crate) async fn stop(&self) -> anyhow::Result<bool> {
         match UnixStream::connect(&self.socket).await {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(false),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                return Ok(false);
+            }
             Err(e) => return Err(e).with_context(|| format!("socket {}", self.socket.display())),
             Ok(witness) => {
                 self.call(Method::POST, "/v1/stop", Bytes::new()).await?;
@@ -58,7 +68,9 @@ impl Client {
                         }
                     }
                 };
-                tokio::time::timeout(ANSWER_TIMEOUT, ended).await.context("the router does not stop")?;
+                tokio::time::timeout(ANSWER_TIMEOUT, ended)
+                    .await
+                    .context("the router does not stop")?;
             }
         }
         Ok(true)
@@ -105,7 +117,9 @@ impl Client {
         }
         match serde_json::from_slice::<ApiError>(&body) {
             Ok(refusal) => bail!(refusal.error),
-            Err(_) if status == StatusCode::NOT_FOUND => bail!("the router does not know {path}: is it older?"),
+            Err(_) if status == StatusCode::NOT_FOUND => {
+                bail!("the router does not know {path}: is it older?")
+            }
             Err(_) => bail!("the router answered {status}"),
         }
     }

@@ -38,7 +38,9 @@ struct Caller {
 
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { uid: stream.io().peer_cred().ok().map(|cred| cred.uid()) }
+        Self {
+            uid: stream.io().peer_cred().ok().map(|cred| cred.uid()),
+        }
     }
 }
 
@@ -53,9 +55,16 @@ impl IntoResponse for Refusal {
 
 /// Binds the socket. A socket file that nobody answers on is left over from a killed router and is replaced.
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, ServerError> {
-    let failed = |source| ServerError::Bind { path: path.into(), source };
+    let failed = |source| ServerError::Bind {
+        path: path.into(),
+        source,
+    };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)
+            .map_err(failed)?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(ServerError::InUse { path: path.into() });
@@ -96,7 +105,10 @@ pub(crate) async fn serve(listener: UnixListener, node: NodeHandle) -> std::io::
     axum::serve(listener, routes.into_make_service_with_connect_info::<Caller>()).await
 }
 
-async fn ask<T>(node: &NodeHandle, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
+async fn ask<T>(
+    node: &NodeHandle,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<T, Refusal> {
     let (answer, answered) = oneshot::channel();
     let stopping = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the router is stopping".into());
     node.send(request(answer)).await.map_err(|_| stopping())?;
@@ -106,7 +118,10 @@ async fn ask<T>(node: &NodeHandle, request: impl FnOnce(oneshot::Sender<T>) -> R
 fn root_only(caller: Caller) -> Result<(), Refusal> {
     match caller.uid {
         Some(0) => Ok(()),
-        _ => Err(Refusal(StatusCode::FORBIDDEN, "only root may change what the router does: use sudo".into())),
+        _ => Err(Refusal(
+            StatusCode::FORBIDDEN,
+            "only root may change what the router does: use sudo".into(),
+        )),
     }
 }
 
@@ -115,8 +130,12 @@ async fn status(State(node): State<NodeHandle>) -> Result<Response, Refusal> {
     // The kernel is asked here, not in the node's task.
     match tokio::task::spawn_blocking(attach::pods).await {
         Ok(Ok(pods)) => status.pods = pods,
-        Ok(Err(error)) => status.warnings.push(format!("the pods of this host cannot be listed: {error:#}")),
-        Err(error) => status.warnings.push(format!("the pods of this host cannot be listed: {error}")),
+        Ok(Err(error)) => status
+            .warnings
+            .push(format!("the pods of this host cannot be listed: {error:#}")),
+        Err(error) => status
+            .warnings
+            .push(format!("the pods of this host cannot be listed: {error}")),
     }
     Ok(Json(status).into_response())
 }

@@ -5,6 +5,9 @@ use super::BRIDGE;
 use crate::api::client::Client;
 use crate::cli::{AttachArgs, DetachArgs};
 use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use weft_kernel::attach::{AttachRequest, Attachment};
 use weft_kernel::{Namespace, link};
@@ -22,12 +25,22 @@ pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
     };
     let netns = Namespace::open(&path)?;
     if netns.id() == Namespace::current()?.id() {
-        bail!("{} is the namespace of this host itself: a pod needs one of its own", path.display());
+        bail!(
+            "{} is the namespace of this host itself: a pod needs one of its own",
+            path.display()
+        );
     }
     let client = Client::new(&args.router.socket);
-    let request = PodRequest { id: id.clone(), address: args.ip };
+    let request = PodRequest {
+        id: id.clone(),
+        address: args.ip,
+    };
     let plan: PodPlan = super::block_on(async { client.post("/v1/pods", &request).await })?;
-    let mac: Mac = plan.mac.parse().context("the router's answer cannot be read: is it of another version?")?;
+    let _turn = turn(&args.router.socket)?;
+    let mac: Mac = plan
+        .mac
+        .parse()
+        .context("the router's answer cannot be read: is it of another version?")?;
     let attachment = weft_kernel::attach::attach(&AttachRequest {
         pod_netns: &netns,
         bridge: &plan.bridge,
@@ -42,13 +55,17 @@ pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&pod)?);
     } else {
-        println!("attached {} as {} ({}), {} in the pod", pod.id, pod.address, pod.mac, args.ifname);
+        println!(
+            "attached {} as {} ({}), {} in the pod",
+            pod.id, pod.address, pod.mac, args.ifname
+        );
     }
     Ok(())
 }
 
 pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
     let id = default_id(&args.netns)?;
+    let _turn = turn(&args.router.socket)?;
     if weft_kernel::attach::detach(&id)? {
         println!("detached {id}");
         return Ok(());
@@ -56,8 +73,30 @@ pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
     let attached: Vec<String> = pods()?.into_iter().map(|pod| pod.id).collect();
     match attached.as_slice() {
         [] => bail!("{id} is not attached on this host: no pod is"),
-        some => bail!("{id} is not attached on this host; attached are: {}", some.join(", ")),
+        some => bail!(
+            "{id} is not attached on this host; attached are: {}",
+            some.join(", ")
+        ),
     }
+}
+
+/// Held while the kernel is wired: two attempts for one pod at the same time would take each other's for half done.
+fn turn(socket: &Path) -> anyhow::Result<File> {
+    let path = socket.with_extension("attach.lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| {
+            format!(
+                "{}: be root, and name the router's socket with --socket",
+                path.display()
+            )
+        })?;
+    flock(&file, FlockOperation::LockExclusive).with_context(|| path.display().to_string())?;
+    Ok(file)
 }
 
 /// The pods on this host's bridge, as the kernel records them; none when there is no bridge.
@@ -65,17 +104,31 @@ pub(crate) fn pods() -> anyhow::Result<Vec<Pod>> {
     if link::find(BRIDGE)?.is_none() {
         return Ok(Vec::new());
     }
-    Ok(weft_kernel::attach::attachments(BRIDGE)?.iter().map(pod).collect())
+    Ok(weft_kernel::attach::attachments(BRIDGE)?
+        .iter()
+        .map(pod)
+        .collect())
 }
 
 fn pod(attachment: &Attachment) -> Pod {
-    Pod { id: attachment.id.clone(), address: attachment.address, mac: Mac(attachment.mac).to_string() }
+    Pod {
+        id: attachment.id.clone(),
+        address: attachment.address,
+        mac: Mac(attachment.mac).to_string(),
+    }
 }
 
 fn namespace_path(given: &Path) -> PathBuf {
-    if given.components().count() == 1 && !given.exists() { Path::new(NAMED_NAMESPACES).join(given) } else { given.into() }
+    if given.components().count() == 1 && !given.exists() {
+        Path::new(NAMED_NAMESPACES).join(given)
+    } else {
+        given.into()
+    }
 }
 
 fn default_id(given: &Path) -> anyhow::Result<String> {
-    given.to_str().map(str::to_owned).context("the namespace's path is not UTF-8: name the pod with --id")
+    given
+        .to_str()
+        .map(str::to_owned)
+        .context("the namespace's path is not UTF-8: name the pod with --id")
 }

@@ -13,7 +13,11 @@ pub(crate) fn down(args: &DownArgs) -> anyhow::Result<()> {
         let ids: Vec<&str> = pods.iter().map(|pod| pod.id.as_str()).collect();
         bail!(
             "{} still attached: {}. Detach first, or take the network away from under them with --force",
-            if pods.len() == 1 { "1 pod is".to_owned() } else { format!("{} pods are", pods.len()) },
+            if pods.len() == 1 {
+                "1 pod is".to_owned()
+            } else {
+                format!("{} pods are", pods.len())
+            },
             ids.join(", ")
         );
     }

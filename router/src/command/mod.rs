@@ -14,5 +14,9 @@ pub(crate) const TAP: &str = "weft-tap";
 
 /// Runs a command that only asks: one thread is enough.
 pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("no async runtime")?.block_on(work)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no async runtime")?
+        .block_on(work)
 }

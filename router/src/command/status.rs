@@ -31,17 +31,48 @@ fn render(status: &Status) -> String {
 
 fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
     writeln!(out, "encryption  {}", status.encryption)?;
-    writeln!(out, "host        {} ({}), weft {}", status.name, short(&status.node), status.version)?;
+    writeln!(
+        out,
+        "host        {} ({}), weft {}",
+        status.name,
+        short(&status.node),
+        status.version
+    )?;
     match &status.cluster {
-        ClusterStatus::AwaitingAdmission => writeln!(out, "cluster     none yet: waiting for a peer to let this host in")?,
-        ClusterStatus::Member { genesis, range, members } => {
+        ClusterStatus::AwaitingAdmission => writeln!(
+            out,
+            "cluster     none yet: waiting for a peer to let this host in"
+        )?,
+        ClusterStatus::Member {
+            genesis,
+            range,
+            members,
+        } => {
             let noun = if *members == 1 { "member" } else { "members" };
-            writeln!(out, "cluster     {}, {members} {noun}, range {range}", short(genesis))?;
+            writeln!(
+                out,
+                "cluster     {}, {members} {noun}, range {range}",
+                short(genesis)
+            )?;
         }
     }
     let endpoints: Vec<String> = status.endpoints.iter().map(ToString::to_string).collect();
-    writeln!(out, "reached at  {}", if endpoints.is_empty() { "nothing advertised".into() } else { endpoints.join(", ") })?;
-    writeln!(out, "engine      {}, pod MTU {}, up {}", status.engine, status.pod_mtu, duration(status.uptime_s))?;
+    writeln!(
+        out,
+        "reached at  {}",
+        if endpoints.is_empty() {
+            "nothing advertised".into()
+        } else {
+            endpoints.join(", ")
+        }
+    )?;
+    writeln!(
+        out,
+        "engine      {}, pod MTU {}, up {}",
+        status.engine,
+        status.pod_mtu,
+        duration(status.uptime_s)
+    )?;
     for warning in &status.warnings {
         writeln!(out, "warning     {warning}")?;
     }
@@ -51,7 +82,11 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
     if !status.peers.is_empty() {
         writeln!(out, "\n{}", peers(&status.peers))?;
         if status.peers.len() > PEERS_SHOWN {
-            writeln!(out, "and {} more: weft status --json", status.peers.len() - PEERS_SHOWN)?;
+            writeln!(
+                out,
+                "and {} more: weft status --json",
+                status.peers.len() - PEERS_SHOWN
+            )?;
         }
     }
     if !status.pods.is_empty() {
@@ -60,11 +95,17 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
             writeln!(out, "pod         {}  {}  {}", pod.address, pod.mac, pod.id)?;
         }
         if status.pods.len() > PODS_SHOWN {
-            writeln!(out, "and {} more: weft status --json", status.pods.len() - PODS_SHOWN)?;
+            writeln!(
+                out,
+                "and {} more: weft status --json",
+                status.pods.len() - PODS_SHOWN
+            )?;
         }
     }
     let counted = status.drops.iter().map(|(reason, n)| ("dropped", reason, n));
-    let counted: Vec<_> = counted.chain(status.refusals.iter().map(|(r, n)| ("refused", r, n))).collect();
+    let counted: Vec<_> = counted
+        .chain(status.refusals.iter().map(|(r, n)| ("refused", r, n)))
+        .collect();
     if !counted.is_empty() {
         writeln!(out)?;
         for (what, reason, count) in counted {
@@ -77,10 +118,20 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
 fn peers(peers: &[PeerStatus]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["PEER", "MESH", "RTT", "MODE", "SINCE", "ENDPOINT", "SENT", "RECEIVED", ""]);
+    table.set_header([
+        "PEER", "MESH", "RTT", "MODE", "SINCE", "ENDPOINT", "SENT", "RECEIVED", "",
+    ]);
     for peer in peers.iter().take(PEERS_SHOWN) {
-        let name = if peer.name.is_empty() { short(&peer.node) } else { peer.name.clone() };
-        let mode = if peer.encrypted { format!("{}, encrypted", peer.mode) } else { peer.mode.clone() };
+        let name = if peer.name.is_empty() {
+            short(&peer.node)
+        } else {
+            peer.name.clone()
+        };
+        let mode = if peer.encrypted {
+            format!("{}, encrypted", peer.mode)
+        } else {
+            peer.mode.clone()
+        };
         table.add_row([
             name,
             mesh(peer.mesh).to_owned(),
@@ -90,7 +141,11 @@ fn peers(peers: &[PeerStatus]) -> Table {
             peer.endpoint.map(|e| e.to_string()).unwrap_or_default(),
             bytes(peer.traffic.tx_bytes),
             bytes(peer.traffic.rx_bytes),
-            if peer.mode == "none" { peer.reason.clone() } else { String::new() },
+            if peer.mode == "none" {
+                peer.reason.clone()
+            } else {
+                String::new()
+            },
         ]);
     }
     table
@@ -109,7 +164,11 @@ fn short(hex: &str) -> String {
 }
 
 fn rtt(us: u64) -> String {
-    if us < 1_000 { format!("{us} us") } else { format!("{:.1} ms", us as f64 / 1e3) }
+    if us < 1_000 {
+        format!("{us} us")
+    } else {
+        format!("{:.1} ms", us as f64 / 1e3)
+    }
 }
 
 fn duration(seconds: u64) -> String {
@@ -129,7 +188,11 @@ fn bytes(octets: u64) -> String {
         value /= 1_000.0;
         unit += 1;
     }
-    if unit == 0 { format!("{octets} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 {
+        format!("{octets} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 #[cfg(test)]
@@ -150,13 +213,20 @@ mod tests {
             cipher: None,
             endpoint: None,
             since_s: 61,
-            traffic: Traffic { tx_bytes: 1_500_000, ..Traffic::default() },
+            traffic: Traffic {
+                tx_bytes: 1_500_000,
+                ..Traffic::default()
+            },
         };
         let status = Status {
             version: "0.1.0".into(),
             node: "cd".repeat(32),
             name: "a".into(),
-            cluster: ClusterStatus::Member { genesis: "ef".repeat(32), range: "10.32.0.0/12".parse().unwrap(), members: 3 },
+            cluster: ClusterStatus::Member {
+                genesis: "ef".repeat(32),
+                range: "10.32.0.0/12".parse().unwrap(),
+                members: 3,
+            },
             encryption: "all traffic between hosts is encrypted".into(),
             pod_mtu: 1366,
             engine: "plain".into(),
@@ -164,18 +234,38 @@ mod tests {
             peers: std::iter::once(peer("silent", "none"))
                 .chain((0..40).map(|i| peer(&format!("b{i}"), "sleeve")))
                 .collect(),
-            pods: vec![Pod { id: "web".into(), address: "10.32.0.1/12".parse().unwrap(), mac: "02:ef:00:00:00:01".into() }],
-            targets: vec![TargetStatus { target: "c:6783".into(), reason: "connection refused".into() }],
+            pods: vec![Pod {
+                id: "web".into(),
+                address: "10.32.0.1/12".parse().unwrap(),
+                mac: "02:ef:00:00:00:01".into(),
+            }],
+            targets: vec![TargetStatus {
+                target: "c:6783".into(),
+                reason: "connection refused".into(),
+            }],
             drops: [("bad_seal".to_owned(), 2)].into(),
             refusals: [("unknown_key".to_owned(), 1)].into(),
             warnings: vec!["something".into()],
             uptime_s: 90_061,
         };
         let screen = render(&status);
-        assert!(screen.starts_with("encryption  all traffic between hosts is encrypted"), "{screen}");
+        assert!(
+            screen.starts_with("encryption  all traffic between hosts is encrypted"),
+            "{screen}"
+        );
         for part in [
-            "1 d 1 h", "3 members", "no answer from 192.0.2.9:6783", "1.5 ms", "1.5 MB", "sleeve, encrypted",
-            "and 17 more", "web", "c:6783: connection refused", "2 bad seal", "1 unknown key", "warning     something",
+            "1 d 1 h",
+            "3 members",
+            "no answer from 192.0.2.9:6783",
+            "1.5 ms",
+            "1.5 MB",
+            "sleeve, encrypted",
+            "and 17 more",
+            "web",
+            "c:6783: connection refused",
+            "2 bad seal",
+            "1 unknown key",
+            "warning     something",
         ] {
             assert!(screen.contains(part), "{part} is missing in:\n{screen}");
         }

@@ -20,7 +20,10 @@ type Trouble = watch::Receiver<Option<String>>;
 /// refuses what is asked of it.
 pub(super) async fn start(mtu: u16) -> anyhow::Result<(Wanted, Trouble)> {
     let driver = Driver::new(BRIDGE, TAP)?;
-    let view = move |remote_macs| View { mtu: u32::from(mtu), remote_macs };
+    let view = move |remote_macs| View {
+        mtu: u32::from(mtu),
+        remote_macs,
+    };
     driver.reconcile(&view(BTreeSet::new())).await?;
     let (wanted, mut changed) = watch::channel(BTreeSet::new());
     let (trouble, troubled) = watch::channel(None);
@@ -42,7 +45,11 @@ pub(super) async fn start(mtu: u16) -> anyhow::Result<(Wanted, Trouble)> {
                 () = tokio::time::sleep(REPAIR_INTERVAL) => {}
             }
             let macs = changed.borrow_and_update().clone();
-            let outcome = driver.reconcile(&view(macs)).await.err().map(|error| error.to_string());
+            let outcome = driver
+                .reconcile(&view(macs))
+                .await
+                .err()
+                .map(|error| error.to_string());
             if let Some(error) = &outcome
                 && *trouble.borrow() != outcome
             {

@@ -186,9 +186,15 @@ impl Daemon {
             NodeEvent::Dialled { conn, stream } => match stream.peer_addr() {
                 Ok(remote) => {
                     self.connections.open(conn, stream);
-                    Mesh::Dialled { conn, remote: tcp::canonical(remote) }
+                    Mesh::Dialled {
+                        conn,
+                        remote: tcp::canonical(remote),
+                    }
                 }
-                Err(error) => Mesh::DialFailed { conn, why: error.to_string() },
+                Err(error) => Mesh::DialFailed {
+                    conn,
+                    why: error.to_string(),
+                },
             },
             NodeEvent::DialFailed { conn, why } => Mesh::DialFailed { conn, why },
             NodeEvent::Accepted { stream, from } => {
@@ -226,7 +232,11 @@ impl Daemon {
     fn report_activity(&mut self) {
         for (local, counters) in self.engine.counters().sessions {
             let (sent, received) = (counters.sent, counters.received);
-            self.input(Input::Activity { local, sent, received });
+            self.input(Input::Activity {
+                local,
+                sent,
+                received,
+            });
         }
     }
 

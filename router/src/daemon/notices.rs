@@ -28,7 +28,9 @@ impl Log {
 
 fn write(notice: &Notice) {
     match notice {
-        Notice::Joined { genesis } => tracing::info!(cluster = ?genesis, "this host is a member of the cluster"),
+        Notice::Joined { genesis } => {
+            tracing::info!(cluster = ?genesis, "this host is a member of the cluster")
+        }
         Notice::Admitted { peer, name } => tracing::info!(?peer, name, "let a host into the cluster"),
         Notice::LinkUp { peer, name } => tracing::info!(?peer, name, "mesh link up"),
         Notice::LinkDown { peer, name, reason } => tracing::info!(?peer, name, %reason, "mesh link down"),

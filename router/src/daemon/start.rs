@@ -127,7 +127,9 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     let _ = std::fs::remove_file(&settings.socket);
     match ended {
         Ended::Stopped => {
-            tracing::info!("stopped; bridge {BRIDGE}, its ports and the pods stay as they are (`weft down` removes them)");
+            tracing::info!(
+                "stopped; bridge {BRIDGE}, its ports and the pods stay as they are (`weft down` removes them)"
+            );
             Ok(())
         }
         Ended::Failed(why) => Err(anyhow!(why)),
@@ -174,11 +176,13 @@ fn open_state(settings: &Settings, rng: &mut ChaCha20Rng) -> anyhow::Result<Open
     let noise = NoiseKeypair::generate(rng).context("X25519 is not compiled in")?;
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
-    let (mut store, mut state) = Store::open(&settings.state_dir, machine, || (NodeKey::from_seed(seed), noise))?;
+    let (mut store, mut state) =
+        Store::open(&settings.state_dir, machine, || (NodeKey::from_seed(seed), noise))?;
     let token = match (settings.token.clone().zip(given), store.token()?) {
         (Some(given), _) => Some(given),
         (None, Some(text)) => {
-            let token = JoinToken::parse(&text).with_context(|| format!("{}", store.token_path().display()))?;
+            let token =
+                JoinToken::parse(&text).with_context(|| format!("{}", store.token_path().display()))?;
             Some((text, token))
         }
         (None, None) => None,
@@ -197,8 +201,19 @@ fn open_state(settings: &Settings, rng: &mut ChaCha20Rng) -> anyhow::Result<Open
     rng.fill_bytes(&mut nonce);
     let mut secret = [0; 32];
     rng.fill_bytes(&mut secret);
-    let genesis = Genesis { founder: state.key.id(), nonce, range: space.range(), slot_size: space.slot_size() };
-    let durable = DurableState::founded(genesis, ClusterSecret { number: 1, key: secret });
+    let genesis = Genesis {
+        founder: state.key.id(),
+        nonce,
+        range: space.range(),
+        slot_size: space.slot_size(),
+    };
+    let durable = DurableState::founded(
+        genesis,
+        ClusterSecret {
+            number: 1,
+            key: secret,
+        },
+    );
     // The token first: a crash in between leaves a host that founds again, not one that nobody can join.
     store.save_token(&text)?;
     store.save(Some(&durable))?;
@@ -211,10 +226,16 @@ fn announce(settings: &Settings, state: &State, underlay: &Underlay, store: &Sto
     println!("weft: host {} ({:?})", settings.name, state.key.id());
     println!("weft: all traffic between hosts is encrypted");
     if state.durable.is_none() {
-        println!("weft: waiting for {} to let this host in", settings.peers.join(", "));
+        println!(
+            "weft: waiting for {} to let this host in",
+            settings.peers.join(", ")
+        );
         return;
     }
-    let here = underlay.endpoints.first().map_or_else(|| "ADDRESS".to_owned(), ToString::to_string);
+    let here = underlay
+        .endpoints
+        .first()
+        .map_or_else(|| "ADDRESS".to_owned(), ToString::to_string);
     println!("weft: another host joins with: weft up --peer {here} --token-file FILE");
     println!("weft: FILE is a copy of {}", store.token_path().display());
 }
@@ -230,12 +251,16 @@ fn bind(listen: Option<IpAddr>, port: u16) -> anyhow::Result<(TcpListener, UdpSo
 }
 
 fn taken(protocol: &str, address: SocketAddr) -> String {
-    format!("{protocol} {address} cannot be listened on; name another port with --port, or another address with --listen")
+    format!(
+        "{protocol} {address} cannot be listened on; name another port with --port, or another address with --listen"
+    )
 }
 
 /// All addresses: one dual-stack socket, or IPv4 alone where the kernel has no IPv6.
 fn any_address() -> IpAddr {
-    match Socket::new(Domain::IPV6, Type::DGRAM, None).and_then(|s| s.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())) {
+    match Socket::new(Domain::IPV6, Type::DGRAM, None)
+        .and_then(|s| s.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()))
+    {
         Ok(()) => Ipv6Addr::UNSPECIFIED.into(),
         Err(_) => Ipv4Addr::UNSPECIFIED.into(),
     }
@@ -257,7 +282,9 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> std::io::Resul
 
 /// MTU of bridge and TAP: what the host's own underlay leaves, or what the operator set.
 fn bridge_mtu(settings: &Settings, underlay: &Underlay) -> u16 {
-    let own = settings.mtu.unwrap_or_else(|| pod_mtu(usize::from(underlay.mtu)) as u16);
+    let own = settings
+        .mtu
+        .unwrap_or_else(|| pod_mtu(usize::from(underlay.mtu)) as u16);
     if usize::from(own) < POD_MTU_MIN {
         tracing::warn!(
             "the underlay's MTU of {} leaves {own} for pods, less than the {POD_MTU_MIN} that IPv6 needs: the sleeve adds \

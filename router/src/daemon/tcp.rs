@@ -38,7 +38,10 @@ impl Connection {
         self.reader.abort();
         drop(self.outbox);
         let writer = self.writer.abort_handle();
-        if tokio::time::timeout(LAST_WORD_TIMEOUT, self.writer).await.is_err() {
+        if tokio::time::timeout(LAST_WORD_TIMEOUT, self.writer)
+            .await
+            .is_err()
+        {
             writer.abort();
         }
     }
@@ -46,7 +49,10 @@ impl Connection {
 
 impl Connections {
     pub(super) fn new(events: mpsc::Sender<NodeEvent>) -> Self {
-        Self { events, open: BTreeMap::new() }
+        Self {
+            events,
+            open: BTreeMap::new(),
+        }
     }
 
     /// Looks the target up, dials its addresses in turn and reports how it went.
@@ -56,7 +62,10 @@ impl Connections {
             let event = match tokio::time::timeout(DIAL_TIMEOUT, connect(&to)).await {
                 Ok(Ok(stream)) => NodeEvent::Dialled { conn, stream },
                 Ok(Err(why)) => NodeEvent::DialFailed { conn, why },
-                Err(_) => NodeEvent::DialFailed { conn, why: "no answer".into() },
+                Err(_) => NodeEvent::DialFailed {
+                    conn,
+                    why: "no answer".into(),
+                },
             };
             // The node has stopped when nobody listens.
             let _ = events.send(event).await;
@@ -71,7 +80,14 @@ impl Connections {
         let (outbox, frames) = mpsc::channel(OUTBOX_FRAMES);
         let reader = tokio::spawn(read(conn, reading, self.events.clone()));
         let writer = tokio::spawn(write(conn, writing, frames, self.events.clone()));
-        self.open.insert(conn, Connection { outbox, reader, writer });
+        self.open.insert(
+            conn,
+            Connection {
+                outbox,
+                reader,
+                writer,
+            },
+        );
     }
 
     /// Hands a frame to the socket's writer.
@@ -93,8 +109,10 @@ impl Connections {
 
     /// Closes all, and waits until their last words are written.
     pub(super) async fn close_all(&mut self) {
-        let finishing: Vec<_> =
-            std::mem::take(&mut self.open).into_values().map(|connection| tokio::spawn(connection.finish())).collect();
+        let finishing: Vec<_> = std::mem::take(&mut self.open)
+            .into_values()
+            .map(|connection| tokio::spawn(connection.finish()))
+            .collect();
         for task in finishing {
             let _ = task.await;
         }
@@ -123,7 +141,10 @@ async fn connect(to: &DialTarget) -> Result<TcpStream, String> {
 pub(super) async fn accept(listener: TcpListener, events: mpsc::Sender<NodeEvent>) {
     loop {
         let event = match listener.accept().await {
-            Ok((stream, from)) => NodeEvent::Accepted { stream, from: canonical(from) },
+            Ok((stream, from)) => NodeEvent::Accepted {
+                stream,
+                from: canonical(from),
+            },
             Err(error) => {
                 tracing::warn!(%error, "a mesh connection could not be accepted");
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
@@ -152,7 +173,11 @@ async fn read(conn: ConnId, mut stream: OwnedReadHalf, events: mpsc::Sender<Node
         if stream.read_exact(&mut frame).await.is_err() {
             break;
         }
-        if events.send(NodeEvent::Frame { conn, bytes: frame }).await.is_err() {
+        if events
+            .send(NodeEvent::Frame { conn, bytes: frame })
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -167,7 +192,9 @@ async fn write(
 ) {
     while let Some(frame) = frames.recv().await {
         // Noise messages, and so frames, have at most 65,535 octets.
-        let Ok(length) = u16::try_from(frame.len()) else { continue };
+        let Ok(length) = u16::try_from(frame.len()) else {
+            continue;
+        };
         let mut bytes = Vec::with_capacity(2 + frame.len());
         bytes.extend_from_slice(&length.to_be_bytes());
         bytes.extend_from_slice(&frame);

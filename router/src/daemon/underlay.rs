@@ -26,16 +26,25 @@ pub(super) fn find(listen: Option<IpAddr>, advertise: &[SocketAddr], port: u16) 
         }
     }
     let listened = |ip: &IpAddr| listen.is_none_or(|listen| listen.is_unspecified() || listen == *ip);
-    let mut usable: Vec<(IpAddr, u32)> =
-        found.into_iter().filter(|(ip, _)| is_reachable(*ip) && listened(ip)).collect();
+    let mut usable: Vec<(IpAddr, u32)> = found
+        .into_iter()
+        .filter(|(ip, _)| is_reachable(*ip) && listened(ip))
+        .collect();
     // IPv4 first: it is what most underlays carry for sure; the order within a version is the kernel's.
     usable.sort_by_key(|(ip, _)| ip.is_ipv6());
     let mtu = usable.iter().map(|(_, mtu)| *mtu).min().unwrap_or(MTU_UNKNOWN);
     let endpoints = match advertise {
-        [] => usable.iter().map(|(ip, _)| SocketAddr::new(*ip, port)).take(ENDPOINTS_MAX).collect(),
+        [] => usable
+            .iter()
+            .map(|(ip, _)| SocketAddr::new(*ip, port))
+            .take(ENDPOINTS_MAX)
+            .collect(),
         named => named.to_vec(),
     };
-    Ok(Underlay { endpoints, mtu: u16::try_from(mtu).unwrap_or(u16::MAX) })
+    Ok(Underlay {
+        endpoints,
+        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+    })
 }
 
 /// True for weft's own devices: an overlay is not reached through itself.

@@ -32,7 +32,9 @@ pub(super) enum RecordKind {
 
 impl RecordKind {
     fn from_number(number: u16) -> Option<Self> {
-        [Self::Identity, Self::Incarnation, Self::Cluster].into_iter().find(|kind| *kind as u16 == number)
+        [Self::Identity, Self::Incarnation, Self::Cluster]
+            .into_iter()
+            .find(|kind| *kind as u16 == number)
     }
 }
 
@@ -103,7 +105,9 @@ pub(super) fn encode(records: &[(RecordKind, Vec<u8>)]) -> Vec<u8> {
 
 /// The records of a file, in order.
 pub(super) fn decode(bytes: &[u8]) -> Result<Vec<(RecordKind, &[u8])>, FormatError> {
-    let (header, mut rest) = bytes.split_at_checked(HEADER_LEN).ok_or(FormatError::NotAStateFile)?;
+    let (header, mut rest) = bytes
+        .split_at_checked(HEADER_LEN)
+        .ok_or(FormatError::NotAStateFile)?;
     if &header[..8] != MAGIC {
         return Err(FormatError::NotAStateFile);
     }
@@ -117,16 +121,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<(RecordKind, &[u8])>, FormatErr
     let mut records = Vec::new();
     while !rest.is_empty() {
         let at = bytes.len() - rest.len();
-        let head = rest.get(..RECORD_HEADER_LEN).ok_or(FormatError::Truncated { at })?;
+        let head = rest
+            .get(..RECORD_HEADER_LEN)
+            .ok_or(FormatError::Truncated { at })?;
         let length = u32::from_be_bytes([head[2], head[3], head[4], head[5]]) as usize;
         let end = RECORD_HEADER_LEN.saturating_add(length);
         let signed = rest.get(..end).ok_or(FormatError::Truncated { at })?;
-        let sum = rest.get(end..end.saturating_add(CHECKSUM_LEN)).ok_or(FormatError::Truncated { at })?;
+        let sum = rest
+            .get(end..end.saturating_add(CHECKSUM_LEN))
+            .ok_or(FormatError::Truncated { at })?;
         if sum != checksum(signed) {
             return Err(FormatError::Checksum { at });
         }
-        let kind =
-            RecordKind::from_number(u16::from_be_bytes([head[0], head[1]])).ok_or(FormatError::UnknownKind { at })?;
+        let kind = RecordKind::from_number(u16::from_be_bytes([head[0], head[1]]))
+            .ok_or(FormatError::UnknownKind { at })?;
         records.push((kind, &signed[RECORD_HEADER_LEN..]));
         rest = &rest[end + CHECKSUM_LEN..];
     }
@@ -142,7 +150,9 @@ pub(super) fn encode_identity(machine: &MachineId, key: &NodeKey, noise: &NoiseK
 pub(super) fn decode_identity(body: &[u8]) -> Result<([u8; 32], NodeKey, NoiseKeypair), FormatError> {
     let missing = FormatError::Missing("identity");
     let part = |i: usize| -> Result<[u8; 32], FormatError> {
-        body.get(32 * i..32 * (i + 1)).and_then(|octets| octets.try_into().ok()).ok_or(missing)
+        body.get(32 * i..32 * (i + 1))
+            .and_then(|octets| octets.try_into().ok())
+            .ok_or(missing)
     };
     if body.len() != 96 {
         return Err(missing);
@@ -157,9 +167,16 @@ mod tests {
 
     #[test]
     fn records_read_back_in_order_and_the_newer_format_is_told_apart() {
-        let records = vec![(RecordKind::Incarnation, vec![1, 2]), (RecordKind::Cluster, vec![])];
+        let records = vec![
+            (RecordKind::Incarnation, vec![1, 2]),
+            (RecordKind::Cluster, vec![]),
+        ];
         let mut bytes = encode(&records);
-        let read: Vec<_> = decode(&bytes).unwrap().into_iter().map(|(k, b)| (k, b.to_vec())).collect();
+        let read: Vec<_> = decode(&bytes)
+            .unwrap()
+            .into_iter()
+            .map(|(k, b)| (k, b.to_vec()))
+            .collect();
         assert_eq!(read, records);
         bytes[9] = 2;
         assert_eq!(decode(&bytes), Err(FormatError::Newer { found: 2 }));

@@ -30,8 +30,10 @@ pub(crate) enum MachineIdError {
 impl MachineId {
     /// Reads the id from a file.
     pub(crate) fn read(path: &Path) -> Result<Self, MachineIdError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| MachineIdError::Unreadable { path: path.into(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| MachineIdError::Unreadable {
+            path: path.into(),
+            source,
+        })?;
         Self::from_text(text.trim()).ok_or(MachineIdError::Malformed { path: path.into() })
     }
 
@@ -54,14 +56,21 @@ mod tests {
     #[test]
     fn an_id_is_32_digits_and_not_all_zero() {
         assert!(MachineId::from_text("0123456789ABCDEF0123456789abcdef").is_some());
-        for bad in ["", "uninitialized", "00000000000000000000000000000000", "0123456789abcdef0123456789abcdeg"] {
+        for bad in [
+            "",
+            "uninitialized",
+            "00000000000000000000000000000000",
+            "0123456789abcdef0123456789abcdeg",
+        ] {
             assert!(MachineId::from_text(bad).is_none(), "{bad}");
         }
     }
 
     #[test]
     fn a_missing_file_says_what_to_mount() {
-        let error = MachineId::read(Path::new("/nonexistent/machine-id")).err().unwrap();
+        let error = MachineId::read(Path::new("/nonexistent/machine-id"))
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("mount"), "{error}");
     }
 }

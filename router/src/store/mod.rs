@@ -28,7 +28,9 @@ pub(crate) enum StoreError {
     #[error("state directory {path}: {source}; choose another with --state-dir")]
     Directory { path: PathBuf, source: std::io::Error },
     /// Another router holds the lock.
-    #[error("state directory {path} is in use by another weft router; stop that one, or choose another with --state-dir")]
+    #[error(
+        "state directory {path} is in use by another weft router; stop that one, or choose another with --state-dir"
+    )]
     Locked { path: PathBuf },
     /// Reading or writing failed.
     #[error("{path}: {source}")]
@@ -39,7 +41,9 @@ pub(crate) enum StoreError {
     )]
     Damaged { path: PathBuf, why: FormatError },
     /// A newer program wrote the file.
-    #[error("{path} was written by a newer weft (format {found}, this program reads up to {known}): start that version")]
+    #[error(
+        "{path} was written by a newer weft (format {found}, this program reads up to {known}): start that version"
+    )]
     Newer { path: PathBuf, found: u16, known: u16 },
     /// The file came from another machine.
     #[error(
@@ -81,8 +85,15 @@ impl Store {
         machine: MachineId,
         new_identity: impl FnOnce() -> (NodeKey, NoiseKeypair),
     ) -> Result<(Self, State), StoreError> {
-        let in_directory = |source| StoreError::Directory { path: directory.into(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(in_directory)?;
+        let in_directory = |source| StoreError::Directory {
+            path: directory.into(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(in_directory)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -90,8 +101,9 @@ impl Store {
             .mode(0o600)
             .open(directory.join("lock"))
             .map_err(in_directory)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| StoreError::Locked { path: directory.into() })?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| StoreError::Locked {
+            path: directory.into(),
+        })?;
         let path = directory.join("state");
         let (key, noise, incarnation, durable) = match read(&path)? {
             Some(bytes) => decode(&path, &bytes, &machine)?,
@@ -101,10 +113,19 @@ impl Store {
             }
         };
         let identity = format::encode_identity(&machine, &key, &noise);
-        let mut store =
-            Self { directory: directory.into(), identity, incarnation: incarnation + 1, _lock: lock };
+        let mut store = Self {
+            directory: directory.into(),
+            identity,
+            incarnation: incarnation + 1,
+            _lock: lock,
+        };
         store.save(durable.as_ref())?;
-        let state = State { key, noise, incarnation: store.incarnation, durable };
+        let state = State {
+            key,
+            noise,
+            incarnation: store.incarnation,
+            durable,
+        };
         Ok((store, state))
     }
 
@@ -142,16 +163,24 @@ impl Store {
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let io = |source| StoreError::Io { path: path.into(), source };
+    let io = |source| StoreError::Io {
+        path: path.into(),
+        source,
+    };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io(e)),
     };
     let mut bytes = Vec::new();
-    file.take(STATE_FILE_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
+    file.take(STATE_FILE_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
     if bytes.len() as u64 > STATE_FILE_MAX {
-        return Err(StoreError::Damaged { path: path.into(), why: FormatError::TooLarge });
+        return Err(StoreError::Damaged {
+            path: path.into(),
+            why: FormatError::TooLarge,
+        });
     }
     Ok(Some(bytes))
 }
@@ -159,14 +188,25 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 type Decoded = (NodeKey, NoiseKeypair, u64, Option<DurableState>);
 
 fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<Decoded, StoreError> {
-    let damaged = |why| StoreError::Damaged { path: path.into(), why };
+    let damaged = |why| StoreError::Damaged {
+        path: path.into(),
+        why,
+    };
     let records = format::decode(bytes).map_err(|why| match why {
-        FormatError::Newer { found } => {
-            StoreError::Newer { path: path.into(), found, known: format::FORMAT_VERSION }
-        }
+        FormatError::Newer { found } => StoreError::Newer {
+            path: path.into(),
+            found,
+            known: format::FORMAT_VERSION,
+        },
         other => damaged(other),
     })?;
-    let last = |kind| records.iter().rev().find(|(k, _)| *k == kind).map(|(_, body)| *body);
+    let last = |kind| {
+        records
+            .iter()
+            .rev()
+            .find(|(k, _)| *k == kind)
+            .map(|(_, body)| *body)
+    };
     let identity = last(RecordKind::Identity).ok_or(damaged(FormatError::Missing("identity")))?;
     let (bound_to, key, noise) = format::decode_identity(identity).map_err(damaged)?;
     if bound_to != machine.binding() {
@@ -188,8 +228,12 @@ fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError>
     let path = directory.join(name);
     let beside = directory.join(format!("{name}.new"));
     let write = || -> std::io::Result<()> {
-        let mut file =
-            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&beside, &path)?;
@@ -198,7 +242,10 @@ fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError>
     write().map_err(|source| {
         // The old file still stands; what was written beside it is of no use to anybody.
         let _ = std::fs::remove_file(&beside);
-        StoreError::Io { path: path.clone(), source }
+        StoreError::Io {
+            path: path.clone(),
+            source,
+        }
     })
 }
 
@@ -231,7 +278,10 @@ mod tests {
     fn a_second_router_on_the_same_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let _held = open(dir.path(), MACHINE).unwrap();
-        assert!(matches!(open(dir.path(), MACHINE), Err(StoreError::Locked { .. })));
+        assert!(matches!(
+            open(dir.path(), MACHINE),
+            Err(StoreError::Locked { .. })
+        ));
     }
 
     #[test]
@@ -239,7 +289,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path(), MACHINE).unwrap());
         let before = std::fs::read(dir.path().join("state")).unwrap();
-        let error = open(dir.path(), "ffffffffffffffffffffffffffffffff").err().unwrap();
+        let error = open(dir.path(), "ffffffffffffffffffffffffffffffff")
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("another machine"), "{error}");
         assert_eq!(std::fs::read(dir.path().join("state")).unwrap(), before);
     }

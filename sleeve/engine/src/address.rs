@@ -11,7 +11,11 @@ pub(crate) fn normal(address: SocketAddr) -> SocketAddr {
     if let Some(v4) = v6.ip().to_ipv4_mapped() {
         return SocketAddr::new(IpAddr::V4(v4), v6.port());
     }
-    let scope = if v6.ip().is_unicast_link_local() { v6.scope_id() } else { 0 };
+    let scope = if v6.ip().is_unicast_link_local() {
+        v6.scope_id()
+    } else {
+        0
+    };
     SocketAddr::V6(SocketAddrV6::new(*v6.ip(), v6.port(), 0, scope))
 }
 
@@ -38,9 +42,15 @@ mod tests {
     #[test]
     fn scope_is_kept_for_link_local_addresses_only() {
         let local = SocketAddrV6::new("fe80::1".parse().unwrap(), 1, 9, 3);
-        assert_eq!(normal(local.into()), SocketAddrV6::new(*local.ip(), 1, 0, 3).into());
+        assert_eq!(
+            normal(local.into()),
+            SocketAddrV6::new(*local.ip(), 1, 0, 3).into()
+        );
         let global = SocketAddrV6::new("2001:db8::1".parse().unwrap(), 1, 9, 3);
-        assert_eq!(normal(global.into()), SocketAddrV6::new(*global.ip(), 1, 0, 0).into());
+        assert_eq!(
+            normal(global.into()),
+            SocketAddrV6::new(*global.ip(), 1, 0, 0).into()
+        );
         assert_eq!(mapped(global.into()), global.into());
     }
 }

@@ -193,7 +193,9 @@ fn open_cure(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ResourceBusy => "; another process holds it: stop that router first",
         io::ErrorKind::PermissionDenied => "; CAP_NET_ADMIN is needed: run as root",
-        io::ErrorKind::NotFound => "; /dev/net/tun is missing: pass it to the container or load the tun module",
+        io::ErrorKind::NotFound => {
+            "; /dev/net/tun is missing: pass it to the container or load the tun module"
+        }
         _ => "",
     }
 }

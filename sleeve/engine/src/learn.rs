@@ -20,7 +20,10 @@ pub(crate) struct Learner {
 impl Learner {
     pub(crate) fn new() -> Self {
         // Room for all from the start: no allocation while packets flow.
-        Self { reported: HashMap::with_capacity(LEARNED_MACS_MAX), purged: None }
+        Self {
+            reported: HashMap::with_capacity(LEARNED_MACS_MAX),
+            purged: None,
+        }
     }
 
     /// Calls `report` if frames with source `mac` from `peer` are news; they stay news when it returns false.
@@ -39,9 +42,13 @@ impl Learner {
         if self.reported.len() < LEARNED_MACS_MAX {
             return true;
         }
-        if self.purged.is_none_or(|at| now.saturating_duration_since(at) >= PURGE_INTERVAL) {
+        if self
+            .purged
+            .is_none_or(|at| now.saturating_duration_since(at) >= PURGE_INTERVAL)
+        {
             self.purged = Some(now);
-            self.reported.retain(|_, (_, at)| now.saturating_duration_since(*at) < REPORT_INTERVAL);
+            self.reported
+                .retain(|_, (_, at)| now.saturating_duration_since(*at) < REPORT_INTERVAL);
         }
         self.reported.len() < LEARNED_MACS_MAX
     }

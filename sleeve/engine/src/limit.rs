@@ -14,12 +14,15 @@ pub(crate) struct Limit<K> {
 
 impl<K: PartialEq> Limit<K> {
     pub(crate) fn new() -> Self {
-        Self { passed: Vec::with_capacity(KEYS_MAX) }
+        Self {
+            passed: Vec::with_capacity(KEYS_MAX),
+        }
     }
 
     /// True when the key may pass now.
     pub(crate) fn pass(&mut self, key: K, now: Instant) -> bool {
-        self.passed.retain(|(_, at)| now.saturating_duration_since(*at) < EVENT_INTERVAL);
+        self.passed
+            .retain(|(_, at)| now.saturating_duration_since(*at) < EVENT_INTERVAL);
         if self.passed.len() == KEYS_MAX || self.passed.iter().any(|(k, _)| *k == key) {
             return false;
         }

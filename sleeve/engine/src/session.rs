@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use aws_lc_rs::aead::{
-    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
-};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use weft_sleeve::{COUNTER_LIMIT, Cipher, ReplayWindow, SessionKeys};
 use weft_wire::datagram::{FLAG_BY_RELAY, HEADER_LEN, Header, Kind, TAG_LEN, nonce};
 use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
@@ -47,7 +45,10 @@ enum Source {
 }
 
 impl Session {
-    pub(crate) fn new(keys: &SessionKeys, traffic: Arc<PeerTraffic>) -> Result<Self, aws_lc_rs::error::Unspecified> {
+    pub(crate) fn new(
+        keys: &SessionKeys,
+        traffic: Arc<PeerTraffic>,
+    ) -> Result<Self, aws_lc_rs::error::Unspecified> {
         let algorithm = algorithm(keys.cipher);
         Ok(Self {
             peer: keys.peer,
@@ -59,7 +60,10 @@ impl Session {
             opening: LessSafeKey::new(UnboundKey::new(algorithm, &keys.receive)?),
             next: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            receiver: Mutex::new(Receiver { window: ReplayWindow::new(), source: Source::AwaitingFirst }),
+            receiver: Mutex::new(Receiver {
+                window: ReplayWindow::new(),
+                source: Source::AwaitingFirst,
+            }),
         })
     }
 
@@ -79,7 +83,11 @@ impl Session {
         *header = Header::new(kind, self.remote, counter).to_bytes();
         let sealed = self
             .sealing
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce(counter)), Aad::from(&*header), content)
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce(counter)),
+                Aad::from(&*header),
+                content,
+            )
             // Only a content of 64 GiB is refused (RFC 5116 §5.1).
             .map_err(|_| DropReason::OversizeFrame)?;
         tag.copy_from_slice(sealed.as_ref());
@@ -88,7 +96,11 @@ impl Session {
 
     /// Opens a datagram in place and returns its content. A replay is told before any work is done on it; the
     /// window moves only for what opened.
-    pub(crate) fn open<'a>(&self, header: &Header, datagram: &'a mut [u8]) -> Result<&'a mut [u8], DropReason> {
+    pub(crate) fn open<'a>(
+        &self,
+        header: &Header,
+        datagram: &'a mut [u8],
+    ) -> Result<&'a mut [u8], DropReason> {
         let Some((clear, sealed)) = datagram.split_first_chunk_mut::<HEADER_LEN>() else {
             return Err(DropReason::DatagramTooShort);
         };
@@ -99,7 +111,11 @@ impl Session {
         receiver.window.check(header.counter)?;
         let content = self
             .opening
-            .open_in_place(Nonce::assume_unique_for_key(nonce(header.counter)), Aad::from(&*clear), sealed)
+            .open_in_place(
+                Nonce::assume_unique_for_key(nonce(header.counter)),
+                Aad::from(&*clear),
+                sealed,
+            )
             .map_err(|_| DropReason::BadSeal)?;
         receiver.window.commit(header.counter)?;
         self.received.fetch_add(1, Relaxed);
@@ -134,7 +150,10 @@ impl Session {
             Source::Reported { .. } => EngineEvent::Roamed { local, from },
         };
         if report(event) {
-            receiver.source = Source::Reported { address: from, at: Instant::now() };
+            receiver.source = Source::Reported {
+                address: from,
+                at: Instant::now(),
+            };
         }
     }
 
@@ -158,6 +177,70 @@ mod tests {
     use super::*;
 
     const PEER: NodeId = NodeId([7; 32]);
+    const VECTORS: &str = include_str!("../../../docs/design/wire-vectors.txt");
+
+    fn vector(name: &str) -> Vec<u8> {
+        let line = VECTORS
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+        let digits = line.unwrap_or_else(|| panic!("docs/design/wire-vectors.txt lacks {name}"));
+        (0..digits.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn datagrams_are_octet_for_octet_those_of_the_design() {
+        let key: [u8; 32] = vector("data_key").try_into().unwrap();
+        let index = SessionIndex(u32::from_be_bytes(vector("data_index").try_into().unwrap()));
+        let counter = u64::from_be_bytes(vector("data_counter").try_into().unwrap());
+        for (cipher, suffix) in [
+            (Cipher::Aes256Gcm, "aes256gcm"),
+            (Cipher::ChaCha20Poly1305, "chacha"),
+        ] {
+            for (kind, name) in [
+                (Kind::Data, "data"),
+                (Kind::Flood, "flood"),
+                (Kind::Frag, "frag"),
+                (Kind::Probe, "probe"),
+                (Kind::ProbeAck, "probe_ack"),
+                (Kind::Keepalive, "keepalive"),
+            ] {
+                let content = if kind == Kind::Keepalive {
+                    vec![]
+                } else {
+                    vector(&format!("{name}_plaintext"))
+                };
+                let expected = vector(&format!("{name}_{suffix}"));
+                let keys = SessionKeys {
+                    local: index,
+                    remote: index,
+                    peer: PEER,
+                    cipher,
+                    send: key,
+                    receive: key,
+                };
+                let session = Session::new(&keys, Arc::default()).unwrap();
+                assert_eq!(
+                    opened(&session, &expected),
+                    Ok(content.clone()),
+                    "{name} {suffix}"
+                );
+                // The counter of the vectors is beyond the limit of a session, so the seal is asked directly.
+                let header = Header::new(kind, index, counter).to_bytes();
+                let mut datagram = [&header[..], &content].concat();
+                let (clear, sealed) = datagram.split_at_mut(HEADER_LEN);
+                let nonce = Nonce::assume_unique_for_key(nonce(counter));
+                let tag = session
+                    .sealing
+                    .seal_in_place_separate_tag(nonce, Aad::from(&*clear), sealed)
+                    .unwrap();
+                datagram.extend_from_slice(tag.as_ref());
+                assert_eq!(datagram, expected, "{name} {suffix}");
+            }
+        }
+    }
 
     fn keys(cipher: Cipher, local: u32, remote: u32, send: u8, receive: u8) -> SessionKeys {
         SessionKeys {
@@ -183,7 +266,9 @@ mod tests {
 
     fn opened(session: &Session, datagram: &[u8]) -> Result<Vec<u8>, DropReason> {
         let header = Header::parse(datagram).unwrap();
-        session.open(&header, &mut datagram.to_vec()).map(|content| content.to_vec())
+        session
+            .open(&header, &mut datagram.to_vec())
+            .map(|content| content.to_vec())
     }
 
     #[test]
@@ -192,7 +277,10 @@ mod tests {
             let (one, other) = pair(cipher);
             for (counter, content) in [&b"first"[..], b"", b"third"].into_iter().enumerate() {
                 let datagram = sealed(&one, Kind::Data, content);
-                assert_eq!(Header::parse(&datagram), Ok(Header::new(Kind::Data, SessionIndex(2), counter as u64)));
+                assert_eq!(
+                    Header::parse(&datagram),
+                    Ok(Header::new(Kind::Data, SessionIndex(2), counter as u64))
+                );
                 assert_eq!(opened(&other, &datagram), Ok(content.to_vec()));
                 assert_eq!(opened(&other, &datagram), Err(DropReason::Replayed));
             }
@@ -218,7 +306,10 @@ mod tests {
             far[8] = 0x7f;
             assert_eq!(opened(&other, &far), Err(DropReason::BadSeal));
             assert_eq!(opened(&other, &datagram), Ok(b"content".to_vec()));
-            assert_eq!(opened(&other, &datagram[..HEADER_LEN + TAG_LEN - 1]), Err(DropReason::DatagramTooShort));
+            assert_eq!(
+                opened(&other, &datagram[..HEADER_LEN + TAG_LEN - 1]),
+                Err(DropReason::DatagramTooShort)
+            );
             assert_eq!(other.counters().received, 1);
         }
     }
@@ -231,7 +322,10 @@ mod tests {
         assert_eq!(Header::parse(&last).unwrap().counter, COUNTER_LIMIT - 1);
         for _ in 0..2 {
             let mut datagram = [0; HEADER_LEN + TAG_LEN];
-            assert_eq!(one.seal(Kind::Keepalive, &mut datagram), Err(DropReason::CountersExhausted));
+            assert_eq!(
+                one.seal(Kind::Keepalive, &mut datagram),
+                Err(DropReason::CountersExhausted)
+            );
             assert_eq!(datagram, [0; HEADER_LEN + TAG_LEN]);
         }
         assert_eq!(one.counters().sent, COUNTER_LIMIT);
@@ -240,7 +334,8 @@ mod tests {
     #[test]
     fn addresses_are_reported_when_they_are_news() {
         let (session, _) = pair(Cipher::Aes256Gcm);
-        let (a, b): (SocketAddr, SocketAddr) = ("192.0.2.1:1".parse().unwrap(), "192.0.2.2:1".parse().unwrap());
+        let (a, b): (SocketAddr, SocketAddr) =
+            ("192.0.2.1:1".parse().unwrap(), "192.0.2.2:1".parse().unwrap());
         let local = session.local;
         let report = |from, flags, endpoint, taken| {
             let mut event = None;
@@ -257,16 +352,30 @@ mod tests {
             }
         };
         assert_eq!(report(a, FLAG_BY_RELAY, None, true), None);
-        assert_eq!(report(a, 0, None, false), Some(EngineEvent::Opened { local, from: a }));
-        assert_eq!(report(a, 0, None, true), Some(EngineEvent::Opened { local, from: a }), "the first was lost");
+        assert_eq!(
+            report(a, 0, None, false),
+            Some(EngineEvent::Opened { local, from: a })
+        );
+        assert_eq!(
+            report(a, 0, None, true),
+            Some(EngineEvent::Opened { local, from: a }),
+            "the first was lost"
+        );
         assert_eq!(report(a, 0, None, true), None);
         assert_eq!(report(b, 0, Some(a), true), None, "too soon");
         pass_interval();
         assert_eq!(report(b, FLAG_BY_RELAY, Some(a), true), None);
-        assert_eq!(report(b, 0, Some(a), true), Some(EngineEvent::Roamed { local, from: b }));
+        assert_eq!(
+            report(b, 0, Some(a), true),
+            Some(EngineEvent::Roamed { local, from: b })
+        );
         pass_interval();
         assert_eq!(report(b, 0, Some(a), true), None, "once per address");
         assert_eq!(report(a, 0, Some(a), true), None, "back at the endpoint");
-        assert_eq!(report(b, 0, Some(a), true), Some(EngineEvent::Roamed { local, from: b }), "left again");
+        assert_eq!(
+            report(b, 0, Some(a), true),
+            Some(EngineEvent::Roamed { local, from: b }),
+            "left again"
+        );
     }
 }

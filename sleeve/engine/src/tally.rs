@@ -38,7 +38,13 @@ impl Tally {
         let second = self.start.elapsed().as_secs() + 1;
         if logged.swap(second, Relaxed) != second {
             let other = other.map(tracing::field::display);
-            tracing::debug!(reason = reason.label(), total, other, "dropped: {}", reason.describe());
+            tracing::debug!(
+                reason = reason.label(),
+                total,
+                other,
+                "dropped: {}",
+                reason.describe()
+            );
         }
     }
 

@@ -60,20 +60,35 @@ impl View {
                 endpoints.insert(row.peer, endpoint);
             }
             // A frame must not reach another peer than the table means, whatever index it gives.
-            let session = row.session.and_then(|index| sessions.get(&index)).filter(|s| s.peer == row.peer);
-            let path = session
-                .zip(endpoint)
-                .map(|(session, endpoint)| Path { session: Arc::clone(session), endpoint });
+            let session = row
+                .session
+                .and_then(|index| sessions.get(&index))
+                .filter(|s| s.peer == row.peer);
+            let path = session.zip(endpoint).map(|(session, endpoint)| Path {
+                session: Arc::clone(session),
+                endpoint,
+            });
             links.push(Link { peer: row.peer, path });
         }
         let inbound = sessions
             .iter()
             .map(|(index, session)| {
                 let endpoint = endpoints.get(&session.peer).copied();
-                (*index, Inbound { session: Arc::clone(session), endpoint })
+                (
+                    *index,
+                    Inbound {
+                        session: Arc::clone(session),
+                        endpoint,
+                    },
+                )
             })
             .collect();
-        Self { origin: table.origin, links, table, inbound }
+        Self {
+            origin: table.origin,
+            links,
+            table,
+            inbound,
+        }
     }
 
     /// Where a frame to `destination` goes.
@@ -81,7 +96,11 @@ impl View {
         if destination.is_group() {
             return Decision::Flood;
         }
-        let link = self.table.macs.get(&destination).and_then(|at| self.links.get(usize::from(*at)));
+        let link = self
+            .table
+            .macs
+            .get(&destination)
+            .and_then(|at| self.links.get(usize::from(*at)));
         link.map_or(Decision::Flood, Decision::Unicast)
     }
 
@@ -130,12 +149,29 @@ mod tests {
             row(4, Some(10), Some("192.0.2.4:1")),
             row(5, Some(50), Some("192.0.2.5:1")),
         ];
-        let sessions = [session(10, peer(1)), session(11, peer(3)), session(20, peer(2)), session(30, peer(6))].into();
+        let sessions = [
+            session(10, peer(1)),
+            session(11, peer(3)),
+            session(20, peer(2)),
+            session(30, peer(6)),
+        ]
+        .into();
         let view = View::new(Arc::new(table), &sessions);
-        let paths: Vec<_> = view.links.iter().map(|link| link.path.as_ref().map(|p| p.endpoint)).collect();
-        assert_eq!(paths, [Some("192.0.2.1:1".parse().unwrap()), None, None, None, None]);
+        let paths: Vec<_> = view
+            .links
+            .iter()
+            .map(|link| link.path.as_ref().map(|p| p.endpoint))
+            .collect();
+        assert_eq!(
+            paths,
+            [Some("192.0.2.1:1".parse().unwrap()), None, None, None, None]
+        );
         let endpoint = |index| view.inbound(SessionIndex(index)).map(|i| i.endpoint);
-        assert_eq!(endpoint(11), Some(Some("192.0.2.3:1".parse().unwrap())), "not the one used for sending");
+        assert_eq!(
+            endpoint(11),
+            Some(Some("192.0.2.3:1".parse().unwrap())),
+            "not the one used for sending"
+        );
         assert_eq!(endpoint(30), Some(None), "not in the table");
         assert_eq!(endpoint(50), None);
     }
@@ -152,7 +188,11 @@ mod tests {
             Decision::Flood => None,
         };
         assert_eq!(target(known), Some(peer(2)));
-        assert_eq!(target(Mac([2, 0, 0, 0, 0, 2])), None, "a position outside the table");
+        assert_eq!(
+            target(Mac([2, 0, 0, 0, 0, 2])),
+            None,
+            "a position outside the table"
+        );
         assert_eq!(target(Mac([2, 0, 0, 0, 0, 3])), None);
         assert_eq!(target(Mac::BROADCAST), None);
     }

@@ -37,9 +37,28 @@ struct Peer {
 fn host_and_peer() -> (Host, Peer) {
     let namespace = Namespace::new().unwrap();
     let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap());
-    let peer = Peer { socket: socket(&namespace), namespace, to: host.address, counter: 0 };
-    host.engine.install(&keys(PEER, Cipher::ChaCha20Poly1305, LOCAL.0, REMOTE.0, SEND[0], RECEIVE[0])).unwrap();
-    host.publish(PEER, Some(LOCAL.0), Some(peer.socket.local_addr().unwrap()), &[FAR]);
+    let peer = Peer {
+        socket: socket(&namespace),
+        namespace,
+        to: host.address,
+        counter: 0,
+    };
+    host.engine
+        .install(&keys(
+            PEER,
+            Cipher::ChaCha20Poly1305,
+            LOCAL.0,
+            REMOTE.0,
+            SEND[0],
+            RECEIVE[0],
+        ))
+        .unwrap();
+    host.publish(
+        PEER,
+        Some(LOCAL.0),
+        Some(peer.socket.local_addr().unwrap()),
+        &[FAR],
+    );
     (host, peer)
 }
 
@@ -51,8 +70,13 @@ fn socket(namespace: &Namespace) -> UdpSocket {
 
 fn sealed(header: Header, content: &[u8]) -> Vec<u8> {
     let header_bytes = header.to_bytes();
-    let payload = Payload { msg: content, aad: &header_bytes };
-    let sealed = ChaCha20Poly1305::new(&RECEIVE.into()).encrypt(&nonce(header.counter).into(), payload).unwrap();
+    let payload = Payload {
+        msg: content,
+        aad: &header_bytes,
+    };
+    let sealed = ChaCha20Poly1305::new(&RECEIVE.into())
+        .encrypt(&nonce(header.counter).into(), payload)
+        .unwrap();
     [&header_bytes[..], &sealed].concat()
 }
 
@@ -107,20 +131,26 @@ fn the_engine_seals_as_another_library_opens() {
     let second = peer.receive();
     host.engine.keepalive(LOCAL);
     let third = peer.receive();
-    host.engine.send(peer.socket.local_addr().unwrap(), b"a handshake");
+    host.engine
+        .send(peer.socket.local_addr().unwrap(), b"a handshake");
     assert_eq!(peer.receive(), b"a handshake");
 
     let cipher = ChaCha20Poly1305::new(&SEND.into());
     let open = |datagram: &[u8], kind, counter| {
         let (aad, msg) = datagram.split_at(HEADER_LEN);
         assert_eq!(Header::parse(datagram), Ok(Header::new(kind, REMOTE, counter)));
-        cipher.decrypt(&nonce(counter).into(), Payload { msg, aad }).unwrap()
+        cipher
+            .decrypt(&nonce(counter).into(), Payload { msg, aad })
+            .unwrap()
     };
     assert_eq!(open(&first, Kind::Data, 0), data(&unicast));
     let content = open(&second, Kind::Flood, 1);
     let (meta, rest) = Meta::split(&content).unwrap();
     let (prefix, inner) = FloodPrefix::split(rest).unwrap();
-    assert_eq!((meta, prefix.origin, inner), (Meta::default(), host.node.peer_hash(), &broadcast[..]));
+    assert_eq!(
+        (meta, prefix.origin, inner),
+        (Meta::default(), host.node.peer_hash(), &broadcast[..])
+    );
     assert_eq!(open(&third, Kind::Keepalive, 2), b"");
     assert_eq!(host.drops(), []);
 }
@@ -138,35 +168,79 @@ fn each_bad_datagram_is_dropped_for_its_reason() {
     let old = sealed(Header::new(Kind::Data, LOCAL, 0), &data(&good));
     // Moves the window past the counter 0.
     let newer = sealed(Header::new(Kind::Keepalive, LOCAL, WINDOW), b"");
-    let elsewhere = sealed(Header { network: 1, ..peer.header(Kind::Data) }, &data(&good));
-    let unknown = sealed(Header { index: SessionIndex(7), ..peer.header(Kind::Data) }, &data(&good));
-    let slice = Meta { segments: 2, header_len: 14, gso_size: 1, ..Meta::default() };
-    let checksum = Meta { flags: 1, ..Meta::default() };
+    let elsewhere = sealed(
+        Header {
+            network: 1,
+            ..peer.header(Kind::Data)
+        },
+        &data(&good),
+    );
+    let unknown = sealed(
+        Header {
+            index: SessionIndex(7),
+            ..peer.header(Kind::Data)
+        },
+        &data(&good),
+    );
+    let slice = Meta {
+        segments: 2,
+        header_len: 14,
+        gso_size: 1,
+        ..Meta::default()
+    };
+    let checksum = Meta {
+        flags: 1,
+        ..Meta::default()
+    };
     let group_source = frame(POD, Mac::BROADCAST, &[0x88, 0xb5], 60);
     let no_source = frame(POD, Mac([0; 6]), &[0x88, 0xb5], 60);
     let bad: Vec<(DropReason, Vec<u8>)> = vec![
         (DropReason::DatagramTooShort, vec![]),
         (DropReason::DatagramTooShort, vec![Kind::Data as u8; 15]),
-        (DropReason::DatagramTooShort, Header::new(Kind::Data, LOCAL, 9).to_bytes().to_vec()),
+        (
+            DropReason::DatagramTooShort,
+            Header::new(Kind::Data, LOCAL, 9).to_bytes().to_vec(),
+        ),
         (DropReason::UnknownKind, vec![0x40; 60]),
         (DropReason::KindNotServed, peer.datagram(Kind::Frag, &[0; 60])),
         (DropReason::KindNotServed, peer.datagram(Kind::Probe, &[0; 60])),
         (DropReason::KindNotServed, peer.datagram(Kind::ProbeAck, &[0; 60])),
         (DropReason::KindNotServed, vec![Kind::Relay as u8; 60]),
-        (DropReason::KindNotServed, peer.datagram(Kind::Data, &[&slice.to_bytes()[..], &good].concat())),
-        (DropReason::KindNotServed, peer.datagram(Kind::Data, &[&checksum.to_bytes()[..], &good].concat())),
+        (
+            DropReason::KindNotServed,
+            peer.datagram(Kind::Data, &[&slice.to_bytes()[..], &good].concat()),
+        ),
+        (
+            DropReason::KindNotServed,
+            peer.datagram(Kind::Data, &[&checksum.to_bytes()[..], &good].concat()),
+        ),
         (DropReason::UnknownNetwork, elsewhere),
         (DropReason::UnknownIndex, unknown.clone()),
         (DropReason::UnknownIndex, unknown),
         (DropReason::BadSeal, garbled),
         (DropReason::Replayed, replayed),
         (DropReason::BadContent, peer.datagram(Kind::Data, &[0; 15])),
-        (DropReason::BadContent, peer.datagram(Kind::Flood, &flood(host.node.peer_hash(), &good))),
+        (
+            DropReason::BadContent,
+            peer.datagram(Kind::Flood, &flood(host.node.peer_hash(), &good)),
+        ),
         (DropReason::BadContent, peer.datagram(Kind::Keepalive, b"x")),
-        (DropReason::RuntFrame, peer.datagram(Kind::Data, &data(&good[..13]))),
-        (DropReason::RuntFrame, peer.datagram(Kind::Flood, &flood(PEER.peer_hash(), &good[..13]))),
-        (DropReason::InvalidSource, peer.datagram(Kind::Data, &data(&group_source))),
-        (DropReason::InvalidSource, peer.datagram(Kind::Data, &data(&no_source))),
+        (
+            DropReason::RuntFrame,
+            peer.datagram(Kind::Data, &data(&good[..13])),
+        ),
+        (
+            DropReason::RuntFrame,
+            peer.datagram(Kind::Flood, &flood(PEER.peer_hash(), &good[..13])),
+        ),
+        (
+            DropReason::InvalidSource,
+            peer.datagram(Kind::Data, &data(&group_source)),
+        ),
+        (
+            DropReason::InvalidSource,
+            peer.datagram(Kind::Data, &data(&no_source)),
+        ),
         (DropReason::BadHandshake, large_init()),
     ];
     for (_, datagram) in &bad {
@@ -199,7 +273,11 @@ fn each_bad_datagram_is_dropped_for_its_reason() {
 
 fn large_init() -> Vec<u8> {
     let header = Header::new(Kind::Init, SessionIndex(1), 0).to_bytes();
-    [&header[..], &[0; weft_sleeve_engine::engine::HANDSHAKE_MAX + 1 - HEADER_LEN]].concat()
+    [
+        &header[..],
+        &[0; weft_sleeve_engine::engine::HANDSHAKE_MAX + 1 - HEADER_LEN],
+    ]
+    .concat()
 }
 
 #[test]
@@ -219,32 +297,58 @@ fn a_peer_that_moves_is_reported() {
     let (mut host, mut peer) = host_and_peer();
     peer.send_frame(&mut host);
     let home = peer.socket.local_addr().unwrap();
-    assert_eq!(host.event(), EngineEvent::Opened { local: LOCAL, from: home });
+    assert_eq!(
+        host.event(),
+        EngineEvent::Opened {
+            local: LOCAL,
+            from: home
+        }
+    );
     peer.socket = socket(&peer.namespace);
     let away = peer.socket.local_addr().unwrap();
     // The report may wait for the interval since the last one to pass.
     let end = std::time::Instant::now() + PATIENCE;
     let roamed = loop {
         peer.send_frame(&mut host);
-        let event = host.pending_events().into_iter().find(|e| matches!(e, EngineEvent::Roamed { .. }));
+        let event = host
+            .pending_events()
+            .into_iter()
+            .find(|e| matches!(e, EngineEvent::Roamed { .. }));
         assert!(std::time::Instant::now() < end, "the move is not reported");
         if let Some(event) = event {
             break event;
         }
     };
-    assert_eq!(roamed, EngineEvent::Roamed { local: LOCAL, from: away });
+    assert_eq!(
+        roamed,
+        EngineEvent::Roamed {
+            local: LOCAL,
+            from: away
+        }
+    );
     host.publish(PEER, Some(LOCAL.0), Some(away), &[FAR]);
     host.write(&frame(FAR, POD, &[0x88, 0xb5], 60));
-    assert_eq!(Header::parse(&peer.receive()), Ok(Header::new(Kind::Data, REMOTE, 0)));
+    assert_eq!(
+        Header::parse(&peer.receive()),
+        Ok(Header::new(Kind::Data, REMOTE, 0))
+    );
 }
 
 #[test]
 fn datagrams_that_the_kernel_joined_are_taken_apart() {
     let (mut host, mut peer) = host_and_peer();
-    let frames: Vec<_> = (0..20u8).map(|n| frame(POD, FAR, &[0x88, 0xb5, n], 300)).collect();
-    let joined: Vec<u8> = frames.iter().flat_map(|frame| peer.datagram(Kind::Data, &data(frame))).collect();
+    let frames: Vec<_> = (0..20u8)
+        .map(|n| frame(POD, FAR, &[0x88, 0xb5, n], 300))
+        .collect();
+    let joined: Vec<u8> = frames
+        .iter()
+        .flat_map(|frame| peer.datagram(Kind::Data, &data(frame)))
+        .collect();
     let state = UdpSocketState::new((&peer.socket).into()).unwrap();
-    assert!(state.max_gso_segments() >= frames.len(), "the kernel lacks UDP_SEGMENT");
+    assert!(
+        state.max_gso_segments() >= frames.len(),
+        "the kernel lacks UDP_SEGMENT"
+    );
     let transmit = Transmit {
         destination: peer.to,
         ecn: None,
@@ -275,6 +379,9 @@ fn a_full_queue_is_counted_and_the_news_comes_again() {
     peer.send_frame(&mut host);
     assert_eq!(
         host.pending_events(),
-        [EngineEvent::Opened { local: LOCAL, from }, EngineEvent::Learned { mac: FAR, peer: PEER }]
+        [
+            EngineEvent::Opened { local: LOCAL, from },
+            EngineEvent::Learned { mac: FAR, peer: PEER }
+        ]
     );
 }

@@ -27,10 +27,14 @@ const IPV4_UDP: usize = 28;
 fn two_hosts(cipher: Cipher, underlay: u32, mtu: u32, listen: [&str; 2], reach: [&str; 2]) -> [Host; 2] {
     let namespaces = [Namespace::new().unwrap(), Namespace::new().unwrap()];
     let end = |at: usize| VethEnd::inside("under", &namespaces[at]).mtu(underlay);
-    namespaces[0].run(|| create_veth(&end(0), &end(1)).unwrap()).unwrap();
+    namespaces[0]
+        .run(|| create_veth(&end(0), &end(1)).unwrap())
+        .unwrap();
     for (namespace, n) in namespaces.iter().zip(1..) {
-        let addresses: [IpNet; 2] =
-            [format!("192.0.2.{n}/24").parse().unwrap(), format!("2001:db8::{n}/64").parse().unwrap()];
+        let addresses: [IpNet; 2] = [
+            format!("192.0.2.{n}/24").parse().unwrap(),
+            format!("2001:db8::{n}/64").parse().unwrap(),
+        ];
         namespace
             .run(|| {
                 link::set_up("under").unwrap();
@@ -40,11 +44,15 @@ fn two_hosts(cipher: Cipher, underlay: u32, mtu: u32, listen: [&str; 2], reach: 
             })
             .unwrap();
     }
-    let [one, other] = [0, 1].map(|at| {
-        Host::new(&namespaces[at], at as u8 + 1, mtu, listen[at].parse().unwrap())
-    });
-    one.engine.install(&keys(other.node, cipher, 100, 200, 11, 22)).unwrap();
-    other.engine.install(&keys(one.node, cipher, 200, 100, 22, 11)).unwrap();
+    let [one, other] =
+        [0, 1].map(|at| Host::new(&namespaces[at], at as u8 + 1, mtu, listen[at].parse().unwrap()));
+    one.engine
+        .install(&keys(other.node, cipher, 100, 200, 11, 22))
+        .unwrap();
+    other
+        .engine
+        .install(&keys(one.node, cipher, 200, 100, 22, 11))
+        .unwrap();
     one.publish(other.node, Some(100), Some(reach[1].parse().unwrap()), &[B]);
     other.publish(one.node, Some(200), Some(reach[0].parse().unwrap()), &[A]);
     [one, other]
@@ -58,14 +66,17 @@ fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
     let group = Mac([0x33, 0x33, 0, 0, 0, 9]);
     let unknown = Mac([2, 0, 0, 0, 0, 0xff]);
     let vlan: &[u8] = &[0x81, 0x00, 0x60, 0x05, 0x88, 0xb5];
+    // A whole IPv6 header but for the addresses: where the bridge hands frames to the packet filter
+    // (bridge-nf-call-ip6tables), the kernel drops malformed ones.
+    let ipv6: &[u8] = &[0x86, 0xdd, 0x60, 0, 0, 0, 0x04, 0xca, 59, 64];
     let double: &[u8] = &[0x88, 0xa8, 0x00, 0x07, 0x81, 0x00, 0x20, 0x05, 0x08, 0x00];
     let (mut frames, mut octets) = (0, 0);
     for (then, lengths) in [
-        (EXPERIMENTAL, &[15, 60, 61, 1_000, 1_400][..]),
+        (EXPERIMENTAL, &[15, 60, 61, 1_000, 1_380][..]),
         (&[0x08, 0x06], &[60]),
         (&[0x00, 0x26], &[60]),
-        (&[0x86, 0xdd], &[1_280]),
-        (vlan, &[64, 1_404]),
+        (ipv6, &[1_280]),
+        (vlan, &[64, 1_380]),
         (double, &[68]),
     ] {
         for &length in lengths {
@@ -83,16 +94,38 @@ fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
     }
     for (host, peer) in [(&one, &other), (&other, &one)] {
         assert_eq!(host.drops(), []);
+        let expected = Traffic {
+            tx_frames: frames,
+            tx_bytes: octets,
+            rx_frames: frames,
+            rx_bytes: octets,
+        };
+        host.await_traffic(peer.node, expected);
         let counters = host.engine.counters();
-        let expected = Traffic { tx_frames: frames, tx_bytes: octets, rx_frames: frames, rx_bytes: octets };
-        assert_eq!(counters.peers[&peer.node], expected);
-        assert!(counters.sessions.values().all(|s| s.sent == frames && s.received == frames));
+        assert!(
+            counters
+                .sessions
+                .values()
+                .all(|s| s.sent == frames && s.received == frames)
+        );
     }
     let learned: Vec<_> = other.pending_events();
-    let opened = EngineEvent::Opened { local: SessionIndex(200), from: IPV4[0].parse().unwrap() };
-    let opened6 = EngineEvent::Opened { local: SessionIndex(200), from: IPV6[0].parse().unwrap() };
+    let opened = EngineEvent::Opened {
+        local: SessionIndex(200),
+        from: IPV4[0].parse().unwrap(),
+    };
+    let opened6 = EngineEvent::Opened {
+        local: SessionIndex(200),
+        from: IPV6[0].parse().unwrap(),
+    };
     assert!(learned[0] == opened || learned[0] == opened6, "{learned:?}");
-    assert_eq!(learned[1..], [EngineEvent::Learned { mac: A, peer: one.node }]);
+    assert_eq!(
+        learned[1..],
+        [EngineEvent::Learned {
+            mac: A,
+            peer: one.node
+        }]
+    );
 }
 
 #[test]
@@ -110,7 +143,13 @@ fn frames_cross_between_dual_stack_sockets() {
     let any = ["[::]:6783", "[::]:6783"];
     all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, any, IPV4));
     all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, any, IPV6));
-    all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, [any[0], IPV4[1]], IPV4));
+    all_shapes_cross(two_hosts(
+        Cipher::Aes256Gcm,
+        1_500,
+        1_400,
+        [any[0], IPV4[1]],
+        IPV4,
+    ));
 }
 
 /// An Ethernet header and nothing behind it. The kernel's bridge does not pass such a frame, so it is put onto the
@@ -119,7 +158,10 @@ fn frames_cross_between_dual_stack_sockets() {
 fn a_bare_header_crosses() {
     let [one, other] = two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
     let open = |host: &Host| {
-        let config = Config { read_timeout: Some(PATIENCE), ..Config::default() };
+        let config = Config {
+            read_timeout: Some(PATIENCE),
+            ..Config::default()
+        };
         let opened = host.namespace.run(|| {
             let interfaces = pnet_datalink::interfaces();
             channel(interfaces.iter().find(|i| i.name == TAP).unwrap(), config)
@@ -189,7 +231,9 @@ fn frames_wait_for_session_endpoint_and_table() {
     one.write(&last);
     one.await_drops(&[(DropReason::NoSession, 4)]);
     assert!(matches!(
-        other.engine.install(&keys(one.node, Cipher::Aes256Gcm, 200, 1, 1, 1)),
+        other
+            .engine
+            .install(&keys(one.node, Cipher::Aes256Gcm, 200, 1, 1, 1)),
         Err(EngineError::IndexInUse { .. })
     ));
 }
@@ -200,11 +244,17 @@ fn a_stopped_engine_leaves_its_tap_to_the_next() {
     let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap());
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let second = namespace.run(|| start(any).0).unwrap();
-    let Err(error @ EngineError::OpenTap { .. }) = second else { panic!("two engines hold one TAP device") };
+    let Err(error @ EngineError::OpenTap { .. }) = second else {
+        panic!("two engines hold one TAP device")
+    };
     assert!(error.to_string().contains("another process holds it"), "{error}");
     let began = std::time::Instant::now();
     Box::new(host.engine).stop();
-    assert!(began.elapsed() < PATIENCE / 10, "stopping took {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < PATIENCE / 10,
+        "stopping took {:?}",
+        began.elapsed()
+    );
     assert!(namespace.run(|| link::find(TAP).unwrap().is_some()).unwrap());
     namespace.run(|| start(any).0).unwrap().unwrap();
 }
@@ -215,8 +265,13 @@ fn a_wrong_tap_is_refused_by_name() {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let started = || namespace.run(|| start(any).0.err().unwrap()).unwrap();
     assert!(matches!(started(), EngineError::NoTap { name } if name == TAP));
-    assert!(namespace.run(|| link::find(TAP).unwrap().is_none()).unwrap(), "it was made in passing");
-    namespace.run(|| link::create_bridge(TAP, &Default::default()).unwrap()).unwrap();
+    assert!(
+        namespace.run(|| link::find(TAP).unwrap().is_none()).unwrap(),
+        "it was made in passing"
+    );
+    namespace
+        .run(|| link::create_bridge(TAP, &Default::default()).unwrap())
+        .unwrap();
     assert!(matches!(started(), EngineError::NotATap { name } if name == TAP));
 }
 
@@ -225,7 +280,9 @@ fn a_removed_tap_is_reported_once() {
     let namespace = Namespace::new().unwrap();
     let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap());
     assert!(namespace.run(|| link::delete(TAP).unwrap()).unwrap());
-    let EngineEvent::Failed { what } = host.event() else { panic!("another event") };
+    let EngineEvent::Failed { what } = host.event() else {
+        panic!("another event")
+    };
     assert!(what.contains(TAP) && what.contains("restart"), "{what}");
     assert!(host.engine.description().degradations.contains(&what));
     let began = std::time::Instant::now();

@@ -100,7 +100,7 @@ fn one_ethernet_for_everybody() {
     a1.send_frame(&hello).unwrap();
     for ear in &mut ears {
         ear.expect(1, SOON).unwrap();
-        assert_eq!(ear.until_quiet(QUIET).unwrap(), [hello.clone()]);
+        assert_eq!(ear.until_quiet(QUIET).unwrap(), std::slice::from_ref(&hello));
     }
 
     // Frames of an odd type, of every length the pod can send, bit for bit and in order.

@@ -57,10 +57,16 @@ impl PlainEngine {
                     .into(),
             );
         }
-        let (sender, wake_sender) =
-            tx::Sender::new(Arc::clone(&shared), Arc::clone(&tap), config.tap).map_err(EngineError::Worker)?;
-        let (receiver, wake_receiver) = rx::Receiver::new(Arc::clone(&shared), tap).map_err(EngineError::Worker)?;
-        let mut engine = Self { shared, wakers: vec![wake_sender, wake_receiver], workers: Vec::new(), degradations };
+        let (sender, wake_sender) = tx::Sender::new(Arc::clone(&shared), Arc::clone(&tap), config.tap)
+            .map_err(EngineError::Worker)?;
+        let (receiver, wake_receiver) =
+            rx::Receiver::new(Arc::clone(&shared), tap).map_err(EngineError::Worker)?;
+        let mut engine = Self {
+            shared,
+            wakers: vec![wake_sender, wake_receiver],
+            workers: Vec::new(),
+            degradations,
+        };
         // If the second cannot be started, dropping the engine ends the first.
         engine.spawn("weft-sleeve-tx", || sender.run())?;
         engine.spawn("weft-sleeve-rx", || receiver.run())?;
@@ -68,7 +74,12 @@ impl PlainEngine {
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), EngineError> {
-        self.workers.push(Builder::new().name(name.into()).spawn(work).map_err(EngineError::Worker)?);
+        self.workers.push(
+            Builder::new()
+                .name(name.into())
+                .spawn(work)
+                .map_err(EngineError::Worker)?,
+        );
         Ok(())
     }
 }
@@ -79,7 +90,10 @@ fn open_tap(name: &str) -> Result<Iface, EngineError> {
     if found.kind.as_deref() != Some("tun") {
         return Err(EngineError::NotATap { name: name.into() });
     }
-    let failed = |source: io::Error| EngineError::OpenTap { name: name.into(), source };
+    let failed = |source: io::Error| EngineError::OpenTap {
+        name: name.into(),
+        source,
+    };
     let tap = Iface::without_packet_info(name, Mode::Tap).map_err(failed)?;
     tap.set_non_blocking().map_err(failed)?;
     Ok(tap)
@@ -111,9 +125,17 @@ impl Engine for PlainEngine {
     }
 
     fn description(&self) -> EngineDescription {
-        let failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failure = self
+            .shared
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let degradations = self.degradations.iter().cloned().chain(failure).collect();
-        EngineDescription { name: "plain", degradations }
+        EngineDescription {
+            name: "plain",
+            degradations,
+        }
     }
 }
 

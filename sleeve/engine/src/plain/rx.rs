@@ -51,13 +51,22 @@ struct Inlet {
 impl Receiver {
     pub(super) fn new(shared: Arc<Shared>, tap: Arc<Iface>) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
-        poll.registry().register(&mut SourceFd(&shared.socket.as_raw_fd()), SOCKET, Interest::READABLE)?;
+        poll.registry().register(
+            &mut SourceFd(&shared.socket.as_raw_fd()),
+            SOCKET,
+            Interest::READABLE,
+        )?;
         let waker = Waker::new(poll.registry(), WAKE)?;
         let receiver = Self {
             poll,
             events: Events::with_capacity(4),
             buffers: vec![0; BATCH * BUFFER].into(),
-            inlet: Inlet { shared: Arc::clone(&shared), tap, learner: Learner::new(), unknown: Limit::new() },
+            inlet: Inlet {
+                shared: Arc::clone(&shared),
+                tap,
+                learner: Learner::new(),
+                unknown: Limit::new(),
+            },
             shared,
         };
         Ok((receiver, waker))
@@ -97,7 +106,10 @@ impl Receiver {
         let mut rest = self.buffers.chunks_exact_mut(BUFFER);
         let mut slices: [IoSliceMut<'_>; BATCH] =
             std::array::from_fn(|_| IoSliceMut::new(rest.next().unwrap_or_default()));
-        let count = self.shared.udp.recv((&self.shared.socket).into(), &mut slices, &mut metas)?;
+        let count = self
+            .shared
+            .udp
+            .recv((&self.shared.socket).into(), &mut slices, &mut metas)?;
         let view = view.load();
         let now = Instant::now();
         for (buffer, meta) in slices.iter_mut().zip(&metas).take(count) {
@@ -118,7 +130,13 @@ impl Receiver {
 }
 
 impl Inlet {
-    fn take(&mut self, view: &View, from: SocketAddr, datagram: &mut [u8], now: Instant) -> Result<(), DropReason> {
+    fn take(
+        &mut self,
+        view: &View,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
         let header = Header::parse(datagram).map_err(|error| match error {
             HeaderError::TooShort => DropReason::DatagramTooShort,
             HeaderError::UnknownKind => DropReason::UnknownKind,
@@ -135,7 +153,10 @@ impl Inlet {
                 return Err(DropReason::BadHandshake);
             }
             // An event that finds no room is counted where it is lost.
-            self.shared.emit(EngineEvent::Handshake { from, bytes: datagram.to_vec() });
+            self.shared.emit(EngineEvent::Handshake {
+                from,
+                bytes: datagram.to_vec(),
+            });
             return Ok(());
         }
         let Some(inbound) = view.inbound(header.index) else {
@@ -146,7 +167,9 @@ impl Inlet {
         };
         let session = &inbound.session;
         let content = session.open(&header, datagram)?;
-        session.came_from(from, header.flags, inbound.endpoint, |event| self.shared.emit(event));
+        session.came_from(from, header.flags, inbound.endpoint, |event| {
+            self.shared.emit(event)
+        });
         match frame_of(header.kind, content, session)? {
             Some(frame) => self.deliver(frame, session, now),
             None => Ok(()),
@@ -160,7 +183,9 @@ impl Inlet {
             return Err(DropReason::InvalidSource);
         }
         let peer = session.peer;
-        self.learner.saw(source, peer, now, || self.shared.emit(EngineEvent::Learned { mac: source, peer }));
+        self.learner.saw(source, peer, now, || {
+            self.shared.emit(EngineEvent::Learned { mac: source, peer })
+        });
         self.tap.send(frame).map_err(|_| DropReason::TapFailed)?;
         session.traffic.received(frame.len());
         Ok(())

@@ -44,9 +44,12 @@ impl Shared {
     pub(super) fn new(socket: UdpSocket, events: EventSink) -> io::Result<Self> {
         let udp = UdpSocketState::new((&socket).into())?;
         let ipv6 = socket.local_addr()?.is_ipv6();
-        let table =
-            Arc::new(ForwardingTable::empty(PeerHash([0; 8])));
-        let control = Control { table, sessions: Sessions::new(), traffic: BTreeMap::new() };
+        let table = Arc::new(ForwardingTable::empty(PeerHash([0; 8])));
+        let control = Control {
+            table,
+            sessions: Sessions::new(),
+            traffic: BTreeMap::new(),
+        };
         Ok(Self {
             socket,
             udp,
@@ -97,7 +100,8 @@ impl Shared {
     }
 
     fn swap(&self, control: &Control) {
-        self.view.store(Arc::new(View::new(Arc::clone(&control.table), &control.sessions)));
+        self.view
+            .store(Arc::new(View::new(Arc::clone(&control.table), &control.sessions)));
     }
 
     pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) {
@@ -108,7 +112,9 @@ impl Shared {
 
     pub(super) fn keepalive(&self, local: SessionIndex) {
         let view = self.view.load();
-        let path = view.inbound(local).and_then(|inbound| Some((&inbound.session, inbound.endpoint?)));
+        let path = view
+            .inbound(local)
+            .and_then(|inbound| Some((&inbound.session, inbound.endpoint?)));
         let Some((session, endpoint)) = path else {
             return self.tally.drop(DropReason::NoSession, None);
         };
@@ -122,7 +128,13 @@ impl Shared {
     /// Hands one datagram to the kernel: never fragmented, not ECN-capable.
     pub(super) fn transmit(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         let destination = if self.ipv6 { mapped(to) } else { to };
-        let transmit = Transmit { destination, ecn: None, contents: datagram, segment_size: None, src_ip: None };
+        let transmit = Transmit {
+            destination,
+            ecn: None,
+            contents: datagram,
+            segment_size: None,
+            src_ip: None,
+        };
         self.udp.try_send((&self.socket).into(), &transmit)
     }
 
@@ -146,8 +158,16 @@ impl Shared {
         let control = self.control();
         Counters {
             drops: self.tally.drops(),
-            peers: control.traffic.iter().map(|(peer, traffic)| (*peer, traffic.read())).collect(),
-            sessions: control.sessions.iter().map(|(index, session)| (*index, session.counters())).collect(),
+            peers: control
+                .traffic
+                .iter()
+                .map(|(peer, traffic)| (*peer, traffic.read()))
+                .collect(),
+            sessions: control
+                .sessions
+                .iter()
+                .map(|(index, session)| (*index, session.counters()))
+                .collect(),
         }
     }
 
@@ -162,5 +182,9 @@ impl Shared {
 
 /// The reason behind a refused datagram.
 pub(super) fn send_reason(error: &io::Error) -> DropReason {
-    if quinn_udp::is_msg_size_err(error) { DropReason::PathTooSmall } else { DropReason::SendFailed }
+    if quinn_udp::is_msg_size_err(error) {
+        DropReason::PathTooSmall
+    } else {
+        DropReason::SendFailed
+    }
 }

@@ -52,12 +52,17 @@ struct Outlet {
 impl Sender {
     pub(super) fn new(shared: Arc<Shared>, tap: Arc<Iface>, tap_name: String) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
-        poll.registry().register(&mut SourceFd(&tap.as_raw_fd()), TAP, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut SourceFd(&tap.as_raw_fd()), TAP, Interest::READABLE)?;
         let waker = Waker::new(poll.registry(), WAKE)?;
         let sender = Self {
             tap,
             tap_name,
-            outlet: Outlet { shared, poll, events: Events::with_capacity(4) },
+            outlet: Outlet {
+                shared,
+                poll,
+                events: Events::with_capacity(4),
+            },
             frame: vec![0; BUFFER].into(),
             copy: vec![0; BUFFER].into(),
             sequence: first_sequence(),
@@ -75,7 +80,9 @@ impl Sender {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if let Err(error) = self.outlet.wait() {
-                        return shared.fail(format!("the engine cannot wait for frames: {error}; restart the router"));
+                        return shared.fail(format!(
+                            "the engine cannot wait for frames: {error}; restart the router"
+                        ));
                     }
                 }
                 Err(error) => {
@@ -106,14 +113,24 @@ impl Sender {
                 let meta = DATA_START + HEADER_LEN;
                 self.frame[meta..meta + META_LEN].copy_from_slice(&Meta::default().to_bytes());
                 let datagram = &mut self.frame[DATA_START..HEADROOM + length + TAG_LEN];
-                deliver(&mut self.outlet, &mut self.wanted, link, Kind::Data, datagram, length);
+                deliver(
+                    &mut self.outlet,
+                    &mut self.wanted,
+                    link,
+                    Kind::Data,
+                    datagram,
+                    length,
+                );
             }
             Decision::Flood => self.flood(view, length),
         }
     }
 
     fn flood(&mut self, view: &View, length: usize) {
-        let prefix = FloodPrefix { origin: view.origin, sequence: self.sequence };
+        let prefix = FloodPrefix {
+            origin: view.origin,
+            sequence: self.sequence,
+        };
         self.sequence = self.sequence.wrapping_add(1);
         self.frame[HEADER_LEN..HEADER_LEN + META_LEN].copy_from_slice(&Meta::default().to_bytes());
         self.frame[HEADER_LEN + META_LEN..HEADROOM].copy_from_slice(&prefix.to_bytes());
@@ -121,7 +138,14 @@ impl Sender {
         for link in &view.links {
             self.copy[HEADER_LEN..end].copy_from_slice(&self.frame[HEADER_LEN..end]);
             let datagram = &mut self.copy[..end + TAG_LEN];
-            deliver(&mut self.outlet, &mut self.wanted, link, Kind::Flood, datagram, length);
+            deliver(
+                &mut self.outlet,
+                &mut self.wanted,
+                link,
+                Kind::Flood,
+                datagram,
+                length,
+            );
         }
     }
 }
@@ -142,7 +166,10 @@ fn deliver(
         }
         return;
     };
-    let sent = path.session.seal(kind, datagram).and_then(|()| outlet.send(path.endpoint, datagram));
+    let sent = path
+        .session
+        .seal(kind, datagram)
+        .and_then(|()| outlet.send(path.endpoint, datagram));
     match sent {
         Ok(()) => path.session.traffic.sent(frame),
         Err(reason) => outlet.shared.tally.drop(reason, Some(path.endpoint)),
@@ -179,7 +206,9 @@ impl Outlet {
     /// Word of new frames that comes meanwhile may be lost: the TAP device is read again before the next wait.
     fn wait_for_room(&mut self) -> io::Result<()> {
         let socket = self.shared.socket.as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&socket), SOCKET, Interest::WRITABLE)?;
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&socket), SOCKET, Interest::WRITABLE)?;
         let waited = self.wait();
         self.poll.registry().deregister(&mut SourceFd(&socket))?;
         waited
@@ -189,6 +218,8 @@ impl Outlet {
 /// Flooded frames are told apart by origin and number, across restarts: the clock of the host begins above
 /// every number of an earlier run, since no engine floods a frame a nanosecond.
 fn first_sequence() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or_default()
 }

@@ -1,9 +1,13 @@
 //! A host in a network namespace: a bridge with the engine's TAP device and a pod's, and the engine.
 //!
 //! The pod is a TAP device too, so that a test writes and reads frames as they are, with VLAN tags in place.
-#![allow(clippy::unwrap_used, reason = "helpers of tests: what fails here fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what fails here fails the test"
+)]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::fmt::Debug;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -16,6 +20,7 @@ use tun_tap::{Iface, Mode};
 use weft_kernel::{Namespace, link, tap};
 use weft_sleeve::{Cipher, ForwardingTable, PeerPath, SessionKeys};
 use weft_sleeve_engine::{Engine, EngineConfig, EngineError, EngineEvent, PlainEngine};
+use weft_wire::api::Traffic;
 use weft_wire::{DropReason, Mac, NodeId, SessionIndex};
 
 /// What is awaited comes at once; a test that waits so long has failed.
@@ -55,12 +60,21 @@ fn wire(mtu: u32) -> Iface {
     pod
 }
 
-pub(crate) fn start(address: SocketAddr) -> (Result<PlainEngine, EngineError>, SocketAddr, Receiver<EngineEvent>) {
+pub(crate) fn start(
+    address: SocketAddr,
+) -> (
+    Result<PlainEngine, EngineError>,
+    SocketAddr,
+    Receiver<EngineEvent>,
+) {
     let socket = UdpSocket::bind(address).unwrap();
     let address = socket.local_addr().unwrap();
     let (sender, events) = sync_channel(1_024);
-    let config =
-        EngineConfig { tap: TAP.into(), socket, events: Box::new(move |event| sender.try_send(event).is_ok()) };
+    let config = EngineConfig {
+        tap: TAP.into(),
+        socket,
+        events: Box::new(move |event| sender.try_send(event).is_ok()),
+    };
     (PlainEngine::start(config), address, events)
 }
 
@@ -70,18 +84,26 @@ impl Host {
         let (tap, (engine, address, events)) = namespace.run(|| (wire(mtu), start(address))).unwrap();
         let engine = engine.unwrap();
         for port in [TAP, "pod"] {
-            let forwarding = namespace.run(|| link::wait_forwarding(port, PATIENCE).unwrap()).unwrap();
+            let forwarding = namespace
+                .run(|| link::wait_forwarding(port, PATIENCE).unwrap())
+                .unwrap();
             assert!(forwarding, "the bridge port {port} does not pass frames");
         }
         let poll = Poll::new().unwrap();
-        poll.registry().register(&mut SourceFd(&tap.as_raw_fd()), Token(0), Interest::READABLE).unwrap();
+        poll.registry()
+            .register(&mut SourceFd(&tap.as_raw_fd()), Token(0), Interest::READABLE)
+            .unwrap();
         Self {
             namespace: namespace.clone(),
             node: NodeId([node; 32]),
             address,
             engine,
             events,
-            pod: Pod { tap, poll, events: Events::with_capacity(1) },
+            pod: Pod {
+                tap,
+                poll,
+                events: Events::with_capacity(1),
+            },
         }
     }
 
@@ -101,7 +123,11 @@ impl Host {
                 Err(error) => panic!("the pod's TAP device: {error}"),
             }
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no frame reached the pod; drops: {:?}", self.drops());
+            assert!(
+                !left.is_zero(),
+                "no frame reached the pod; drops: {:?}",
+                self.drops()
+            );
             self.pod.poll.poll(&mut self.pod.events, Some(left)).unwrap();
         }
     }
@@ -124,29 +150,64 @@ impl Host {
     /// Counters that are not zero.
     pub(crate) fn drops(&self) -> Vec<(DropReason, u64)> {
         let counters = self.engine.counters();
-        DropReason::ALL.iter().map(|r| (*r, counters.drops[*r as usize])).filter(|(_, n)| *n > 0).collect()
+        DropReason::ALL
+            .iter()
+            .map(|r| (*r, counters.drops[*r as usize]))
+            .filter(|(_, n)| *n > 0)
+            .collect()
     }
 
-    /// Waits until a drop is counted; workers count just after they drop.
+    /// Waits until these drops and no others are counted; workers count just after they drop.
     pub(crate) fn await_drops(&self, expected: &[(DropReason, u64)]) {
-        let end = Instant::now() + PATIENCE;
-        while self.drops() != expected {
-            assert!(Instant::now() < end, "drops are {:?}, expected {expected:?}", self.drops());
-            std::thread::yield_now();
-        }
+        await_value(|| self.drops(), &expected.to_vec());
+    }
+
+    /// Waits until the traffic with a peer is counted; workers count just after they send or deliver.
+    pub(crate) fn await_traffic(&self, peer: NodeId, expected: Traffic) {
+        await_value(|| self.engine.counters().peers[&peer], &expected);
     }
 
     /// A table with one peer.
-    pub(crate) fn publish(&self, peer: NodeId, session: Option<u32>, endpoint: Option<SocketAddr>, macs: &[Mac]) {
+    pub(crate) fn publish(
+        &self,
+        peer: NodeId,
+        session: Option<u32>,
+        endpoint: Option<SocketAddr>,
+        macs: &[Mac],
+    ) {
         let mut table = ForwardingTable::empty(self.node.peer_hash());
         let session = session.map(SessionIndex);
-        table.peers.push(PeerPath { peer, hash: peer.peer_hash(), session, endpoint });
+        table.peers.push(PeerPath {
+            peer,
+            hash: peer.peer_hash(),
+            session,
+            endpoint,
+        });
         table.macs = macs.iter().map(|mac| (*mac, 0)).collect();
         self.engine.publish(&table);
     }
 }
 
-pub(crate) fn keys(peer: NodeId, cipher: Cipher, local: u32, remote: u32, send: u8, receive: u8) -> SessionKeys {
+fn await_value<T: PartialEq + Debug>(read: impl Fn() -> T, expected: &T) {
+    let end = Instant::now() + PATIENCE;
+    while read() != *expected {
+        assert!(
+            Instant::now() < end,
+            "counted are {:?}, expected {expected:?}",
+            read()
+        );
+        std::thread::yield_now();
+    }
+}
+
+pub(crate) fn keys(
+    peer: NodeId,
+    cipher: Cipher,
+    local: u32,
+    remote: u32,
+    send: u8,
+    receive: u8,
+) -> SessionKeys {
     SessionKeys {
         local: SessionIndex(local),
         remote: SessionIndex(remote),

@@ -4,13 +4,16 @@
 //! alias, written last, says what was attached: `weft:<id>:<mac>:<address>/<prefix length>`. A host
 //! end without that alias is half done; the next attempt starts over.
 //!
-//! Attaching the same twice changes nothing, and repairs what somebody changed in between. Two
-//! attempts *at the same time* for one id must be kept apart by the caller.
+//! Attaching the same twice changes nothing, and repairs what somebody changed in between. Attempts
+//! at the same time take turns: a lock on the host's network namespace itself keeps them apart,
+//! whatever process they run in.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
+use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
@@ -85,6 +88,26 @@ pub fn host_ifname(id: &str) -> String {
     format!("{PREFIX}{}", &digits[..link::MAX_NAME - PREFIX.len()])
 }
 
+/// Held while pods are wired in the calling thread's namespace; given back when it is dropped. Whoever
+/// holds it is done within the bounded waits of one attempt.
+struct Turn {
+    _namespace: File,
+}
+
+impl Turn {
+    fn take() -> Result<Self> {
+        let failed = |source| Error::Io {
+            action: "lock the network namespace of the host".into(),
+            source,
+        };
+        let namespace = File::open("/proc/thread-self/ns/net").map_err(failed)?;
+        flock(&namespace, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
+        Ok(Self {
+            _namespace: namespace,
+        })
+    }
+}
+
 /// Connects a pod to the bridge by a veth pair. Attached already with the same values: repairs
 /// what differs, otherwise changes nothing.
 ///
@@ -95,6 +118,7 @@ pub fn host_ifname(id: &str) -> String {
 /// made remains.
 pub fn attach(request: &AttachRequest<'_>) -> Result<Attachment> {
     check(request)?;
+    let _turn = Turn::take()?;
     let bridge = link::get(request.bridge)?;
     if bridge.bridge.is_none() {
         return Err(Error::Conflict {
@@ -146,6 +170,7 @@ pub fn attach(request: &AttachRequest<'_>) -> Result<Attachment> {
 /// When the kernel refuses, or the interface of that name records another id.
 pub fn detach(id: &str) -> Result<bool> {
     check_id(id)?;
+    let _turn = Turn::take()?;
     let host = host_ifname(id);
     let Some(found) = link::find(&host)? else {
         return Ok(false);

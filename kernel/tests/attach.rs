@@ -348,3 +348,26 @@ fn a_pod_that_is_gone_takes_its_attachment_along() {
     lab.in_host(|| detach("web-1"));
     assert_eq!(lab.in_host(|| attachments(BRIDGE)), []);
 }
+
+#[test]
+fn attempts_at_the_same_time_take_turns() {
+    let host = Host::with_pods(1);
+    let request = host.request(0);
+    let together = std::sync::Barrier::new(4);
+    let seen: Vec<Attachment> = std::thread::scope(|scope| {
+        let attempts: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    together.wait();
+                    host.attach(&request).unwrap()
+                })
+            })
+            .collect();
+        attempts
+            .into_iter()
+            .map(|attempt| attempt.join().unwrap())
+            .collect()
+    });
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
+    assert_eq!(host.in_host(|| attachments(BRIDGE)).len(), 1);
+}

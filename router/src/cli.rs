@@ -30,6 +30,12 @@ pub(crate) enum Command {
     Up(Box<UpOptions>),
     /// Show this host's router: who is connected, how, and what is wrong.
     Status(StatusArgs),
+    /// List all peers, with how frames reach them and why.
+    Peers(StatusArgs),
+    /// Try an address at which a host of the cluster listens, until it answers.
+    Connect(TargetArgs),
+    /// Stop trying an address; a connection that stands stays.
+    Forget(TargetArgs),
     /// Connect a network namespace to the cluster's Ethernet.
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(AttachArgs),
@@ -39,6 +45,11 @@ pub(crate) enum Command {
     Token(TokenArgs),
     /// Stop the router and remove bridge and ports from the kernel.
     Down(DownArgs),
+    /// Print completions for a shell, to be sourced.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
     /// Show weft at work on this one machine: hosts and pods in namespaces, real routers, real traffic.
     Demo(DemoArgs),
 }
@@ -98,8 +109,6 @@ pub(crate) struct AttachArgs {
 pub(crate) struct DetachArgs {
     /// The namespace as it was given to `weft attach`, or the --id.
     pub(crate) netns: PathBuf,
-    #[command(flatten)]
-    pub(crate) router: SocketArg,
 }
 
 #[derive(Args)]
@@ -110,6 +119,14 @@ pub(crate) struct TokenArgs {
     /// Directory of the durable state.
     #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR", default_value = crate::config::DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct TargetArgs {
+    /// HOST or HOST:PORT.
+    pub(crate) target: String,
+    #[command(flatten)]
+    pub(crate) router: SocketArg,
 }
 
 #[derive(Args)]

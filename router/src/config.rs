@@ -284,7 +284,7 @@ fn read_token(path: &Path) -> Result<String, ConfigError> {
 }
 
 /// A peer as `HOST:PORT`, with the port filled in.
-fn parse_peer(text: &str, port: u16) -> Result<String, ConfigError> {
+pub(crate) fn parse_peer(text: &str, port: u16) -> Result<String, ConfigError> {
     let bad = || ConfigError::Peer(text.to_owned());
     if let Ok(address) = parse_advertise(text, port) {
         return Ok(address.to_string());

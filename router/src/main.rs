@@ -20,7 +20,7 @@ mod demo;
 mod random;
 mod store;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use cli::{Cli, Command};
 use std::process::ExitCode;
 
@@ -45,6 +45,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             daemon::run(options.resolve(token, &host.nodename().to_string_lossy())?)?;
         }
         Command::Status(args) => command::status::status(&args)?,
+        Command::Peers(args) => command::status::peers(&args)?,
+        Command::Connect(args) => command::target::connect(&args)?,
+        Command::Forget(args) => command::target::forget(&args)?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "weft", &mut std::io::stdout());
+        }
         Command::Attach(args) => command::attach::attach(&args)?,
         Command::Detach(args) => command::attach::detach(&args)?,
         Command::Token(args) => command::token::token(&args)?,

@@ -155,6 +155,13 @@ pub struct PodPlan {
     pub bridge: String,
 }
 
+/// `POST /v1/connect` and `POST /v1/forget`: an address at which a member listens; root only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TargetRequest {
+    /// `HOST` or `HOST:PORT`.
+    pub target: String,
+}
+
 /// Answer with any 4xx or 5xx status.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ApiError {

@@ -46,7 +46,7 @@ impl Node {
             endpoints: self.config.endpoints.clone(),
             peers,
             pods: Vec::new(),
-            targets: self.targets(),
+            targets: self.unreached(),
             drops: self.drops(engine),
             refusals: RejectReason::ALL
                 .iter()
@@ -56,6 +56,15 @@ impl Node {
             warnings,
             uptime_s: now.since_start().as_secs(),
         }
+    }
+
+    /// Addresses that the operator named.
+    pub fn targets(&self) -> Vec<String> {
+        self.mesh
+            .targets()
+            .into_iter()
+            .map(|target| target.target)
+            .collect()
     }
 
     fn cluster(&self) -> ClusterStatus {
@@ -81,7 +90,7 @@ impl Node {
             .collect()
     }
 
-    fn targets(&self) -> Vec<TargetStatus> {
+    fn unreached(&self) -> Vec<TargetStatus> {
         let unreached = self
             .mesh
             .targets()

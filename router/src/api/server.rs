@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
-use weft_wire::api::{ApiError, PodRequest};
+use weft_wire::api::{ApiError, PodRequest, TargetRequest};
 
 /// Mode of the socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
@@ -99,6 +99,8 @@ pub(crate) async fn serve(listener: UnixListener, node: NodeHandle) -> std::io::
     let routes = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/pods", post(plan_pod))
+        .route("/v1/connect", post(connect))
+        .route("/v1/forget", post(forget))
         .route("/v1/stop", post(stop))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(node);
@@ -113,6 +115,14 @@ async fn ask<T>(
     let stopping = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the router is stopping".into());
     node.send(request(answer)).await.map_err(|_| stopping())?;
     answered.await.map_err(|_| stopping())
+}
+
+type Body<T> = Result<Json<T>, axum::extract::rejection::JsonRejection>;
+
+/// The body, or what is wrong with it.
+fn accept<T>(body: Body<T>) -> Result<T, Refusal> {
+    body.map(|Json(value)| value)
+        .map_err(|e| Refusal(StatusCode::BAD_REQUEST, e.body_text()))
 }
 
 fn root_only(caller: Caller) -> Result<(), Refusal> {
@@ -143,13 +153,39 @@ async fn status(State(node): State<NodeHandle>) -> Result<Response, Refusal> {
 async fn plan_pod(
     State(node): State<NodeHandle>,
     ConnectInfo(caller): ConnectInfo<Caller>,
-    body: Result<Json<PodRequest>, axum::extract::rejection::JsonRejection>,
+    body: Body<PodRequest>,
 ) -> Result<Response, Refusal> {
     root_only(caller)?;
-    let Json(request) = body.map_err(|e| Refusal(StatusCode::BAD_REQUEST, e.body_text()))?;
+    let request = accept(body)?;
     match ask(&node, |answer| Request::PlanPod(request, answer)).await? {
         Ok(plan) => Ok(Json(plan).into_response()),
         Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
+    }
+}
+
+async fn connect(
+    State(node): State<NodeHandle>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<TargetRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let request = accept(body)?;
+    match ask(&node, |answer| Request::Connect(request.target, answer)).await? {
+        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(error) => Err(Refusal(StatusCode::BAD_REQUEST, error)),
+    }
+}
+
+async fn forget(
+    State(node): State<NodeHandle>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<TargetRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let request = accept(body)?;
+    match ask(&node, |answer| Request::Forget(request.target, answer)).await? {
+        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(error) => Err(Refusal(StatusCode::NOT_FOUND, error)),
     }
 }
 

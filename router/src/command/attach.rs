@@ -5,9 +5,6 @@ use super::BRIDGE;
 use crate::api::client::Client;
 use crate::cli::{AttachArgs, DetachArgs};
 use anyhow::{Context, bail};
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use weft_kernel::attach::{AttachRequest, Attachment};
 use weft_kernel::{Namespace, link};
@@ -36,7 +33,6 @@ pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
         address: args.ip,
     };
     let plan: PodPlan = super::block_on(async { client.post("/v1/pods", &request).await })?;
-    let _turn = turn(&args.router.socket)?;
     let mac: Mac = plan
         .mac
         .parse()
@@ -65,7 +61,6 @@ pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
 
 pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
     let id = default_id(&args.netns)?;
-    let _turn = turn(&args.router.socket)?;
     if weft_kernel::attach::detach(&id)? {
         println!("detached {id}");
         return Ok(());
@@ -78,25 +73,6 @@ pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
             some.join(", ")
         ),
     }
-}
-
-/// Held while the kernel is wired: two attempts for one pod at the same time would take each other's for half done.
-fn turn(socket: &Path) -> anyhow::Result<File> {
-    let path = socket.with_extension("attach.lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| {
-            format!(
-                "{}: be root, and name the router's socket with --socket",
-                path.display()
-            )
-        })?;
-    flock(&file, FlockOperation::LockExclusive).with_context(|| path.display().to_string())?;
-    Ok(file)
 }
 
 /// The pods on this host's bridge, as the kernel records them; none when there is no bridge.

@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod down;
 pub(crate) mod status;
+pub(crate) mod target;
 pub(crate) mod token;
 
 use anyhow::Context;

@@ -22,6 +22,19 @@ pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub(crate) fn peers(args: &StatusArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.router.socket);
+    let status: Status = super::block_on(async { client.get("/v1/status").await })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status.peers)?);
+    } else if status.peers.is_empty() {
+        println!("no other host is known yet");
+    } else {
+        println!("{}", peer_table(&status.peers, Reasons::All));
+    }
+    Ok(())
+}
+
 fn render(status: &Status) -> String {
     let mut out = String::new();
     // Writing to a String does not fail.
@@ -80,13 +93,10 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(out, "not reached {}: {}", target.target, target.reason)?;
     }
     if !status.peers.is_empty() {
-        writeln!(out, "\n{}", peers(&status.peers))?;
+        let shown = &status.peers[..status.peers.len().min(PEERS_SHOWN)];
+        writeln!(out, "\n{}", peer_table(shown, Reasons::OfTrouble))?;
         if status.peers.len() > PEERS_SHOWN {
-            writeln!(
-                out,
-                "and {} more: weft status --json",
-                status.peers.len() - PEERS_SHOWN
-            )?;
+            writeln!(out, "and {} more: weft peers", status.peers.len() - PEERS_SHOWN)?;
         }
     }
     if !status.pods.is_empty() {
@@ -115,13 +125,20 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
     Ok(())
 }
 
-fn peers(peers: &[PeerStatus]) -> Table {
+/// For which peers the reason of their mode is shown.
+#[derive(Clone, Copy, PartialEq)]
+enum Reasons {
+    All,
+    OfTrouble,
+}
+
+fn peer_table(peers: &[PeerStatus], reasons: Reasons) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
         "PEER", "MESH", "RTT", "MODE", "SINCE", "ENDPOINT", "SENT", "RECEIVED", "",
     ]);
-    for peer in peers.iter().take(PEERS_SHOWN) {
+    for peer in peers {
         let name = if peer.name.is_empty() {
             short(&peer.node)
         } else {
@@ -141,7 +158,7 @@ fn peers(peers: &[PeerStatus]) -> Table {
             peer.endpoint.map(|e| e.to_string()).unwrap_or_default(),
             bytes(peer.traffic.tx_bytes),
             bytes(peer.traffic.rx_bytes),
-            if peer.mode == "none" {
+            if reasons == Reasons::All || peer.mode == "none" {
                 peer.reason.clone()
             } else {
                 String::new()

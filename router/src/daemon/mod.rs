@@ -31,6 +31,7 @@ use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_wire::api::{PodPlan, PodRequest, Status};
 use weft_wire::{Mac, Time};
 
+use crate::config::parse_peer;
 use crate::store::Store;
 
 /// Events that wait for the node. Readers of connections wait when it is full; the engine drops and counts.
@@ -49,6 +50,10 @@ pub(crate) enum Request {
     Status(oneshot::Sender<Status>),
     /// How to wire a pod.
     PlanPod(PodRequest, oneshot::Sender<Result<PodPlan, String>>),
+    /// Try this address until it answers.
+    Connect(String, oneshot::Sender<Result<(), String>>),
+    /// Try this address no more.
+    Forget(String, oneshot::Sender<Result<(), String>>),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
 }
@@ -75,6 +80,8 @@ struct Daemon {
     remote_macs: watch::Sender<BTreeSet<Mac>>,
     bridge_trouble: watch::Receiver<Option<String>>,
     accepted: u64,
+    /// Port of a target that names none.
+    port: u16,
     log: notices::Log,
 }
 
@@ -255,12 +262,35 @@ impl Daemon {
                 }
                 let _ = answer.send(plan);
             }
+            Request::Connect(target, answer) => {
+                let target = parse_peer(&target, self.port).map_err(|error| error.to_string());
+                let _ = answer.send(target.map(|target| {
+                    self.input(Input::Mesh(weft_gossip::Input::AddTarget(target)));
+                }));
+            }
+            Request::Forget(target, answer) => {
+                let _ = answer.send(self.forget(&target));
+            }
             Request::Stop(answer) => {
                 let _ = answer.send(());
                 return true;
             }
         }
         false
+    }
+
+    /// Gives up an address; the error names those that are tried.
+    fn forget(&mut self, target: &str) -> Result<(), String> {
+        let target = parse_peer(target, self.port).map_err(|error| error.to_string())?;
+        let known = self.node.targets();
+        if !known.contains(&target) {
+            return Err(match known.as_slice() {
+                [] => format!("{target} is not tried: no address is"),
+                some => format!("{target} is not tried; tried are: {}", some.join(", ")),
+            });
+        }
+        self.input(Input::Mesh(weft_gossip::Input::RemoveTarget(target)));
+        Ok(())
     }
 
     fn status(&self) -> Status {

@@ -13,21 +13,24 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use weft_gossip::{DurableState, Identity, JoinToken};
 use weft_ipam_crdt::AddressSpace;
+use weft_kernel::link;
 use weft_node::{Node, NodeConfig};
 use weft_sleeve::Cipher;
-use weft_sleeve_engine::{EngineConfig, PlainEngine};
+use weft_sleeve_engine::{Engine as _, EngineConfig, PlainEngine};
 use weft_wire::mtu::{OVERHEAD, POD_MTU_MIN, pod_mtu};
 use weft_wire::record::Genesis;
 use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, Time};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
+/// A bridge port without spanning tree forwards within milliseconds of its carrier.
+const PORT_READY: Duration = Duration::from_secs(5);
 /// Requests of the local API that wait for the node.
 const REQUESTS_MAX: usize = 64;
 /// Writes that wait for the disk: the mesh has one under way at a time.
@@ -75,6 +78,14 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         socket: udp,
         events: Box::new(move |event| engine_events.try_send(NodeEvent::Engine(event)).is_ok()),
     })?;
+    for lack in engine.description().degradations {
+        tracing::warn!("{lack}");
+    }
+    // Until its port forwards, the bridge drops what comes from the TAP without telling anybody.
+    let forwarding = tokio::task::spawn_blocking(|| link::wait_forwarding(TAP, PORT_READY));
+    if !forwarding.await.context("the kernel was not asked")?? {
+        bail!("port {TAP} of bridge {BRIDGE} does not forward: `weft down` removes both, then start again");
+    }
     announce(&settings, &state, &underlay, &store);
     let node = Node::new(
         Time::from_start(clock.elapsed()),
@@ -116,6 +127,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         remote_macs,
         bridge_trouble,
         accepted: 0,
+        port: settings.port,
         log: super::notices::Log::default(),
     };
     let ended = daemon.run(taken, asked, failed, stop_signal()?).await;

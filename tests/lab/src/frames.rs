@@ -16,6 +16,9 @@ const MAX_FRAME: usize = 65_536;
 /// The destination of a broadcast.
 pub const BROADCAST: MacAddr = [0xff; 6];
 
+/// An ethertype for local experiments (IEEE 802).
+pub const LOCAL_EXPERIMENT: u16 = 0x88b5;
+
 /// An Ethernet frame, viewed. One shorter than its header has zeros there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a>(pub &'a [u8]);

@@ -7,12 +7,14 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use weft_kernel::{Namespace, addr, link, route, sysctl};
+use weft_kernel::{MacAddr, Namespace, addr, link, route, sysctl};
 
 use crate::error::{Error, Result};
 use crate::firewall::Firewall;
+use crate::frames::{self, Frame};
 use crate::lab::{Shared, check_name};
 use crate::pod::Pod;
 use crate::program::{self, Output};
@@ -20,6 +22,8 @@ use crate::router::Router;
 use crate::station::Station;
 use crate::underlay::{Port, Underlay};
 
+/// How long a port of a bridge may take to open: its work queue waits for up to a second.
+const PORT_PATIENCE: Duration = Duration::from_secs(10);
 /// MTU of an interface for which none was asked.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -254,6 +258,9 @@ impl HostBuilder {
             let wanted = interface.addresses(number);
             let ipv6 = !matches!(interface.ipv6, Choice::None);
             namespace.run(|| configure(&ifname, &wanted, ipv6))??;
+            if let Some((post, bridge)) = interface.underlay.listening_post() {
+                await_port(&self.lab, &self.name, (&namespace, &ifname), (post, bridge))?;
+            }
             addresses.extend(wanted.iter().map(IpNet::addr));
             ports.push((interface.underlay.number(), port));
         }
@@ -330,6 +337,34 @@ impl Interface {
             Choice::None => None,
         };
         ipv4.into_iter().chain(ipv6).collect()
+    }
+}
+
+/// Sends frames from a new interface to a bridge until one arrives, so that from then on none is dropped.
+fn await_port(
+    lab: &Arc<Shared>,
+    host: &str,
+    (namespace, ifname): (&Namespace, &str),
+    (post, bridge): (&Namespace, &str),
+) -> Result<()> {
+    let mac = |namespace: &Namespace, name: &str| -> Result<MacAddr> {
+        let found = namespace.run(|| link::get(name))??.mac;
+        found.ok_or_else(|| Error::invalid(format!("the MAC of {name}"), "it has none"))
+    };
+    let source = mac(namespace, ifname)?;
+    // To the bridge's own address, so that no other host hears it.
+    let probe = frames::build(mac(post, bridge)?, source, frames::LOCAL_EXPERIMENT, &[0; 46]);
+    let filter = Box::new(move |frame: &Frame<'_>| {
+        frame.source() == source && frame.ethertype() == frames::LOCAL_EXPERIMENT
+    });
+    let mut ear = post.run(|| frames::listen(Arc::clone(lab), host, bridge, filter))??;
+    let end = Instant::now() + PORT_PATIENCE;
+    loop {
+        namespace.run(|| frames::send(ifname, &[&probe]))??;
+        match ear.expect(1, Duration::ZERO) {
+            Err(Error::TimedOut { .. }) if Instant::now() < end => {}
+            result => return result.map(drop),
+        }
     }
 }
 

@@ -20,6 +20,8 @@ use crate::lab::Shared;
 const HEADER: usize = 8;
 /// Waits are cut into pieces of this length, so that the interrupt flag is seen.
 const GLANCE: Duration = Duration::from_millis(50);
+/// The shortest wait for a packet.
+const SHORTEST: Duration = Duration::from_micros(10);
 /// [`ping_until`] asks this often.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -209,9 +211,9 @@ impl Pinger {
             if left.is_zero() {
                 return Ok(());
             }
-            self.socket
-                .set_read_timeout(Some(left.min(GLANCE)))
-                .map_err(failed)?;
+            // A time below a microsecond would be taken for none, and a wait without end.
+            let wait = left.clamp(SHORTEST, GLANCE);
+            self.socket.set_read_timeout(Some(wait)).map_err(failed)?;
             let length = match io::Read::read(&mut &self.socket, &mut buffer) {
                 Ok(length) => length,
                 Err(e) if is_harmless(&e) => continue,

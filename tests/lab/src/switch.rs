@@ -69,6 +69,11 @@ impl Underlay for Switch {
         Ok(port)
     }
 
+    /// A bridge learns from a work queue that a port has a carrier; until then the port drops frames.
+    fn listening_post(&self) -> Option<(&Namespace, &str)> {
+        Some((&self.0.namespace, FIRST_BRIDGE))
+    }
+
     fn set_side(&self, ports: &[Port]) -> Result<()> {
         let mut state = self.state();
         let bridge = state.bridges;
@@ -107,6 +112,9 @@ impl Underlay for Switch {
 fn port_name(port: Port) -> String {
     format!("p{port}")
 }
+
+/// The side on which every port begins.
+const FIRST_BRIDGE: &str = "br0";
 
 fn bridge_name(side: u32) -> String {
     format!("br{side}")

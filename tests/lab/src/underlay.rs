@@ -25,6 +25,12 @@ pub trait Underlay: Send + Sync {
     /// When the kernel refuses.
     fn plug(&self, namespace: &Namespace, ifname: &str, mtu: u32) -> Result<Port>;
 
+    /// Where a frame from a new port can be heard, if ports of this underlay open only some time after
+    /// their interface is up: a namespace and an interface in it.
+    fn listening_post(&self) -> Option<(&Namespace, &str)> {
+        None
+    }
+
     /// Puts these ports on a side of their own: no frame passes to or from any other side.
     ///
     /// # Errors

@@ -313,6 +313,16 @@ fn nothing_is_left_behind() {
 }
 
 #[test]
+fn a_kept_lab_leaves_its_folder() {
+    let lab = Lab::new("kept").unwrap();
+    let file = lab.secret_file("token", "secret").unwrap();
+    let folder = lab.keep().to_owned();
+    drop(lab);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "secret");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn misuse_is_named() {
     let lab = Lab::new("misuse").unwrap();
     let switch = lab.switch().unwrap();

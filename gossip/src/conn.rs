@@ -106,6 +106,8 @@ pub(crate) struct Up {
     /// Keys whose records the other end may not have. A set: however slowly the other end reads, it never
     /// grows beyond the number of registers.
     pub(crate) dirty: BTreeSet<DirtyKey>,
+    /// Direct messages that wait, at most [`DIRECT_QUEUE_MAX`].
+    pub(crate) direct: VecDeque<Vec<u8>>,
     /// False until the first fingerprint of the other end was compared with ours.
     pub(crate) compared: bool,
     /// Heartbeats in a row whose fingerprint differed with nothing left to send.
@@ -116,7 +118,19 @@ pub(crate) struct Up {
     pub(crate) resync_wait: Duration,
 }
 
+/// Direct messages that wait on one link; the oldest goes first when it is full. Those who send them repeat what is not
+/// answered, so old ones are worth least.
+pub(crate) const DIRECT_QUEUE_MAX: usize = 64;
+
 impl Up {
+    /// Queues a direct message.
+    pub(crate) fn say(&mut self, bytes: Vec<u8>) {
+        if self.direct.len() >= DIRECT_QUEUE_MAX {
+            self.direct.pop_front();
+        }
+        self.direct.push_back(bytes);
+    }
+
     /// Marks a record to be sent.
     pub(crate) fn mark(&mut self, envelope: &Envelope) {
         let key = envelope.key();

@@ -1,6 +1,7 @@
 //! Hellos: what this host says of itself, and what another's makes of the connection.
 
-use crate::conn::{Control, Session, Stage};
+use crate::conn::{Control, Origin, Session, Stage};
+use crate::dial::Goal;
 use crate::handshake::KeyRole;
 use crate::membership::{envelopes, verify_chain};
 use crate::mesh::{ConnId, JOIN_TIMEOUT, Mesh, MeshEvent};
@@ -114,6 +115,9 @@ impl Mesh {
         let session = Box::new(session);
         self.dialer.answered(&self.conns, id, session.peer.node);
         match self.judge(id, hello, role) {
+            Ok(Standing::Member) if self.is_needless(id, hello) => {
+                self.refuse(now, id, session, RejectReason::Duplicate);
+            }
             Ok(Standing::Member) => {
                 if let Some(conn) = self.conns.get_mut(&id) {
                     conn.stage = Stage::AwaitingProof(session);
@@ -130,6 +134,18 @@ impl Mesh {
             }
             Err(reason) => self.refuse(now, id, session, reason),
         }
+    }
+
+    /// True when the address of one member led to another one, to which a link stands already. As a new link it would
+    /// take the place of that one, and the first member would be dialled again at once, without end.
+    fn is_needless(&self, id: ConnId, hello: &Hello) -> bool {
+        let dialled_another = self.conns.get(&id).is_some_and(|conn| {
+            matches!(&conn.origin, Origin::Dialled { goal: Goal::Peer(wanted), .. } if *wanted != hello.node)
+        });
+        dialled_another
+            && self
+                .ups_to(&hello.node)
+                .any(|(_, up)| up.session.peer.incarnation >= hello.incarnation)
     }
 
     fn refuse(&mut self, now: Time, id: ConnId, session: Box<Session>, reason: RejectReason) {

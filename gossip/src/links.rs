@@ -11,7 +11,7 @@ use crate::handshake::{initiate, refusal_frame, respond};
 use crate::liveness::Rtt;
 use crate::mesh::{CONNECTIONS_MAX, ConnId, HANDSHAKES_PER_IP_MAX, LINGER, Mesh, MeshEvent, Output};
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -187,11 +187,14 @@ impl Mesh {
         };
         match (&conn.stage, message) {
             (_, Message::Goodbye(reason)) => self.close(now, id, reason),
-            (Stage::AwaitingProof(_), message @ (Message::Heartbeat(_) | Message::Records(_))) => {
+            (
+                Stage::AwaitingProof(_),
+                message @ (Message::Heartbeat(_) | Message::Records(_) | Message::Direct(_)),
+            ) => {
                 self.go_up(now, id, true);
                 self.on_gossip(now, id, message);
             }
-            (Stage::Up(_), message @ (Message::Heartbeat(_) | Message::Records(_))) => {
+            (Stage::Up(_), message @ (Message::Heartbeat(_) | Message::Records(_) | Message::Direct(_))) => {
                 self.on_gossip(now, id, message);
             }
             (Stage::AwaitingWelcome(_), Message::Welcome(welcome)) => self.on_welcome(now, id, welcome),
@@ -209,6 +212,7 @@ impl Mesh {
         match message {
             Message::Heartbeat(heartbeat) => self.on_heartbeat(now, id, &heartbeat),
             Message::Records(records) => self.on_records(now, id, records),
+            Message::Direct(bytes) => self.event(MeshEvent::Direct { from: node, bytes }),
             _ => {}
         }
         if newly_mutual {
@@ -264,6 +268,7 @@ impl Mesh {
                 heartbeat_due: now,
                 last_heartbeat: None,
                 dirty: BTreeSet::new(),
+                direct: VecDeque::new(),
                 compared: false,
                 mismatches: 0,
                 resync_after: now,

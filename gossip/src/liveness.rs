@@ -131,7 +131,10 @@ impl Mesh {
                             }),
                         }))
                     }
-                    Stage::Up(up) => Self::next_records(&self.registers, up),
+                    Stage::Up(up) => match up.direct.pop_front() {
+                        Some(bytes) => Some(Message::Direct(bytes)),
+                        None => Self::next_records(&self.registers, up),
+                    },
                     _ => None,
                 };
                 message.and_then(|message| conn.seal(&message))

@@ -133,6 +133,14 @@ pub enum Input {
         /// The encoded record.
         body: Vec<u8>,
     },
+    /// Say this to one member. Best effort: it is lost when no link to it stands, when the link breaks, or when too
+    /// many wait.
+    SendTo {
+        /// To whom.
+        to: NodeId,
+        /// At most [`weft_wire::mesh::DIRECT_MAX`] octets.
+        bytes: Vec<u8>,
+    },
     /// A state is durable, and with it all states before.
     Persisted(PersistToken),
     /// Say goodbye to everybody and dial no more.
@@ -237,6 +245,13 @@ pub enum MeshEvent {
         /// Its cluster.
         genesis: GenesisId,
     },
+    /// A member said this to this host.
+    Direct {
+        /// Who.
+        from: NodeId,
+        /// What.
+        bytes: Vec<u8>,
+    },
     /// Two processes use one identity: the state directory of `node` was copied.
     CopiedIdentity {
         /// Whose identity; this host's own if it is equal to its id.
@@ -337,6 +352,7 @@ impl Mesh {
             Input::AddTarget(target) => self.dialer.add_target(target),
             Input::RemoveTarget(target) => self.dialer.remove_target(&target),
             Input::SetRecord { kind, body } => self.set_record(kind, body),
+            Input::SendTo { to, bytes } => self.send_to(&to, bytes),
             Input::Persisted(token) => self.on_persisted(now, token),
             Input::Shutdown => self.on_shutdown(now),
             Input::Tick => {}

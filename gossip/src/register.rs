@@ -13,6 +13,7 @@ use alloc::collections::BTreeMap;
 use core::ops::Bound;
 use weft_wire::envelope::{KindNumber, RegisterKey};
 use weft_wire::hash::hash;
+use weft_wire::ipam::{ExceptionsRecord, FenceRecord, LentRecord, SlotsRecord, VoteRecord};
 use weft_wire::limits::{OWNERS_MAX, UNKNOWN_KIND_QUOTA};
 use weft_wire::record::{Admission, Body, LinksRecord, PeerRecord};
 use weft_wire::{Envelope, NodeId};
@@ -85,8 +86,32 @@ struct Share {
     unknown_octets: usize,
 }
 
-fn is_known(kind: KindNumber) -> bool {
-    [Admission::KIND, PeerRecord::KIND, LinksRecord::KIND].contains(&kind)
+/// True when the body that an envelope carries is well formed.
+type BodyCheck = fn(&Envelope) -> bool;
+
+/// Kinds that this version knows, with the check of their bodies. They do not count against the quota of unknown
+/// kinds: each is one bounded record.
+const KNOWN: [(KindNumber, BodyCheck); 8] = [
+    known::<Admission>(),
+    known::<PeerRecord>(),
+    known::<LinksRecord>(),
+    known::<SlotsRecord>(),
+    known::<LentRecord>(),
+    known::<VoteRecord>(),
+    known::<FenceRecord>(),
+    known::<ExceptionsRecord>(),
+];
+
+const fn known<B: Body>() -> (KindNumber, BodyCheck) {
+    (B::KIND, |envelope| B::from_envelope(envelope).is_ok())
+}
+
+/// The check of a kind's bodies, when the kind is known.
+fn body_check(kind: KindNumber) -> Option<BodyCheck> {
+    KNOWN
+        .iter()
+        .find(|(known, _)| *known == kind)
+        .map(|(_, check)| *check)
 }
 
 /// Sixteen octets of one envelope for the fingerprint.
@@ -182,14 +207,7 @@ impl RegisterMap {
             if !envelope.is_signed_by(&key.owner) {
                 return Err(RecordError::BadSignature);
             }
-            let body_ok = if key.kind == PeerRecord::KIND {
-                PeerRecord::from_envelope(&envelope).is_ok()
-            } else if key.kind == LinksRecord::KIND {
-                LinksRecord::from_envelope(&envelope).is_ok()
-            } else {
-                true
-            };
-            if !body_ok {
+            if body_check(key.kind).is_some_and(|is_ok| !is_ok(&envelope)) {
                 return Err(RecordError::BadBody);
             }
         }
@@ -206,7 +224,7 @@ impl RegisterMap {
                 Err(RecordError::TooManyOwners)
             };
         };
-        if is_known(key.kind) {
+        if body_check(key.kind).is_some() {
             return Ok(());
         }
         let (mut kinds, mut octets) = (share.unknown, share.unknown_octets);
@@ -229,7 +247,7 @@ impl RegisterMap {
             self.toggle(old);
         }
         let share = self.owners.entry(key.owner).or_default();
-        if !is_known(key.kind) {
+        if body_check(key.kind).is_none() {
             share.unknown_octets += size;
             match replaced {
                 Some(old) => share.unknown_octets -= old.as_bytes().len(),

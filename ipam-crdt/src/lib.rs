@@ -1,17 +1,59 @@
-//! The address space of a cluster: which addresses it has, how they are cut into slots, and which MAC address
-//! belongs to each.
+//! The address space of a cluster: who owns which slots of it, who has which address, and which MAC address belongs
+//! to each. No two members ever give the same address out.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`space`] | [`AddressSpace`]: the range, its slots, offsets, and the first and last address that pods get |
 //! | [`mac`] | the weft MAC, from which the address can be read back |
+//! | [`table`] | the slot registers and their join |
+//! | [`pool`] | the allocator: what is free in this host's slots |
+//! | [`state`] | what must survive a restart, as a value that grows by changes |
+//! | [`summary`] | what it tells about itself, for status |
+//! | [`epoch`] | the chain of memberships, each decided by a majority of the one before |
+//! | [`genesis`] | agreement among hosts that are started together, before there is a cluster |
+//! | [`message`] | what one member says to another directly |
+//! | [`io`] | inputs, outputs, answers and events of the machine |
+//! | [`ipam`] | [`Ipam`]: the machine |
+//!
+//! Private parts of the machine: `requests` (allocate, claim, free), `transfer` (slots that change hands), `lend`
+//! (single addresses), `records` (records and messages of others, and this host's own).
+//!
+//! # The contract with the shell
+//!
+//! * [`Output::Persist`]: append the changes to a log, in order; say [`Input::Persisted`] once they are durable. After a
+//!   restart, [`IpamState::apply`] them to the last snapshot. Everything that depends on a write comes out only
+//!   after that, so whatever came out may be acted on at once.
+//! * [`Output::Publish`]: this host's gossip record of that kind. It may carry the record as soon as it comes out.
+//! * [`Output::Send`]: a message of at most [`message::MESSAGE_MAX`] octets to one member. Losing, doubling and
+//!   reordering it is allowed; lying about who sent it is not.
 //!
 //! No clock, no socket, no file, no random source.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(clippy::iter_over_hash_type)]
 
-pub mod mac;
-pub mod space;
+extern crate alloc;
 
+pub mod epoch;
+pub mod genesis;
+pub mod io;
+pub mod ipam;
+mod lend;
+pub mod mac;
+pub mod message;
+pub mod pool;
+mod records;
+mod requests;
+pub mod space;
+pub mod state;
+pub mod summary;
+pub mod table;
+mod transfer;
+
+pub use io::{
+    AllocError, Allocation, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, RequestId,
+    Role, WaitReason,
+};
+pub use ipam::{ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, WAITING_MAX};
 pub use space::{AddressError, AddressSpace, RangeError, Slot};
+pub use state::{Change, Held, IpamState, StateError};

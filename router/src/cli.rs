@@ -19,7 +19,7 @@ Examples:
   weft up                                        make a cluster on this host
   weft token                                     print the token that lets others join
   weft up --peer 192.0.2.1 --token-file token    join it on another host
-  weft attach /run/netns/pod1 --ip 10.32.0.1     connect a network namespace
+  weft attach /run/netns/pod1                    connect a network namespace
   weft status                                    see who is connected, and how
   weft demo                                      see all of it on this one machine";
 
@@ -45,6 +45,9 @@ pub(crate) enum Command {
     Token(TokenArgs),
     /// Stop the router and remove bridge and ports from the kernel.
     Down(DownArgs),
+    /// Show who owns which addresses, and give addresses out by hand.
+    #[command(after_help = IPAM_EXAMPLES)]
+    Ipam(IpamArgs),
     /// Print completions for a shell, to be sourced.
     Completions {
         /// Which shell.
@@ -65,8 +68,57 @@ Ctrl-C or SIGTERM stops the router and leaves bridge and pods as they are;
 
 const ATTACH_EXAMPLES: &str = "\
 Examples:
-  weft attach /run/netns/pod1 --ip 10.32.0.1
+  weft attach /run/netns/pod1
   weft attach /proc/4711/ns/net --ip 10.32.0.2 --id web";
+
+const IPAM_EXAMPLES: &str = "\
+Examples:
+  weft ipam                           who owns which ranges, what is free here
+  weft ipam allocate db               an address for something that weft does not attach
+  weft ipam claim db 10.32.0.9        this address
+  weft ipam lookup 10.32.0.9          where it lives
+  weft ipam lookup db                 which addresses db has
+  weft ipam free db                   give them back";
+
+#[derive(Args)]
+pub(crate) struct IpamArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<IpamCommand>,
+    /// Print JSON; its fields are stable.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Unix socket of the router.
+    #[arg(long, global = true, value_name = "FILE", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum IpamCommand {
+    /// Give an address to ID; the same ID gets the same one again.
+    Allocate {
+        /// Name of what gets it.
+        id: String,
+    },
+    /// Give this address to ID.
+    Claim {
+        /// Name of what gets it.
+        id: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Take back the addresses of ID, or one of them.
+    Free {
+        /// Name of what has them.
+        id: String,
+        /// This one only.
+        address: Option<IpAddr>,
+    },
+    /// Tell which addresses an ID has, or where an address lives.
+    Lookup {
+        /// An ID or an address.
+        what: String,
+    },
+}
 
 /// Where the router is asked.
 #[derive(Args)]
@@ -89,9 +141,9 @@ pub(crate) struct StatusArgs {
 pub(crate) struct AttachArgs {
     /// The namespace: a path as /run/netns/NAME or /proc/PID/ns/net, or a name under /run/netns.
     pub(crate) netns: PathBuf,
-    /// Address for the pod, from the cluster's range.
+    /// Address for the pod, from the cluster's range [default: weft chooses one].
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) ip: IpAddr,
+    pub(crate) ip: Option<IpAddr>,
     /// Name of the attachment on this host [default: the namespace as given].
     #[arg(long)]
     pub(crate) id: Option<String>,
@@ -109,6 +161,8 @@ pub(crate) struct AttachArgs {
 pub(crate) struct DetachArgs {
     /// The namespace as it was given to `weft attach`, or the --id.
     pub(crate) netns: PathBuf,
+    #[command(flatten)]
+    pub(crate) router: SocketArg,
 }
 
 #[derive(Args)]

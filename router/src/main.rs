@@ -48,6 +48,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Peers(args) => command::status::peers(&args)?,
         Command::Connect(args) => command::target::connect(&args)?,
         Command::Forget(args) => command::target::forget(&args)?,
+        Command::Ipam(args) => command::ipam::ipam(&args)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weft", &mut std::io::stdout());
         }

@@ -165,7 +165,7 @@ fn assert_passed(output: &Output) {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["passed"], true, "{report:#}");
     let rows = report["rows"].as_array().unwrap();
-    assert!(rows.len() >= 7, "{report:#}");
+    assert!(rows.len() >= 10, "{report:#}");
     for row in rows {
         assert_eq!(row["passed"], true, "{row:#}\n{errors}");
     }

@@ -133,13 +133,95 @@ pub struct Pod {
     pub mac: String,
 }
 
-/// `POST /v1/pods`: asks what a pod gets; root only.
+/// `POST /v1/pods`: an address for a pod; the same id gets the same one again; root only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PodRequest {
     /// Name of the pod, for example its namespace path or container id.
     pub id: String,
-    /// The address it shall have.
+    /// The address it shall have; weft chooses one when this is left out.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+}
+
+/// `POST /v1/pods/free`: a pod is gone, or one of its addresses; root only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FreeRequest {
+    /// Name of the pod.
+    pub id: String,
+    /// This address only; all of the pod's when it is left out.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+}
+
+/// Addresses of a pod: answer to [`FreeRequest`], with what was freed, and to `GET /v1/pods/{id}`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PodAddresses {
+    /// Name of the pod.
+    pub id: String,
+    /// Its addresses, in order.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// `GET /v1/addresses/{address}`: where an address lives.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AddressPlace {
+    /// The address.
     pub address: IpAddr,
+    /// Where it lives, in words.
+    pub place: String,
+}
+
+/// `GET /v1/ipam`: the address space as this host sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IpamStatus {
+    /// Addresses that pods get.
+    pub range: IpNet,
+    /// Addresses in one slot.
+    pub slot_size: u32,
+    /// Stretches of the range by owner, in order.
+    pub ranges: Vec<IpamRange>,
+    /// Addresses that this host can give out at once.
+    pub free: u64,
+    /// Addresses that pods of this host have.
+    pub used: Vec<UsedAddress>,
+    /// Single addresses that others have borrowed from this host.
+    pub lent: u64,
+    /// Single addresses that this host has borrowed.
+    pub borrowed: u64,
+    /// Freed addresses that rest before they are given out again.
+    pub resting: u64,
+    /// Requests that wait for an address.
+    pub waiting: u64,
+    /// Number of the membership epoch.
+    pub epoch: u32,
+    /// Members of that epoch.
+    pub epoch_members: u64,
+    /// Why nothing, or less, is given out, in words.
+    pub hindrance: Option<String>,
+}
+
+/// A stretch of the range with one owner.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IpamRange {
+    /// First address.
+    pub first: IpAddr,
+    /// Last address.
+    pub last: IpAddr,
+    /// Owner, 64 hexadecimal digits.
+    pub owner: String,
+    /// The owner's nickname.
+    pub owner_name: String,
+    /// True when two hosts claim it and nothing is given out from it.
+    pub frozen: bool,
+}
+
+/// An address that a pod of this host has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UsedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Name of the pod.
+    pub id: String,
 }
 
 /// Answer to [`PodRequest`]: how to wire the pod.

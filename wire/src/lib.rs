@@ -16,6 +16,7 @@
 //! | [`envelope`] | the signed envelope that every gossiped record travels in |
 //! | [`record`] | the bodies of the records, one kind a type |
 //! | [`codec`] | the only file that calls bincode |
+//! | [`ipam`] | the records by which hosts agree who may give out which addresses |
 //! | [`limits`] | every bound that more than one package must know |
 //! | [`reason`] | one variant for each reason to drop a datagram or refuse a peer |
 //! | [`api`] | what the router says over its local socket |
@@ -31,6 +32,7 @@ pub mod datagram;
 pub mod envelope;
 pub mod hash;
 pub mod id;
+pub mod ipam;
 pub mod limits;
 pub mod mac;
 pub mod mesh;

@@ -24,6 +24,9 @@ const _: () = assert!(
     "a hello with the longest admission chain must fit one frame"
 );
 
+/// Octets of one [`Message::Direct`]: what fits one frame.
+pub const DIRECT_MAX: usize = MESH_FRAME_MAX - 1;
+
 /// A clear frame of this single-octet form, `0xff` then a [`RejectReason`] code, may take the place of the
 /// second handshake message: a hint for people, trusted for nothing.
 pub const REFUSAL_MARK: u8 = 0xff;
@@ -90,6 +93,9 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// The sender closes, and why.
     Goodbye(RejectReason),
+    /// Something that one member says to another and that is nobody else's concern; at most
+    /// [`DIRECT_MAX`] octets.
+    Direct(Vec<u8>),
 }
 
 const TYPE_HELLO: u8 = 1;
@@ -98,6 +104,7 @@ const TYPE_JOINED: u8 = 3;
 const TYPE_RECORDS: u8 = 4;
 const TYPE_HEARTBEAT: u8 = 5;
 const TYPE_GOODBYE: u8 = 6;
+const TYPE_DIRECT: u8 = 7;
 
 impl Message {
     /// The plaintext of the transport message.
@@ -112,6 +119,7 @@ impl Message {
             }
             Self::Heartbeat(heartbeat) => (TYPE_HEARTBEAT, codec::encode(heartbeat)),
             Self::Goodbye(reason) => (TYPE_GOODBYE, alloc::vec![reason.code()]),
+            Self::Direct(bytes) => (TYPE_DIRECT, bytes.clone()),
         };
         let mut out = Vec::with_capacity(1 + body.len());
         out.push(kind);
@@ -146,6 +154,8 @@ impl Message {
                 [code] => Self::Goodbye(RejectReason::from_code(*code).unwrap_or(RejectReason::Disconnected)),
                 _ => return Err(DecodeError::Malformed),
             },
+            TYPE_DIRECT if body.len() <= DIRECT_MAX => Self::Direct(body.to_vec()),
+            TYPE_DIRECT => return Err(DecodeError::TooLong),
             TYPE_JOINED => return Err(DecodeError::Trailing),
             _ => return Ok(None),
         }))
@@ -217,6 +227,7 @@ mod tests {
                 echo: Some((1, 2)),
             }),
             Message::Goodbye(RejectReason::Shutdown),
+            Message::Direct(vec![1, 2, 3]),
         ]
     }
 
@@ -225,6 +236,9 @@ mod tests {
         for message in samples() {
             let bytes = message.encode();
             assert_eq!(Message::decode(&bytes), Ok(Some(message.clone())));
+            if matches!(message, Message::Direct(_)) {
+                continue; // its octets have no structure here
+            }
             let longer = [&bytes[..], &[0]].concat();
             assert!(Message::decode(&longer).is_err(), "{message:?}");
         }

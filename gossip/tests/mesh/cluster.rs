@@ -342,6 +342,44 @@ fn links_are_published_and_a_steady_mesh_is_quiet() {
     assert!((590..640).contains(&frames), "{frames} frames in 100 s");
 }
 
+/// A host that lost its disk comes back as a new member at the old one's address. The old one's record leads there for
+/// ever; dialling it must not take the place of the link that stands, again and again.
+#[test]
+fn the_address_of_a_member_that_is_gone_is_not_dialled_without_end() {
+    for seed in 0..8 {
+        let mut net = Net::new(seed);
+        net.add_founder(1, Some(token(1)), &[]);
+        for _ in 0..3 {
+            net.add(Some(token(1)), &[0]);
+        }
+        net.start_all();
+        net.run(Duration::from_secs(10));
+        net.kill(1);
+        net.hosts[1].key = weft_wire::NodeKey::from_seed([77; 32]);
+        net.hosts[1].disk = None;
+        net.start(1);
+        net.run(Duration::from_secs(60));
+        for host in 0..4 {
+            assert_eq!(
+                net.mesh(host).members().len(),
+                5,
+                "the old identity stays a member"
+            );
+            let ups = net
+                .mesh(host)
+                .links()
+                .into_iter()
+                .filter(|l| l.stage == LinkStage::Up);
+            assert_eq!(ups.count(), 3);
+        }
+        let before: u64 = net.hosts.iter().map(|h| h.sent_frames).sum();
+        net.run(Duration::from_secs(60));
+        let frames = net.hosts.iter().map(|h| h.sent_frames).sum::<u64>() - before;
+        // Twelve ends with a heartbeat a second, and now and then an attempt at the address.
+        assert!(frames < 1_000, "{frames} frames in 60 s with seed {seed}");
+    }
+}
+
 #[test]
 fn records_are_rewritten_only_when_they_change() {
     let mut net = pair(17);

@@ -3,9 +3,11 @@
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use weft_gossip::{ConnId, DialTarget, DurableState, PersistToken};
+use weft_ipam_crdt::{Change, RequestId};
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, SessionKeys};
+use weft_wire::api::PodPlan;
 use weft_wire::{DropReason, GenesisId, Mac, NodeId, RejectReason, SessionIndex};
 
 /// Something that happened.
@@ -51,11 +53,10 @@ pub enum Input<'a> {
         /// The peer.
         peer: NodeId,
     },
-    /// A pod with this address is attached on this host.
-    Attached {
-        /// The pod's address.
-        mac: Mac,
-    },
+    /// The operator or a pod wants something of the address space.
+    Ipam(IpamRequest),
+    /// Everything up to this write of the address state is durable.
+    IpamPersisted(weft_ipam_crdt::PersistToken),
     /// What a session has done so far, once a second.
     Activity {
         /// The session.
@@ -81,12 +82,65 @@ pub enum Output {
         /// What to write.
         state: DurableState,
     },
+    /// Append these changes of the address state to the log, in order, then say [`Input::IpamPersisted`].
+    PersistIpam {
+        /// Names this write.
+        token: weft_ipam_crdt::PersistToken,
+        /// What to append.
+        changes: Vec<Change>,
+    },
+    /// The answer to [`IpamRequest::Allocate`] or [`IpamRequest::Claim`]; a success is durable.
+    Allocated {
+        /// Of which request.
+        request: RequestId,
+        /// How to wire the pod, or why it gets no address, in words.
+        result: Result<PodPlan, String>,
+    },
+    /// The answer to [`IpamRequest::Free`]; durable.
+    Freed {
+        /// Of which request.
+        request: RequestId,
+        /// What was freed.
+        addresses: Vec<IpAddr>,
+    },
     /// For the engine.
     Engine(EngineCommand),
     /// MAC addresses that the bridge shall send to the TAP have changed to these.
     RemoteMacs(BTreeSet<Mac>),
     /// For the log.
     Notice(Notice),
+}
+
+/// What somebody wants of the address space.
+#[derive(Debug)]
+pub enum IpamRequest {
+    /// A pod needs an address; the same id gets the same one again.
+    Allocate {
+        /// The pod.
+        id: String,
+        /// Comes back in the answer.
+        request: RequestId,
+    },
+    /// A pod needs, or has, this address.
+    Claim {
+        /// The pod.
+        id: String,
+        /// The address.
+        address: IpAddr,
+        /// Comes back in the answer.
+        request: RequestId,
+    },
+    /// A pod is gone, or one of its addresses.
+    Free {
+        /// The pod.
+        id: String,
+        /// This address only; all when `None`.
+        address: Option<IpAddr>,
+        /// Comes back in the answer.
+        request: RequestId,
+    },
+    /// Nobody waits for the answer any longer.
+    Cancel(RequestId),
 }
 
 /// What the TCP shell is told.
@@ -196,6 +250,8 @@ pub enum Notice {
         /// Why.
         why: DownReason,
     },
+    /// Slots were received or given, or an epoch was decided.
+    Ipam(weft_ipam_crdt::Event),
     /// A sentence that somebody should read; it stays in the status.
     Warning(String),
     /// A datagram of the handshake was dropped.

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`node`] | [`Node`]: routes what one core says to the others |
 //! | [`io`] | its inputs and outputs |
+//! | `addresses` | what it asks of the address space, and hears of it |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
 //! | [`report`] | the node's part of the status |
 //!
@@ -16,10 +17,11 @@
 
 extern crate alloc;
 
+mod addresses;
 pub mod io;
 pub mod macs;
 pub mod node;
 pub mod report;
 
-pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};
+pub use io::{EngineCommand, Input, IpamRequest, MeshCommand, Notice, Output};
 pub use node::{Node, NodeConfig};

@@ -6,12 +6,10 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use weft_gossip::{DurableState, Identity, Mesh, MeshConfig, MeshEvent, StateError};
-use weft_ipam_crdt::AddressSpace;
-use weft_ipam_crdt::mac::weft_mac;
+use weft_ipam_crdt::{AddressSpace, Ipam, IpamConfig, IpamState, Role};
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, LocalNode, PeerInfo, PeerPath, Sleeve};
-use weft_wire::api::PodPlan;
 use weft_wire::envelope::RegisterKey;
 use weft_wire::hash::derive;
 use weft_wire::limits::SESSIONS_MAX;
@@ -27,6 +25,8 @@ pub struct NodeConfig {
     pub token: Option<Psk>,
     /// What was stored before, or what a founder has just laid down.
     pub durable: Option<DurableState>,
+    /// Slots and addresses that were stored before; made from the genesis when there are none.
+    pub ipam: Option<IpamState>,
     /// Addresses of peers that the operator named, `HOST:PORT`.
     pub targets: Vec<String>,
     /// Addresses at which others reach this host, best first.
@@ -63,6 +63,7 @@ pub(crate) struct Member {
     pub(crate) genesis: GenesisId,
     pub(crate) space: AddressSpace,
     pub(crate) sleeve: Sleeve,
+    pub(crate) ipam: Ipam,
 }
 
 /// All cores of one host.
@@ -77,7 +78,9 @@ pub struct Node {
     ageing_due: Time,
     table_changed: bool,
     macs_changed: bool,
-    outputs: VecDeque<Output>,
+    pub(crate) outputs: VecDeque<Output>,
+    /// What was stored of the address space, until this node is a member.
+    stored_ipam: Option<IpamState>,
 }
 
 /// What stays of the configuration.
@@ -86,7 +89,7 @@ pub(crate) struct Local {
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) underlay_mtu: u16,
     mtu: Option<u16>,
-    bridge: String,
+    pub(crate) bridge: String,
     pub(crate) version: String,
     ciphers: Vec<Cipher>,
     seed: [u8; 32],
@@ -131,6 +134,7 @@ impl Node {
             table_changed: true,
             macs_changed: true,
             outputs: VecDeque::new(),
+            stored_ipam: config.ipam,
         };
         let record = node.own_record();
         let body = codec::encode(&record);
@@ -150,6 +154,11 @@ impl Node {
     /// This host.
     pub fn id(&self) -> NodeId {
         self.mesh.node()
+    }
+
+    /// What gossip knows: members, records, links.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     /// Takes one input; `now` never goes back.
@@ -178,13 +187,17 @@ impl Node {
                 );
             }
             Input::Learned { mac, peer } => self.changed_macs(|macs| macs.learn(now, mac, peer)),
-            Input::Attached { mac } => self.changed_macs(|macs| macs.forget(mac)),
+            Input::Ipam(request) => self.on_ipam_request(now, request),
+            Input::IpamPersisted(token) => self.ipam(now, weft_ipam_crdt::Input::Persisted(token)),
             Input::Timeout => {
                 if self.mesh.poll_timeout().is_some_and(|due| due <= now) {
                     self.mesh.handle(now, weft_gossip::Input::Tick);
                 }
                 if self.sleeve_timeout().is_some_and(|due| due <= now) {
                     self.sleeve(now, weft_sleeve::Input::Timeout);
+                }
+                if self.ipam_timeout().is_some_and(|due| due <= now) {
+                    self.ipam(now, weft_ipam_crdt::Input::Tick);
                 }
                 if self.ageing_due <= now {
                     self.ageing_due = now + AGEING_INTERVAL;
@@ -202,34 +215,21 @@ impl Node {
 
     /// When to come back with [`Input::Timeout`] if nothing happens before.
     pub fn poll_timeout(&self) -> Time {
-        [self.mesh.poll_timeout(), self.sleeve_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(Time::NEVER)
-            .min(self.ageing_due)
+        [
+            self.mesh.poll_timeout(),
+            self.sleeve_timeout(),
+            self.ipam_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(Time::NEVER)
+        .min(self.ageing_due)
     }
 
-    /// How to wire a pod that asks for `address`, or why it cannot have it.
-    ///
-    /// # Errors
-    /// A sentence: what is wrong, and the cure.
-    pub fn plan_pod(&mut self, now: Time, address: IpAddr) -> Result<PodPlan, String> {
-        let Some(member) = &self.member else {
-            return Err("this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for".into());
-        };
-        let address = member.space.for_pod(address).map_err(|e| e.to_string())?;
-        let mac = weft_mac(&member.genesis, &member.space, address.addr())
-            .ok_or_else(|| format!("address {address} is outside the cluster's range"))?;
-        let plan = PodPlan {
-            address,
-            mac: mac.to_string(),
-            mtu: self.pod_mtu(),
-            bridge: self.config.bridge.clone(),
-        };
-        // Frames for it must no longer be sent to where it lived before.
-        self.handle(now, Input::Attached { mac });
-        Ok(plan)
+    /// A pod with this address is attached on this host.
+    pub(crate) fn on_attached(&mut self, mac: Mac) {
+        self.changed_macs(|macs| macs.forget(mac));
     }
 
     /// MTU for pods that are attached now: what the operator set, else what the smallest known underlay leaves.
@@ -274,6 +274,10 @@ impl Node {
             .and_then(|member| member.sleeve.poll_timeout())
     }
 
+    fn ipam_timeout(&self) -> Option<Time> {
+        self.member.as_ref().and_then(|member| member.ipam.poll_timeout())
+    }
+
     /// Gives the sleeve an input, if there is one: a host without a cluster has no sessions.
     fn sleeve(&mut self, now: Time, input: weft_sleeve::Input<'_>) {
         if let Some(member) = &mut self.member {
@@ -299,6 +303,8 @@ impl Node {
                 .and_then(|member| member.sleeve.poll_output())
             {
                 self.on_sleeve_output(now, output);
+            } else if let Some(output) = self.member.as_mut().and_then(|member| member.ipam.poll_output()) {
+                self.on_ipam_output(now, output);
             } else {
                 break;
             }
@@ -329,6 +335,9 @@ impl Node {
         let notice = match event {
             MeshEvent::Joined { genesis } => return self.become_member(now, &genesis),
             MeshEvent::RecordChanged { key } => return self.on_record(now, key),
+            MeshEvent::Direct { from, bytes } => {
+                return self.ipam(now, weft_ipam_crdt::Input::Message { from, bytes });
+            }
             MeshEvent::Admitted { node, name } => Notice::Admitted { peer: node, name },
             MeshEvent::PeerUp { node, name } => Notice::LinkUp { peer: node, name },
             MeshEvent::PeerDown { node, reason } => Notice::LinkDown {
@@ -358,6 +367,9 @@ impl Node {
                 Notice::Foreign { with, genesis }
             }
             MeshEvent::CopiedIdentity { node, remote } => {
+                if node == self.id() {
+                    self.freeze_ipam(now);
+                }
                 let whose = if node == self.id() {
                     "this host's".to_string()
                 } else {
@@ -380,7 +392,7 @@ impl Node {
         self.outputs.push_back(Output::Notice(notice));
     }
 
-    fn warn(&mut self, sentence: String) {
+    pub(crate) fn warn(&mut self, sentence: String) {
         if !self.warnings.contains(&sentence) && self.warnings.len() < WARNINGS_MAX {
             self.outputs
                 .push_back(Output::Notice(Notice::Warning(sentence.clone())));
@@ -406,22 +418,51 @@ impl Node {
             incarnation: identity.incarnation,
             ciphers: self.config.ciphers.clone(),
         };
+        let durable = match self
+            .stored_ipam
+            .take()
+            .map_or_else(|| IpamState::genesis(genesis), Ok)
+        {
+            Ok(durable) => durable,
+            Err(error) => return self.warn(error.to_string()),
+        };
+        let ipam = Ipam::new(
+            IpamConfig {
+                node: self.mesh.node(),
+                key: identity.key.clone(),
+                space,
+                genesis: genesis.clone(),
+                incarnation: identity.incarnation,
+                durable,
+                expected: 1,
+                role: Role::Owner,
+                seed: derive(&self.config.seed, "weft seed ipam"),
+            },
+            now,
+        );
+        let ipam = match ipam {
+            Ok(ipam) => ipam,
+            Err(error) => return self.warn(error.to_string()),
+        };
         let mut sleeve = Sleeve::new(local, derive(&self.config.seed, "weft seed sleeve"));
         sleeve.handle(now, weft_sleeve::Input::Secrets(membership.secrets()));
         self.member = Some(Member {
             genesis: genesis.id(),
             space,
             sleeve,
+            ipam,
         });
         self.outputs.push_back(Output::Notice(Notice::Joined {
             genesis: genesis.id(),
         }));
+        self.tell_ipam_all(now);
         for peer in self.mesh.members() {
             self.upsert_peer(now, peer);
         }
     }
 
     fn on_record(&mut self, now: Time, key: RegisterKey) {
+        self.tell_ipam(now, key);
         if key.kind == PeerRecord::KIND {
             self.upsert_peer(now, key.owner);
         }

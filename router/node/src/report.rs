@@ -7,7 +7,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use weft_gossip::status::{LinkStage, LinkStatus};
 use weft_sleeve::PeerView;
-use weft_wire::api::{ClusterStatus, LinkState, PeerStatus, Status, TargetStatus, Traffic};
+use weft_wire::api::{
+    ClusterStatus, IpamRange, IpamStatus, LinkState, PeerStatus, Status, TargetStatus, Traffic, UsedAddress,
+};
 use weft_wire::{DropReason, NodeId, RejectReason, Time};
 
 /// What the engine counted, as far as the status shows it.
@@ -65,6 +67,41 @@ impl Node {
             .into_iter()
             .map(|target| target.target)
             .collect()
+    }
+
+    /// The address space, or none before this node is a member.
+    pub fn ipam_status(&self) -> Option<IpamStatus> {
+        let member = self.member.as_ref()?;
+        let summary = member.ipam.summary();
+        let ranges = summary.ranges.into_iter().map(|range| IpamRange {
+            first: range.first,
+            last: range.last,
+            owner: range.owner.to_string(),
+            owner_name: if range.owner == self.id() {
+                self.config.identity.name.clone()
+            } else {
+                self.name_of(&range.owner)
+            },
+            frozen: range.is_frozen,
+        });
+        Some(IpamStatus {
+            range: member.space.range(),
+            slot_size: member.space.slot_size(),
+            ranges: ranges.collect(),
+            free: summary.free,
+            used: summary
+                .used
+                .into_iter()
+                .map(|(address, id)| UsedAddress { address, id })
+                .collect(),
+            lent: summary.lent,
+            borrowed: summary.borrowed,
+            resting: summary.resting,
+            waiting: summary.waiting,
+            epoch: summary.epoch,
+            epoch_members: summary.epoch_members,
+            hindrance: summary.hindrance,
+        })
     }
 
     fn cluster(&self) -> ClusterStatus {

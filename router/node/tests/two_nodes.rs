@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weft_gossip::{ConnId, DialTarget, DurableState, Identity, Input as Mesh, JoinToken};
+use weft_ipam_crdt::{IpamState, RequestId};
 use weft_node::report::EngineReport;
-use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
+use weft_node::{EngineCommand, Input, IpamRequest, MeshCommand, Node, NodeConfig, Output};
 use weft_sleeve::{Cipher, ForwardingTable};
-use weft_wire::api::{ClusterStatus, LinkState, Status};
+use weft_wire::api::{ClusterStatus, LinkState, PodPlan, Status};
 use weft_wire::record::Genesis;
 use weft_wire::{ClusterSecret, DropReason, Mac, NodeKey, NoiseKeypair, SessionIndex, Time};
 
@@ -24,6 +25,8 @@ struct Host {
     remote_macs: BTreeSet<Mac>,
     keepalives: Vec<SessionIndex>,
     stored: Option<DurableState>,
+    ipam: Option<IpamState>,
+    answers: Vec<(RequestId, Result<PodPlan, String>)>,
 }
 
 /// Hosts, and what is under way between them.
@@ -40,6 +43,7 @@ enum Event {
     Mesh(Mesh),
     Datagram(SocketAddr, Vec<u8>),
     Opened(SessionIndex, SocketAddr),
+    IpamPersisted(weft_ipam_crdt::PersistToken),
 }
 
 fn address(host: usize) -> SocketAddr {
@@ -59,6 +63,7 @@ fn config(host: usize, durable: Option<DurableState>, incarnation: u64, targets:
         },
         token: Some(token.psk()),
         durable,
+        ipam: None,
         targets: targets.iter().map(|t| address(*t).to_string()).collect(),
         endpoints: vec![address(host)],
         underlay_mtu: if host == 1 { 1450 } else { 1500 },
@@ -91,6 +96,11 @@ impl Net {
     fn new(configs: Vec<NodeConfig>) -> Self {
         let hosts = configs.into_iter().enumerate().map(|(i, config)| Host {
             stored: config.durable.clone(),
+            ipam: config
+                .durable
+                .as_ref()
+                .map(|d| IpamState::genesis(d.genesis()).expect("a range that works")),
+            answers: Vec::new(),
             node: Node::new(Time::ZERO, config).expect("a state that holds"),
             address: address(i),
             table: None,
@@ -208,6 +218,21 @@ impl Net {
                     self.inputs.push_back((other, Event::Opened(only, from)));
                 }
             }
+            Output::PersistIpam { token, changes } => {
+                let Host { stored, ipam, .. } = &mut self.hosts[host];
+                let stored = stored.as_ref().expect("membership is stored before addresses");
+                let fresh = || IpamState::genesis(stored.genesis()).expect("a range that works");
+                let state = ipam.take().unwrap_or_else(fresh);
+                *ipam = Some(changes.iter().fold(state, |mut state, change| {
+                    state.apply(change);
+                    state
+                }));
+                self.inputs.push_back((host, Event::IpamPersisted(token)));
+            }
+            Output::Allocated { request, result } => self.hosts[host].answers.push((request, result)),
+            Output::Freed { request, addresses } => {
+                assert!(!addresses.is_empty(), "{request:?}");
+            }
             Output::RemoteMacs(macs) => self.hosts[host].remote_macs = macs,
             Output::Notice(_) => {}
         }
@@ -225,6 +250,7 @@ impl Net {
                 match event {
                     Event::Mesh(input) => self.feed(host, Input::Mesh(input)),
                     Event::Datagram(from, bytes) => self.feed(host, Input::Handshake { from, bytes: &bytes }),
+                    Event::IpamPersisted(token) => self.feed(host, Input::IpamPersisted(token)),
                     Event::Opened(local, from) => self.feed(host, Input::Opened { local, from }),
                 }
             }
@@ -291,14 +317,48 @@ fn a_newcomer_joins_and_frames_can_travel_both_ways() {
     assert_eq!(a, b);
 }
 
+impl Net {
+    /// Asks for an address and waits for the answer.
+    fn allocate(&mut self, host: usize, id: &str, address: Option<&str>) -> Result<PodPlan, String> {
+        let number = self.hosts[host].answers.len() as u64;
+        let (id, request) = (id.to_owned(), RequestId(number));
+        let wanted = match address {
+            None => IpamRequest::Allocate { id, request },
+            Some(address) => IpamRequest::Claim {
+                id,
+                address: address.parse().expect("an address"),
+                request,
+            },
+        };
+        self.feed(host, Input::Ipam(wanted));
+        self.run_until("an answer", Duration::from_secs(60), |net| {
+            net.hosts[host].answers.len() as u64 > number
+        });
+        let (answered, result) = self.hosts[host].answers[number as usize].clone();
+        assert_eq!(answered, request);
+        result
+    }
+}
+
+#[test]
+fn both_hosts_hand_out_addresses_and_none_twice() {
+    let mut net = joined_pair();
+    let mut given = BTreeSet::new();
+    for i in 0..40 {
+        for host in [0, 1] {
+            let plan = net.allocate(host, &format!("pod{i}"), None).unwrap();
+            assert!(given.insert(plan.address), "{} twice", plan.address);
+        }
+    }
+    let again = net.allocate(1, "pod7", None).unwrap();
+    assert!(!given.insert(again.address), "the same id gets the same address");
+}
+
 #[test]
 fn a_learned_address_reaches_table_and_bridge_until_its_pod_moves_here() {
     let mut net = joined_pair();
     let peer = net.hosts[1].node.id();
-    let plan = net.hosts[0]
-        .node
-        .plan_pod(net.now, "10.32.0.9".parse().unwrap())
-        .unwrap();
+    let plan = net.allocate(0, "web", Some("10.32.0.9")).unwrap();
     let mac: Mac = plan.mac.parse().unwrap();
     assert_eq!(
         (plan.address.to_string().as_str(), plan.bridge.as_str()),
@@ -310,7 +370,7 @@ fn a_learned_address_reaches_table_and_bridge_until_its_pod_moves_here() {
         net.hosts[0].table.as_ref().unwrap().unicast(mac).unwrap().peer,
         peer
     );
-    net.feed(0, Input::Attached { mac });
+    net.allocate(0, "web", Some("10.32.0.9")).unwrap();
     assert!(net.hosts[0].remote_macs.is_empty());
     assert_eq!(net.hosts[0].table.as_ref().unwrap().unicast(mac), None);
 }
@@ -318,15 +378,27 @@ fn a_learned_address_reaches_table_and_bridge_until_its_pod_moves_here() {
 #[test]
 fn addresses_that_no_pod_can_have_are_refused_in_words() {
     let mut net = Net::new(vec![config(0, Some(founded()), 1, &[]), config(1, None, 1, &[0])]);
-    let refuse = |net: &mut Net, host: usize, ip: &str| {
-        net.hosts[host]
-            .node
-            .plan_pod(Time::ZERO, ip.parse().unwrap())
+    assert!(
+        net.allocate(1, "early", None)
             .unwrap_err()
-    };
-    assert!(refuse(&mut net, 0, "192.0.2.1").contains("outside"));
-    assert!(refuse(&mut net, 0, "10.32.0.0").contains("10.32.0.1"));
-    assert!(refuse(&mut net, 1, "10.32.0.1").contains("no cluster yet"));
+            .contains("no cluster yet")
+    );
+    assert!(
+        net.allocate(0, "far", Some("192.0.2.1"))
+            .unwrap_err()
+            .contains("outside")
+    );
+    assert!(
+        net.allocate(0, "first", Some("10.32.0.0"))
+            .unwrap_err()
+            .contains("10.32.0.1")
+    );
+    net.allocate(0, "one", Some("10.32.0.5")).unwrap();
+    assert!(
+        net.allocate(0, "two", Some("10.32.0.5"))
+            .unwrap_err()
+            .contains("in use")
+    );
 }
 
 #[test]

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use weft_wire::api::ApiError;
 
-/// A router that does not answer for so long is stuck: its answers come from memory.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A router that does not answer for so long is stuck: an address takes longest, when it has to come from another host.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(weft_ipam_crdt::ALLOCATE_DEADLINE.as_secs() + 10);
 /// Largest answer that is read: the status of thousands of peers.
 const ANSWER_MAX: usize = 64 << 20;
 

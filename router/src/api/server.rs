@@ -2,17 +2,18 @@
 
 use crate::command::attach;
 use crate::daemon::{NodeHandle, Request};
-use axum::extract::{ConnectInfo, State, connect_info::Connected};
+use axum::extract::{ConnectInfo, Path, State, connect_info::Connected};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
-use weft_wire::api::{ApiError, PodRequest, TargetRequest};
+use weft_wire::api::{AddressPlace, ApiError, FreeRequest, PodAddresses, PodRequest, TargetRequest};
 
 /// Mode of the socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
@@ -54,7 +55,7 @@ impl IntoResponse for Refusal {
 }
 
 /// Binds the socket. A socket file that nobody answers on is left over from a killed router and is replaced.
-pub(crate) fn bind(path: &Path) -> Result<UnixListener, ServerError> {
+pub(crate) fn bind(path: &std::path::Path) -> Result<UnixListener, ServerError> {
     let failed = |source| ServerError::Bind {
         path: path.into(),
         source,
@@ -98,7 +99,11 @@ fn group_id(name: &str) -> Option<u32> {
 pub(crate) async fn serve(listener: UnixListener, node: NodeHandle) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/pods", post(plan_pod))
+        .route("/v1/pods", post(allocate))
+        .route("/v1/pods/free", post(free))
+        .route("/v1/pods/{id}", get(addresses_of))
+        .route("/v1/addresses/{address}", get(lookup))
+        .route("/v1/ipam", get(ipam))
         .route("/v1/connect", post(connect))
         .route("/v1/forget", post(forget))
         .route("/v1/stop", post(stop))
@@ -150,16 +155,52 @@ async fn status(State(node): State<NodeHandle>) -> Result<Response, Refusal> {
     Ok(Json(status).into_response())
 }
 
-async fn plan_pod(
+async fn allocate(
     State(node): State<NodeHandle>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body<PodRequest>,
 ) -> Result<Response, Refusal> {
     root_only(caller)?;
     let request = accept(body)?;
-    match ask(&node, |answer| Request::PlanPod(request, answer)).await? {
+    match ask(&node, |answer| Request::Allocate(request, answer)).await? {
         Ok(plan) => Ok(Json(plan).into_response()),
         Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
+    }
+}
+
+async fn free(
+    State(node): State<NodeHandle>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<FreeRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let request = accept(body)?;
+    let id = request.id.clone();
+    let addresses = ask(&node, |answer| Request::Free(request, answer)).await?;
+    Ok(Json(PodAddresses { id, addresses }).into_response())
+}
+
+async fn addresses_of(State(node): State<NodeHandle>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let asked = id.clone();
+    let addresses = ask(&node, |answer| Request::AddressesOf(asked, answer)).await?;
+    Ok(Json(PodAddresses { id, addresses }).into_response())
+}
+
+async fn lookup(State(node): State<NodeHandle>, Path(text): Path<String>) -> Result<Response, Refusal> {
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| Refusal(StatusCode::BAD_REQUEST, format!("{text} is not an IP address")))?;
+    let place = ask(&node, |answer| Request::Lookup(address, answer)).await?;
+    Ok(Json(AddressPlace { address, place }).into_response())
+}
+
+async fn ipam(State(node): State<NodeHandle>) -> Result<Response, Refusal> {
+    match ask(&node, Request::Ipam).await? {
+        Some(status) => Ok(Json(status).into_response()),
+        None => Err(Refusal(
+            StatusCode::CONFLICT,
+            "this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for".into(),
+        )),
     }
 }
 

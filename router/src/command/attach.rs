@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use weft_kernel::attach::{AttachRequest, Attachment};
 use weft_kernel::{Namespace, link};
 use weft_wire::Mac;
-use weft_wire::api::{Pod, PodPlan, PodRequest};
+use weft_wire::api::{FreeRequest, Pod, PodAddresses, PodPlan, PodRequest};
 
 /// Where iproute2 keeps named namespaces.
 const NAMED_NAMESPACES: &str = "/run/netns";
@@ -61,8 +61,26 @@ pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
 
 pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
     let id = default_id(&args.netns)?;
-    if weft_kernel::attach::detach(&id)? {
-        println!("detached {id}");
+    let was_attached = weft_kernel::attach::detach(&id)?;
+    // Only what is off the wire is given back.
+    let client = Client::new(&args.router.socket);
+    let request = FreeRequest {
+        id: id.clone(),
+        address: None,
+    };
+    let freed: anyhow::Result<PodAddresses> =
+        super::block_on(async { client.post("/v1/pods/free", &request).await });
+    if was_attached {
+        match freed {
+            Ok(_) => println!("detached {id}"),
+            Err(error) => {
+                println!("detached {id}; its address stays reserved until `weft ipam free {id}`: {error:#}")
+            }
+        }
+        return Ok(());
+    }
+    if freed.is_ok_and(|freed| !freed.addresses.is_empty()) {
+        println!("{id} was not attached; its address is given back");
         return Ok(());
     }
     let attached: Vec<String> = pods()?.into_iter().map(|pod| pod.id).collect();

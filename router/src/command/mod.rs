@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod down;
+pub(crate) mod ipam;
 pub(crate) mod status;
 pub(crate) mod target;
 pub(crate) mod token;

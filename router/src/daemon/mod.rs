@@ -18,24 +18,27 @@ mod underlay;
 
 pub(crate) use start::run;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use tcp::Connections;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use weft_gossip::{ConnId, DurableState, PersistToken};
+use weft_gossip::{ConnId, PersistToken};
+use weft_ipam_crdt::RequestId;
 use weft_node::report::EngineReport;
-use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
+use weft_node::{EngineCommand, Input, IpamRequest, MeshCommand, Node, Output};
 use weft_sleeve_engine::{Engine, EngineEvent};
-use weft_wire::api::{PodPlan, PodRequest, Status};
+use weft_wire::api::{FreeRequest, IpamStatus, PodPlan, PodRequest, Status};
 use weft_wire::{Mac, Time};
 
 use crate::config::parse_peer;
-use crate::store::Store;
+use crate::store::{Save, Store};
 
 /// Events that wait for the node. Readers of connections wait when it is full; the engine drops and counts.
 const EVENTS_MAX: usize = 1_024;
+/// Writes that wait for the disk; the writer takes all of them at once and syncs them together.
+const SAVES_MAX: usize = 4_096;
 /// Events that the node takes before it does what came out of them: the engine's floods must not starve the timers.
 const EVENTS_PER_TURN: usize = 64;
 /// How often the engine's counters are read: what rekeying and keepalives are decided on.
@@ -48,8 +51,16 @@ pub(crate) type NodeHandle = mpsc::Sender<Request>;
 pub(crate) enum Request {
     /// The status, without pods.
     Status(oneshot::Sender<Status>),
-    /// How to wire a pod.
-    PlanPod(PodRequest, oneshot::Sender<Result<PodPlan, String>>),
+    /// An address for a pod, and how to wire it.
+    Allocate(PodRequest, oneshot::Sender<Result<PodPlan, String>>),
+    /// A pod is gone, or one of its addresses.
+    Free(FreeRequest, oneshot::Sender<Vec<IpAddr>>),
+    /// Addresses of a pod of this host.
+    AddressesOf(String, oneshot::Sender<Vec<IpAddr>>),
+    /// Where an address lives, in words.
+    Lookup(IpAddr, oneshot::Sender<String>),
+    /// The address space; none before this host is a member.
+    Ipam(oneshot::Sender<Option<IpamStatus>>),
     /// Try this address until it answers.
     Connect(String, oneshot::Sender<Result<(), String>>),
     /// Try this address no more.
@@ -66,8 +77,21 @@ enum NodeEvent {
     Frame { conn: ConnId, bytes: Vec<u8> },
     Written { conn: ConnId },
     Closed { conn: ConnId },
-    Persisted(PersistToken),
+    Persisted(SaveToken),
     Engine(EngineEvent),
+}
+
+/// Which write is durable.
+#[derive(Clone, Copy)]
+enum SaveToken {
+    Mesh(PersistToken),
+    Ipam(weft_ipam_crdt::PersistToken),
+}
+
+/// Who waits for an answer of the address space.
+enum Asker {
+    Allocate(oneshot::Sender<Result<PodPlan, String>>),
+    Free(oneshot::Sender<Vec<IpAddr>>),
 }
 
 /// The node and everything it acts on.
@@ -76,7 +100,11 @@ struct Daemon {
     node: Node,
     connections: Connections,
     engine: Box<dyn Engine>,
-    saves: mpsc::Sender<(PersistToken, DurableState)>,
+    saves: mpsc::Sender<(SaveToken, Save)>,
+    /// A sentence once a write could not be handed over: the router must end, since it would wait for it for ever.
+    save_trouble: Option<String>,
+    askers: BTreeMap<RequestId, Asker>,
+    asked: u64,
     remote_macs: watch::Sender<BTreeSet<Mac>>,
     bridge_trouble: watch::Receiver<Option<String>>,
     accepted: u64,
@@ -158,10 +186,17 @@ impl Daemon {
             Output::Mesh(MeshCommand::Dial { conn, to }) => self.connections.dial(conn, to),
             Output::Mesh(MeshCommand::Send { conn, frame }) => self.connections.send(conn, frame),
             Output::Mesh(MeshCommand::Close { conn }) => self.connections.close(conn),
-            Output::Persist { token, state } => {
-                // The mesh asks for the next write only when this one is durable.
-                if self.saves.try_send((token, state)).is_err() {
-                    tracing::error!("the state was not written: the writer has ended");
+            Output::Persist { token, state } => self.save(SaveToken::Mesh(token), Save::Cluster(state)),
+            Output::PersistIpam { token, changes } => self.save(SaveToken::Ipam(token), Save::Ipam(changes)),
+            // Whoever asked may have gone; then nobody needs the answer.
+            Output::Allocated { request, result } => {
+                if let Some(Asker::Allocate(answer)) = self.askers.remove(&request) {
+                    let _ = answer.send(result);
+                }
+            }
+            Output::Freed { request, addresses } => {
+                if let Some(Asker::Free(answer)) = self.askers.remove(&request) {
+                    let _ = answer.send(addresses);
                 }
             }
             Output::Engine(command) => self.command(command),
@@ -170,6 +205,22 @@ impl Daemon {
             }
             Output::Notice(notice) => self.log.write(&notice),
         }
+    }
+
+    fn save(&mut self, token: SaveToken, save: Save) {
+        if self.saves.try_send((token, save)).is_err() {
+            self.save_trouble = Some(format!(
+                "the disk takes no writes: {SAVES_MAX} of them wait, or its writer has ended"
+            ));
+        }
+    }
+
+    /// Asks the address space on behalf of somebody.
+    fn ask(&mut self, asker: Asker, request: impl FnOnce(RequestId) -> IpamRequest) {
+        self.asked += 1;
+        let number = RequestId(self.asked);
+        self.askers.insert(number, asker);
+        self.input(Input::Ipam(request(number)));
     }
 
     fn command(&mut self, command: EngineCommand) {
@@ -216,11 +267,15 @@ impl Daemon {
                 self.connections.close(conn);
                 Mesh::Closed { conn }
             }
-            NodeEvent::Persisted(token) => Mesh::Persisted(token),
+            NodeEvent::Persisted(SaveToken::Mesh(token)) => Mesh::Persisted(token),
+            NodeEvent::Persisted(SaveToken::Ipam(token)) => {
+                self.input(Input::IpamPersisted(token));
+                return self.save_trouble.take();
+            }
             NodeEvent::Engine(event) => return self.engine_event(event),
         };
         self.input(Input::Mesh(mesh));
-        None
+        self.save_trouble.take()
     }
 
     fn engine_event(&mut self, event: EngineEvent) -> Option<String> {
@@ -254,13 +309,27 @@ impl Daemon {
             Request::Status(answer) => {
                 let _ = answer.send(self.status());
             }
-            Request::PlanPod(request, answer) => {
-                let now = self.now();
-                let plan = self.node.plan_pod(now, request.address);
-                while let Some(output) = self.node.poll_output() {
-                    self.output(output);
-                }
-                let _ = answer.send(plan);
+            Request::Allocate(PodRequest { id, address }, answer) => {
+                self.ask(Asker::Allocate(answer), |request| match address {
+                    Some(address) => IpamRequest::Claim { id, address, request },
+                    None => IpamRequest::Allocate { id, request },
+                });
+            }
+            Request::Free(FreeRequest { id, address }, answer) => {
+                self.ask(Asker::Free(answer), |request| IpamRequest::Free {
+                    id,
+                    address,
+                    request,
+                });
+            }
+            Request::AddressesOf(id, answer) => {
+                let _ = answer.send(self.node.addresses_of(&id));
+            }
+            Request::Lookup(address, answer) => {
+                let _ = answer.send(self.node.lookup(address));
+            }
+            Request::Ipam(answer) => {
+                let _ = answer.send(self.node.ipam_status());
             }
             Request::Connect(target, answer) => {
                 let target = parse_peer(&target, self.port).map_err(|error| error.to_string());
@@ -309,31 +378,39 @@ impl Daemon {
     }
 }
 
-/// Writes states one after the other; the latest of those that wait is enough.
+/// Makes writes durable in order, all that wait with one sync.
 fn write_states(
     mut store: Store,
-    mut saves: mpsc::Receiver<(PersistToken, DurableState)>,
+    mut saves: mpsc::Receiver<(SaveToken, Save)>,
     token: Option<String>,
     events: &mpsc::Sender<NodeEvent>,
     failures: &mpsc::Sender<String>,
 ) {
-    while let Some((mut number, mut state)) = saves.blocking_recv() {
-        while let Ok(later) = saves.try_recv() {
-            (number, state) = later;
+    let mut token = token;
+    let mut waiting = Vec::new();
+    while saves.blocking_recv_many(&mut waiting, SAVES_MAX) > 0 {
+        let (mut mesh, mut ipam, mut batch) = (None, None, Vec::with_capacity(waiting.len()));
+        for (number, save) in waiting.drain(..) {
+            match number {
+                SaveToken::Mesh(_) => mesh = Some(number),
+                SaveToken::Ipam(_) => ipam = Some(number),
+            }
+            batch.push(save);
         }
-        let saved = store.save(Some(&state)).and_then(|()| match &token {
-            Some(token) => store.save_token(token),
+        // The token is kept as soon as there is a cluster that it admits to.
+        let saved = store.save(&batch).and_then(|()| match token.take() {
+            Some(token) => store.save_token(&token),
             None => Ok(()),
         });
-        let sent = match saved {
-            Ok(()) => events.blocking_send(NodeEvent::Persisted(number)).is_ok(),
-            Err(error) => {
-                let _ = failures.blocking_send(error.to_string());
-                false
-            }
-        };
-        if !sent {
+        if let Err(error) = saved {
+            let _ = failures.blocking_send(error.to_string());
             return;
+        }
+        // A number stands for all before it.
+        for number in [mesh, ipam].into_iter().flatten() {
+            if events.blocking_send(NodeEvent::Persisted(number)).is_err() {
+                return;
+            }
         }
     }
 }

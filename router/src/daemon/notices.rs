@@ -1,6 +1,7 @@
 //! What the node has to say, as log lines. Addresses of single datagrams stay at debug level.
 
 use std::time::{Duration, Instant};
+use weft_ipam_crdt::Event;
 use weft_node::Notice;
 use weft_wire::RejectReason;
 
@@ -42,6 +43,8 @@ fn write(notice: &Notice) {
             tracing::info!(?peer, name, cipher = cipher.label(), "encrypted session up");
         }
         Notice::SleeveDown { peer, name, why } => tracing::warn!(?peer, name, %why, "encrypted session down"),
+        Notice::Ipam(Event::OwnersChanged) => {}
+        Notice::Ipam(event) => tracing::info!(?event, "address space"),
         Notice::Warning(sentence) => tracing::warn!("{sentence}"),
         Notice::Dropped { reason, from } => tracing::debug!(?from, %reason, "handshake datagram dropped"),
     }

@@ -1,12 +1,12 @@
 //! Everything before the first packet: state, founding or joining, sockets, kernel, engine.
 
 use super::underlay::{self, Underlay};
-use super::{Daemon, EVENTS_MAX, Ended, NodeEvent, bridge, tcp, write_states};
+use super::{Daemon, EVENTS_MAX, Ended, NodeEvent, SAVES_MAX, bridge, tcp, write_states};
 use crate::api::server;
 use crate::command::{BRIDGE, TAP};
 use crate::config::{LogFormat, LogLevel, Settings};
 use crate::random;
-use crate::store::{MachineId, State, Store};
+use crate::store::{MachineId, Save, State, Store};
 use anyhow::{Context, anyhow, bail};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -33,8 +33,6 @@ const BACKLOG: i32 = 128;
 const PORT_READY: Duration = Duration::from_secs(5);
 /// Requests of the local API that wait for the node.
 const REQUESTS_MAX: usize = 64;
-/// Writes that wait for the disk: the mesh has one under way at a time.
-const SAVES_MAX: usize = 4;
 
 /// `weft up`: runs until a signal, `weft down`, or a failure.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
@@ -99,6 +97,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             },
             token: token.map(|(_, token)| token.psk()),
             durable: state.durable,
+            ipam: state.ipam,
             targets: settings.peers,
             endpoints: underlay.endpoints,
             underlay_mtu: underlay.mtu,
@@ -124,6 +123,9 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         connections: tcp::Connections::new(events),
         engine: Box::new(engine),
         saves,
+        save_trouble: None,
+        askers: std::collections::BTreeMap::new(),
+        asked: 0,
         remote_macs,
         bridge_trouble,
         accepted: 0,
@@ -228,7 +230,7 @@ fn open_state(settings: &Settings, rng: &mut ChaCha20Rng) -> anyhow::Result<Open
     );
     // The token first: a crash in between leaves a host that founds again, not one that nobody can join.
     store.save_token(&text)?;
-    store.save(Some(&durable))?;
+    store.save(&[Save::Cluster(durable.clone())])?;
     state.durable = Some(durable);
     Ok((store, state, Some((text, token))))
 }

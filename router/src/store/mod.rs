@@ -1,7 +1,8 @@
-//! The one durable file of a host: identity, incarnation and what it knows of its cluster.
+//! The one durable file of a host: identity, incarnation, what it knows of its cluster, and its addresses.
 //!
-//! `STATE_DIR/state` is bound to the machine id. It is replaced as a whole: written beside, synced, renamed, and
-//! the directory synced, so that a crash leaves the old file or the new one. `STATE_DIR/lock` is held while a
+//! `STATE_DIR/state` is bound to the machine id. At each start, and when what was appended outgrows it, it is
+//! replaced as a whole: written beside, synced, renamed, and the directory synced, so that a crash leaves the old
+//! file or the new one. In between, changes are appended and synced together. `STATE_DIR/lock` is held while a
 //! router runs.
 
 mod format;
@@ -13,13 +14,21 @@ use format::{FormatError, RecordKind};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use weft_gossip::DurableState;
+use weft_ipam_crdt::{Change, IpamState};
+use weft_wire::codec::encode;
 use weft_wire::{NodeKey, NoiseKeypair};
 
 /// Largest state file that is read: 65,536 owners' admissions and peer records.
 const STATE_FILE_MAX: u64 = 64 << 20;
+/// The file is rewritten when it is this many times its snapshot, and [`APPENDED_MIN`] more.
+const APPENDED_FACTOR: u64 = 3;
+/// Octets that may be appended to any snapshot: some thousand changes, read in milliseconds at the next start.
+const APPENDED_MIN: u64 = 1 << 20;
+/// Longest encoded change of the address state: a grant of all slots of a fragmented host.
+const CHANGE_MAX: usize = 1 << 20;
 
 /// Why the state cannot be used; each sentence names the file and the cure.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +72,17 @@ pub(crate) struct State {
     pub(crate) incarnation: u64,
     /// Genesis, secrets and records; none before the node has joined.
     pub(crate) durable: Option<DurableState>,
+    /// Slots and addresses; none before the node has joined.
+    pub(crate) ipam: Option<IpamState>,
+}
+
+/// Something that must be durable.
+#[derive(Clone, Debug)]
+pub(crate) enum Save {
+    /// This is the cluster's state now.
+    Cluster(DurableState),
+    /// The address state changed like this.
+    Ipam(Vec<Change>),
 }
 
 /// The open state directory; the lock is held until it is dropped.
@@ -70,6 +90,12 @@ pub(crate) struct Store {
     directory: PathBuf,
     identity: Vec<u8>,
     incarnation: u64,
+    durable: Option<DurableState>,
+    ipam: Option<IpamState>,
+    file: File,
+    /// Octets of the file, and how many of them are its snapshot.
+    length: u64,
+    snapshot: u64,
     _lock: File,
 }
 
@@ -105,40 +131,129 @@ impl Store {
             path: directory.into(),
         })?;
         let path = directory.join("state");
-        let (key, noise, incarnation, durable) = match read(&path)? {
+        let stored = match read(&path)? {
             Some(bytes) => decode(&path, &bytes, &machine)?,
             None => {
                 let (key, noise) = new_identity();
-                (key, noise, 0, None)
+                State {
+                    key,
+                    noise,
+                    incarnation: 0,
+                    durable: None,
+                    ipam: None,
+                }
             }
         };
-        let identity = format::encode_identity(&machine, &key, &noise);
+        let state = State {
+            incarnation: stored.incarnation + 1,
+            ..stored
+        };
         let mut store = Self {
             directory: directory.into(),
-            identity,
-            incarnation: incarnation + 1,
+            identity: format::encode_identity(&machine, &state.key, &state.noise),
+            incarnation: state.incarnation,
+            durable: state.durable.clone(),
+            ipam: state.ipam.clone(),
+            file: lock.try_clone().map_err(in_directory)?,
+            length: 0,
+            snapshot: 0,
             _lock: lock,
         };
-        store.save(durable.as_ref())?;
-        let state = State {
-            key,
-            noise,
-            incarnation: store.incarnation,
-            durable,
-        };
+        store.rewrite()?;
         Ok((store, state))
     }
 
-    /// Replaces the file, durably.
-    pub(crate) fn save(&mut self, durable: Option<&DurableState>) -> Result<(), StoreError> {
+    /// Makes all of this durable, with one sync.
+    pub(crate) fn save(&mut self, saves: &[Save]) -> Result<(), StoreError> {
+        let mut appended = Vec::new();
+        for save in saves {
+            let place = self.length as usize + appended.len();
+            match save {
+                Save::Cluster(durable) => {
+                    self.take_cluster(durable)?;
+                    appended.extend(format::encode_record(
+                        RecordKind::Cluster,
+                        &durable.encode(),
+                        place,
+                    ));
+                }
+                Save::Ipam(changes) => {
+                    // Its snapshot stands before it, or is made from the genesis when the file is read.
+                    for change in changes {
+                        let place = self.length as usize + appended.len();
+                        appended.extend(format::encode_record(
+                            RecordKind::IpamChange,
+                            &encode(change),
+                            place,
+                        ));
+                        if let Some(ipam) = &mut self.ipam {
+                            ipam.apply(change);
+                        }
+                    }
+                }
+            }
+        }
+        if self.length + appended.len() as u64 > APPENDED_FACTOR * self.snapshot + APPENDED_MIN {
+            return self.rewrite();
+        }
+        let outcome = self
+            .file
+            .write_all_at(&appended, self.length)
+            .and_then(|()| self.file.sync_data());
+        match outcome {
+            Ok(()) => {
+                self.length += appended.len() as u64;
+                Ok(())
+            }
+            Err(source) => {
+                // What was acknowledged before stays; nothing of this write may be found later.
+                let _ = self.file.set_len(self.length);
+                Err(StoreError::Io {
+                    path: self.directory.join("state"),
+                    source,
+                })
+            }
+        }
+    }
+
+    fn take_cluster(&mut self, durable: &DurableState) -> Result<(), StoreError> {
+        if self.ipam.is_none() {
+            let path = self.directory.join("state");
+            let fresh = IpamState::genesis(durable.genesis());
+            self.ipam = Some(fresh.map_err(|_| StoreError::Damaged {
+                path,
+                why: FormatError::Ipam,
+            })?);
+        }
+        self.durable = Some(durable.clone());
+        Ok(())
+    }
+
+    /// Replaces the file by a snapshot of all.
+    fn rewrite(&mut self) -> Result<(), StoreError> {
         let mut records = vec![
             (RecordKind::Identity, self.identity.clone()),
             (RecordKind::Incarnation, self.incarnation.to_be_bytes().to_vec()),
         ];
-        if let Some(durable) = durable {
-            records.push((RecordKind::Cluster, durable.encode()));
-        }
-        replace(&self.directory, "state", &format::encode(&records))
+        records.extend(
+            self.durable
+                .iter()
+                .map(|durable| (RecordKind::Cluster, durable.encode())),
+        );
+        records.extend(
+            self.ipam
+                .iter()
+                .map(|ipam| (RecordKind::IpamState, ipam.encode())),
+        );
+        let bytes = format::encode(&records);
+        replace(&self.directory, "state", &bytes)?;
+        let path = self.directory.join("state");
+        self.file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .map_err(|source| StoreError::Io { path, source })?;
+        (self.length, self.snapshot) = (bytes.len() as u64, bytes.len() as u64);
+        Ok(())
     }
 
     /// The join token that was kept for the next start, if any.
@@ -185,14 +300,12 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(Some(bytes))
 }
 
-type Decoded = (NodeKey, NoiseKeypair, u64, Option<DurableState>);
-
-fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<Decoded, StoreError> {
+fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, StoreError> {
     let damaged = |why| StoreError::Damaged {
         path: path.into(),
         why,
     };
-    let records = format::decode(bytes).map_err(|why| match why {
+    let contents = format::decode(bytes).map_err(|why| match why {
         FormatError::Newer { found } => StoreError::Newer {
             path: path.into(),
             found,
@@ -200,6 +313,13 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<Decoded, Sto
         },
         other => damaged(other),
     })?;
+    if let Some(at) = contents.torn_at {
+        tracing::warn!(
+            "{}: the last write was torn by a crash at octet {at}; it was never acknowledged",
+            path.display()
+        );
+    }
+    let records = contents.records;
     let last = |kind| {
         records
             .iter()
@@ -216,11 +336,34 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<Decoded, Sto
         .and_then(|body| body.try_into().ok())
         .map(u64::from_be_bytes)
         .ok_or(damaged(FormatError::Missing("incarnation")))?;
-    let durable = match last(RecordKind::Cluster) {
-        Some(body) => Some(DurableState::decode(body).map_err(|_| damaged(FormatError::Cluster))?),
-        None => None,
+    let Some(body) = last(RecordKind::Cluster) else {
+        return Ok(State {
+            key,
+            noise,
+            incarnation,
+            durable: None,
+            ipam: None,
+        });
     };
-    Ok((key, noise, incarnation, durable))
+    let durable = DurableState::decode(body).map_err(|_| damaged(FormatError::Cluster))?;
+    let genesis = durable.genesis();
+    let mut ipam = match last(RecordKind::IpamState) {
+        Some(body) => IpamState::decode(body, genesis),
+        None => IpamState::genesis(genesis),
+    }
+    .map_err(|_| damaged(FormatError::Ipam))?;
+    for (_, body) in records.iter().filter(|(kind, _)| *kind == RecordKind::IpamChange) {
+        let change: Change =
+            weft_wire::codec::decode::<_, CHANGE_MAX>(body).map_err(|_| damaged(FormatError::Ipam))?;
+        ipam.apply(&change);
+    }
+    Ok(State {
+        key,
+        noise,
+        incarnation,
+        durable: Some(durable),
+        ipam: Some(ipam),
+    })
 }
 
 /// Writes a file so that a crash leaves the old octets or the new ones, never a mixture.
@@ -297,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_and_every_flipped_octet_is_refused() {
+    fn every_truncation_and_every_flipped_octet_of_a_snapshot_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path(), MACHINE).unwrap());
         let path = dir.path().join("state");
@@ -312,5 +455,82 @@ mod tests {
             std::fs::write(&path, &bad).unwrap();
             assert!(open(dir.path(), MACHINE).is_err(), "octet {at}");
         }
+    }
+
+    fn founded() -> DurableState {
+        let founder = NodeKey::from_seed([2; 32]).id();
+        let range = "10.32.0.0/24".parse().unwrap();
+        let genesis = weft_wire::record::Genesis {
+            founder,
+            nonce: [1; 16],
+            range,
+            slot_size: 1,
+        };
+        DurableState::founded(
+            genesis,
+            weft_wire::ClusterSecret {
+                number: 1,
+                key: [3; 32],
+            },
+        )
+    }
+
+    fn pod(offset: u32) -> Save {
+        Save::Ipam(vec![Change::Address(
+            offset,
+            Some(weft_ipam_crdt::Held::Pod(format!("pod{offset}"))),
+        )])
+    }
+
+    fn held(state: &State) -> usize {
+        state.ipam.as_ref().map_or(0, |ipam| ipam.addresses().len())
+    }
+
+    #[test]
+    fn what_was_saved_is_found_and_a_torn_tail_costs_only_what_was_torn() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path(), MACHINE).unwrap();
+        store.save(&[Save::Cluster(founded()), pod(1)]).unwrap();
+        store.save(&[pod(2)]).unwrap();
+        let path = dir.path().join("state");
+        let two = std::fs::metadata(&path).unwrap().len();
+        store.save(&[pod(3), pod(4)]).unwrap();
+        drop(store);
+        let whole = std::fs::read(&path).unwrap();
+        for cut in two as usize..=whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (_, state) = open(dir.path(), MACHINE).unwrap();
+            assert!((2..=4).contains(&held(&state)), "cut at {cut}");
+            assert_eq!(held(&state) == 4, cut == whole.len(), "cut at {cut}");
+            assert_eq!(state.durable, Some(founded()));
+        }
+    }
+
+    #[test]
+    fn a_long_log_is_folded_into_a_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path(), MACHINE).unwrap();
+        store.save(&[Save::Cluster(founded())]).unwrap();
+        let saves: Vec<Save> = (0..200).map(|i| pod(1 + i % 100)).collect();
+        for _ in 0..200 {
+            store.save(&saves).unwrap();
+        }
+        drop(store);
+        let length = std::fs::metadata(dir.path().join("state")).unwrap().len();
+        assert!(length < 2 * APPENDED_MIN, "{length}");
+        assert_eq!(held(&open(dir.path(), MACHINE).unwrap().1), 100);
+    }
+
+    #[test]
+    fn a_write_that_fails_loses_nothing_that_was_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path(), MACHINE).unwrap();
+        store.save(&[Save::Cluster(founded()), pod(1)]).unwrap();
+        // A file that is open for reading only takes no write.
+        store.file = File::open(dir.path().join("state")).unwrap();
+        let error = store.save(&[pod(2)]).unwrap_err();
+        assert!(error.to_string().contains("state"), "{error}");
+        drop(store);
+        assert_eq!(held(&open(dir.path(), MACHINE).unwrap().1), 1);
     }
 }

@@ -56,6 +56,7 @@ pub const PACKAGES: &[Package] = &[
         ],
     ),
     test(LAB, "tests/lab", &[WIRE, KERNEL]),
+    test("weft-sim", "tests/sim", &[WIRE, GOSSIP, IPAM, SLEEVE, NODE]),
     test("weft-conformance", "tests/conformance", &[]),
 ];
 

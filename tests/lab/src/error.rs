@@ -77,6 +77,16 @@ pub enum Error {
         /// The end of its log.
         log: String,
     },
+    /// A router refused a request on its socket.
+    #[error("the router on {place} refused {request}: {sentence}")]
+    Refused {
+        /// The host.
+        place: String,
+        /// Method and path.
+        request: String,
+        /// Why, in its words.
+        sentence: String,
+    },
     /// A TCP transfer broke off.
     #[error("the transfer from {from} to {to} broke off after {done} of {total} bytes: {source}")]
     Transfer {

@@ -36,7 +36,7 @@ struct Inner {
     folder: PathBuf,
     ports: Vec<(u32, Port)>,
     /// What the host is plugged into lives as long as the host.
-    _underlays: Vec<Box<dyn Underlay>>,
+    underlays: Vec<Box<dyn Underlay>>,
 }
 
 impl std::fmt::Debug for Host {
@@ -84,6 +84,12 @@ impl Host {
         self.0.folder.join("weft.log")
     }
 
+    /// What it is plugged into, in the order of its interfaces.
+    #[must_use]
+    pub fn underlays(&self) -> &[Box<dyn Underlay>] {
+        &self.0.underlays
+    }
+
     /// The port by which it is plugged into an underlay of that number.
     pub(crate) fn port_on(&self, underlay: u32) -> Option<Port> {
         self.0
@@ -129,7 +135,15 @@ impl Host {
     /// # Errors
     /// When the kernel or `weft attach` refuses.
     pub fn pod(&self, name: &str, address: impl Into<IpAddr>) -> Result<Pod> {
-        Pod::attach(self, name, address.into())
+        Pod::attach(self, name, Some(address.into()))
+    }
+
+    /// As [`Host::pod`], with an address that the router chooses.
+    ///
+    /// # Errors
+    /// When the kernel or `weft attach` refuses.
+    pub fn pod_any(&self, name: &str) -> Result<Pod> {
+        Pod::attach(self, name, None)
     }
 
     /// The packet filter of this host.
@@ -286,7 +300,7 @@ impl HostBuilder {
             station,
             folder,
             ports,
-            _underlays: self
+            underlays: self
                 .interfaces
                 .into_iter()
                 .map(|interface| interface.underlay)

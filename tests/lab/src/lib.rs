@@ -23,6 +23,7 @@
 //! | [`wire`] | [`Wire`]: a switch in userspace that delays, loses, reorders and doubles |
 //! | [`host`] | [`Host`]: a namespace with one or more interfaces, where `weft` runs |
 //! | [`router`] | [`Router`]: a running `weft up` |
+//! | [`api`] | [`Api`]: a connection to its socket, for thousands of requests |
 //! | [`program`] | where the `weft` binary is, and running it with a bound |
 //! | [`pod`] | [`Pod`]: a namespace attached with `weft attach` |
 //! | [`station`] | [`Station`]: what hosts and pods have in common, and what traffic they can make |
@@ -34,6 +35,7 @@
 //! process whatever ends it, and the folder goes with the [`Lab`] and everything made in it.
 #![forbid(unsafe_code)]
 
+pub mod api;
 mod error;
 pub mod firewall;
 pub mod frames;
@@ -51,6 +53,7 @@ pub mod transfer;
 pub mod underlay;
 pub mod wire;
 
+pub use api::Api;
 pub use error::{Error, Result};
 pub use firewall::Firewall;
 pub use frames::{Ear, Frame};

@@ -1,10 +1,12 @@
 //! A pod: a namespace attached to a host's overlay.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use weft_kernel::{Namespace, link};
+use weft_wire::api::Pod as Attached;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -17,6 +19,8 @@ use crate::station::Station;
 pub struct Pod {
     station: Station,
     host: Host,
+    /// The address that was asked for; the router chooses one when there is none.
+    asked: Option<IpAddr>,
 }
 
 impl Deref for Pod {
@@ -28,7 +32,7 @@ impl Deref for Pod {
 }
 
 impl Pod {
-    pub(crate) fn attach(host: &Host, name: &str, address: IpAddr) -> Result<Self> {
+    pub(crate) fn attach(host: &Host, name: &str, asked: Option<IpAddr>) -> Result<Self> {
         check_name(name)?;
         let namespace = Namespace::new()?;
         let mut pod = Self {
@@ -37,11 +41,19 @@ impl Pod {
                 name: name.to_owned(),
                 namespace,
                 interface: String::new(),
-                addresses: vec![address],
+                addresses: Vec::new(),
             },
             host: host.clone(),
+            asked,
         };
-        pod.attach_again()?.success()?;
+        let output = pod.attach_again()?.success()?;
+        let attached: Attached = serde_json::from_str(&output.stdout).map_err(|e| Error::Unreadable {
+            command: output.command,
+            place: output.place,
+            reason: e.to_string(),
+            text: output.stdout,
+        })?;
+        pod.station.addresses.push(attached.address.addr());
         let links = pod.namespace.run(link::list)??;
         let interface = links.into_iter().find(|link| link.name != "lo");
         pod.station.interface = interface
@@ -66,26 +78,35 @@ impl Pod {
     /// # Errors
     /// When the program cannot be run. A refusal is in the [`Output`].
     pub fn attach_again(&self) -> Result<Output> {
-        let address = self.address()?.to_string();
+        let address = self.asked.map(|address| address.to_string());
         let (path, socket) = (self.namespace.path(), self.host.socket());
-        self.host.weft([
-            "attach".as_ref(),
+        let mut arguments = vec![
+            OsStr::new("attach"),
             path.as_os_str(),
-            "--ip".as_ref(),
-            address.as_ref(),
             "--id".as_ref(),
             self.name.as_ref(),
             "--socket".as_ref(),
             socket.as_os_str(),
-        ])
+            "--json".as_ref(),
+        ];
+        if let Some(address) = &address {
+            arguments.extend([OsStr::new("--ip"), OsStr::new(address)]);
+        }
+        self.host.weft(arguments)
     }
 
-    /// Runs `weft detach` for it; the namespace stays.
+    /// Runs `weft detach` for it, which gives its address back; the namespace stays.
     ///
     /// # Errors
     /// [`Error::Failed`] when it is refused.
     pub fn detach(&self) -> Result<()> {
-        let output = self.host.weft(["detach", self.name()])?;
+        let socket = self.host.socket();
+        let output = self.host.weft([
+            "detach".as_ref(),
+            OsStr::new(self.name()),
+            "--socket".as_ref(),
+            socket.as_os_str(),
+        ])?;
         output.success().map(drop)
     }
 }

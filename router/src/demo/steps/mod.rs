@@ -1,8 +1,12 @@
 //! The steps, in the order in which they are taken. Each is one file and one line of the table.
 
+mod addresses;
 mod broadcast;
 mod ethertype;
 mod file;
+mod given;
+mod killed;
+mod partition;
 mod pings;
 mod secrecy;
 mod sessions;
@@ -44,11 +48,14 @@ impl Outcome {
 }
 
 /// Every step after the hosts have joined.
-pub(super) const ALL: [Step; 6] = [
+pub(super) const ALL: [Step; 9] = [
     pings::STEP,
     sessions::STEP,
     file::STEP,
     broadcast::STEP,
     ethertype::STEP,
     secrecy::STEP,
+    addresses::STEP,
+    killed::STEP,
+    partition::STEP,
 ];

@@ -1,0 +1,301 @@
+//! What goes into the machine and what comes out.
+
+use crate::space::{AddressError, AddressSpace};
+use crate::state::{Change, IpamState};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+use ipnet::IpNet;
+use weft_wire::envelope::KindNumber;
+use weft_wire::ipam::Exception;
+use weft_wire::record::Genesis;
+use weft_wire::{Envelope, NodeId, NodeKey};
+
+/// Names one request of the shell; the answer carries it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct RequestId(pub u64);
+
+/// Names one write; grows with each.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct PersistToken(pub u64);
+
+/// Whether this host wants slots of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Role {
+    /// It asks to be added to the next epoch, owns slots and votes.
+    #[default]
+    Owner,
+    /// It never votes and lives on lent addresses.
+    Observer,
+}
+
+/// What a machine starts from.
+pub struct IpamConfig {
+    /// This host.
+    pub node: NodeId,
+    /// Its key, to sign grants and votes.
+    pub key: NodeKey,
+    /// The range of the cluster.
+    pub space: AddressSpace,
+    /// What the founder laid down.
+    pub genesis: Genesis,
+    /// Durable, and higher at each start.
+    pub incarnation: u64,
+    /// [`IpamState::genesis`] at the first start, later what the changes have made of it.
+    pub durable: IpamState,
+    /// Hosts among which the range shall be divided evenly at first; 1 when nobody said.
+    pub expected: u32,
+    /// Whether it wants slots.
+    pub role: Role,
+    /// 32 fresh random octets.
+    pub seed: [u8; 32],
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A pod needs an address. The same id gets the same address.
+    Allocate {
+        /// The pod.
+        id: String,
+        /// Comes back in the answer.
+        request: RequestId,
+    },
+    /// A pod needs, or has, this address.
+    Claim {
+        /// The pod.
+        id: String,
+        /// The address.
+        address: IpAddr,
+        /// Comes back in the answer.
+        request: RequestId,
+    },
+    /// A pod is gone, or one of its addresses.
+    Free {
+        /// The pod.
+        id: String,
+        /// This address only; all when `None`.
+        address: Option<IpAddr>,
+        /// Comes back in [`Output::Freed`].
+        request: RequestId,
+    },
+    /// The shell no longer waits for an answer.
+    Cancel(RequestId),
+    /// Announce something that lives on this host although no slot says so, or take that back.
+    SetException {
+        /// What.
+        what: Exception,
+        /// False takes it back.
+        present: bool,
+    },
+    /// A record changed in the gossip map. Its signature was checked and its owner is a member.
+    Record(Envelope),
+    /// A member said this, see [`crate::message::Message`].
+    Message {
+        /// Who, as the mesh has authenticated it.
+        from: NodeId,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Everything up to this write is durable.
+    Persisted(PersistToken),
+    /// The members of the cluster, this host included; at the start and after each change.
+    MembersChanged(Vec<NodeId>),
+    /// Stop allocating: the host's identity is in doubt.
+    Freeze(FreezeReason),
+    /// The time that `poll_timeout` named has come.
+    Tick,
+}
+
+/// An address that a pod has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Allocation {
+    /// The pod.
+    pub id: String,
+    /// Its address, with the prefix length of the range.
+    pub address: IpNet,
+    /// The owner of the slot, when that is another host.
+    pub lender: Option<NodeId>,
+}
+
+/// Why this host gives nothing out any longer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FreezeReason {
+    /// Others have seen later states of this host.
+    #[error(
+        "this host's state is older than what others have seen of it: it was restored from a copy. Remove it, and join as a new host"
+    )]
+    RolledBack,
+    /// Two processes use one identity.
+    #[error("two hosts use this host's identity. Stop one, remove its state, and let it join as a new host")]
+    CopiedIdentity,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WaitReason {
+    /// R3: a peer must confirm the incarnation first.
+    #[error("this host has just started, and no other host has confirmed yet that its state is the latest")]
+    Confirmation,
+    /// R6: this host owns no slots before an epoch contains it, and nobody has lent it an address.
+    #[error(
+        "this host is in no membership epoch yet (a majority of the members must be reachable), and nobody has lent it an address"
+    )]
+    Epoch,
+    /// It has asked this host for slots.
+    #[error("waiting for {0} to hand over address space")]
+    Space(NodeId),
+    /// It has asked this host for one address.
+    #[error("waiting for {0} to lend an address")]
+    Loan(NodeId),
+    /// Everybody who can be reached has refused, or nobody can be reached.
+    #[error("no address is free here, and no reachable host has one to spare")]
+    NothingFree,
+}
+
+/// Why a request got no address.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AllocError {
+    /// The id is empty or longer than [`crate::ID_MAX`].
+    #[error("a pod's id has 1 to {} octets", crate::ID_MAX)]
+    BadId,
+    /// No pod can have the address.
+    #[error("{0}")]
+    Address(AddressError),
+    /// The address is taken on this host.
+    #[error("address {address} is in use by {by} on this host")]
+    InUse {
+        /// The address.
+        address: IpAddr,
+        /// Its pod, or what else holds it.
+        by: String,
+    },
+    /// The owner of its slot says that the address is taken.
+    #[error("address {address} is in use or at rest; {owner} keeps it")]
+    TakenElsewhere {
+        /// The address.
+        address: IpAddr,
+        /// Owner of its slot.
+        owner: NodeId,
+    },
+    /// Nothing came within the deadline.
+    #[error("no address within {} s: {why}", crate::ALLOCATE_DEADLINE.as_secs())]
+    Deadline {
+        /// What it waited for last.
+        why: WaitReason,
+    },
+    /// Too many requests wait.
+    #[error("more than {} requests wait for addresses", crate::WAITING_MAX)]
+    TooManyWaiting,
+    /// Allocation is frozen.
+    #[error("{0}")]
+    Frozen(FreezeReason),
+    /// The pod was freed while it waited.
+    #[error("the pod was freed while it waited")]
+    Freed,
+}
+
+/// Something worth knowing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// R7: a slot has two owners at one version. It is frozen here; data flows on.
+    Conflict {
+        /// First of its slots and their number.
+        slots: (u32, u32),
+        /// The owner that was known.
+        held: NodeId,
+        /// The other one, with a complete chain of grants.
+        other: NodeId,
+    },
+    /// This host allocates no longer.
+    Frozen(FreezeReason),
+    /// R3: a peer has confirmed this host's incarnation.
+    Confirmed,
+    /// This host owns more slots.
+    Received {
+        /// From whom.
+        from: NodeId,
+        /// How many.
+        slots: u32,
+    },
+    /// This host handed slots over.
+    Gave {
+        /// To whom.
+        to: NodeId,
+        /// How many.
+        slots: u32,
+    },
+    /// An epoch was decided.
+    Epoch {
+        /// Its number.
+        number: u32,
+        /// Its members.
+        members: usize,
+    },
+    /// A member's record, message or grant is malformed or not proved; it changes nothing.
+    Misbehaved {
+        /// Who.
+        node: NodeId,
+        /// What, in words.
+        why: &'static str,
+    },
+    /// The owner or the borrower of these slots has changed: cached answers about them are stale.
+    OwnersChanged,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Output {
+    /// The answer to [`Input::Allocate`] or [`Input::Claim`]; a success is durable.
+    Answer {
+        /// Of which request.
+        request: RequestId,
+        /// The address, or why there is none.
+        result: Result<Allocation, AllocError>,
+    },
+    /// The answer to [`Input::Free`]; durable.
+    Freed {
+        /// Of which request.
+        request: RequestId,
+        /// What was freed; empty when the pod had nothing.
+        addresses: Vec<IpAddr>,
+    },
+    /// Append these to the log, in the order of the tokens, then say [`Input::Persisted`].
+    Persist {
+        /// Names this write.
+        token: PersistToken,
+        /// What to append.
+        changes: Vec<Change>,
+    },
+    /// This host's gossip record of one kind has this body.
+    Publish {
+        /// Which kind.
+        kind: KindNumber,
+        /// The encoded record.
+        body: Vec<u8>,
+    },
+    /// Carry this to one member, if it can be reached.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// A [`crate::message::Message`].
+        bytes: Vec<u8>,
+    },
+    /// For the log and the status.
+    Event(Event),
+}
+
+/// Where an address lives, as far as slots and exceptions tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lookup {
+    /// A pod of this host has it.
+    Local(String),
+    /// It lives on this host, if anywhere.
+    Here,
+    /// It lives on this member, if anywhere.
+    Host(NodeId),
+    /// R7: two hosts claim its slot.
+    Frozen,
+    /// It is outside the range, and no host announces it.
+    Unknown,
+}

@@ -1,0 +1,322 @@
+//! Single addresses that one host lends to another.
+//!
+//! The lender's durable note keeps the address from everybody else; the slot does not move while it stands. A loan has a
+//! number that the lender never uses again, and answers one question that the borrower never asks again: so a
+//! message that comes late or twice can neither give an address nor take one back.
+
+use crate::io::AllocError;
+use crate::ipam::{ASK_TIMEOUT, Asked, Ipam, REFUSED_PAUSE, SILENCE, Standing, Waiting, Want};
+use crate::message::{AskId, Message, Refusal};
+use crate::state::{Change, Held};
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use weft_wire::ipam::{BORROWERS_MAX, LENT_MAX, LentRecord, Loan};
+use weft_wire::{NodeId, Time};
+
+impl Ipam {
+    /// Answers a question for a loan.
+    pub(crate) fn on_ask_loan(&mut self, from: NodeId, ask: AskId, offset: Option<u32>) {
+        let before = self
+            .state
+            .addresses()
+            .iter()
+            .find_map(|(offset, held)| match held {
+                Held::Lent {
+                    to,
+                    number,
+                    ask: other,
+                } if *to == from && *other == ask => Some((*offset, *number)),
+                _ => None,
+            });
+        if let Some((offset, number)) = before {
+            return self.send(from, &Message::Lend { ask, offset, number });
+        }
+        match self.find_to_lend(from, offset) {
+            Ok(offset) => {
+                let number = self.state.loans() + 1;
+                self.change(Change::Address(
+                    offset,
+                    Some(Held::Lent {
+                        to: from,
+                        number,
+                        ask,
+                    }),
+                ));
+                self.send(from, &Message::Lend { ask, offset, number });
+            }
+            Err(why) => self.send(from, &Message::Refuse { ask, why }),
+        }
+    }
+
+    fn find_to_lend(&self, to: NodeId, offset: Option<u32>) -> Result<u32, Refusal> {
+        match self.standing {
+            Standing::AwaitingConfirmation(_) => return Err(Refusal::NotConfirmed),
+            Standing::Frozen(_) => return Err(Refusal::Frozen),
+            Standing::Confirmed => {}
+        }
+        let mut borrowers = BTreeSet::from([to]);
+        let mut loans = 0;
+        for held in self.state.addresses().values() {
+            if let Held::Lent { to, .. } = held {
+                borrowers.insert(*to);
+                loans += 1;
+            }
+        }
+        if loans >= LENT_MAX || borrowers.len() > BORROWERS_MAX || self.state.loans() == u32::MAX {
+            return Err(Refusal::TooManyLoans);
+        }
+        let Some(offset) = offset else {
+            return self.pool.pick(&self.state, None).ok_or(Refusal::NothingFree);
+        };
+        let owner = self
+            .state
+            .table()
+            .get(offset / self.space.slot_size())
+            .map(|register| register.owner);
+        if owner != Some(self.node) {
+            Err(Refusal::NotOwner)
+        } else if self.pool.is_free(offset, &self.state) {
+            Ok(offset)
+        } else {
+            Err(Refusal::AddressTaken)
+        }
+    }
+
+    /// Takes a loan if it answers a question that is open, and gives it back if not.
+    pub(crate) fn on_lend(&mut self, now: Time, from: NodeId, ask: AskId, offset: u32, number: u32) {
+        match self.state.addresses().get(&offset) {
+            Some(Held::Borrowed {
+                from: other,
+                number: held,
+                ..
+            }) if *other == from && *held == number => return,
+            Some(Held::Returning {
+                from: other,
+                number: held,
+            }) if *other == from && *held >= number => {
+                return self.send(from, &Message::Return { offset, number });
+            }
+            _ => {}
+        }
+        let asked = self
+            .loan_asks
+            .iter()
+            .position(|asked| asked.ask == ask && asked.to == from);
+        let asked = asked.map(|at| self.loan_asks.swap_remove(at));
+        let waiting = self
+            .waiting
+            .iter()
+            .position(|waiting| waiting.ask == Some(ask))
+            .filter(|_| asked.is_some());
+        // A host can lend out of its own slots only, and only what nobody here has.
+        let owner = self
+            .state
+            .table()
+            .get(offset / self.space.slot_size())
+            .map(|register| register.owner);
+        let is_free = match self.state.addresses().get(&offset) {
+            None => true,
+            Some(Held::Returning { from: other, .. }) => *other == from,
+            Some(_) => false,
+        };
+        let is_usable = self
+            .space
+            .address(offset)
+            .is_some_and(|address| self.space.for_pod(address).is_ok());
+        let fits = |waiting: &Waiting| waiting.want == Want::Any || waiting.want == Want::Exact(offset);
+        match waiting.and_then(|at| self.waiting.get(at)) {
+            Some(waiting) if owner == Some(from) && is_free && is_usable && fits(waiting) => {
+                let id = waiting.id.clone();
+                self.change(Change::Address(offset, Some(Held::Borrowed { from, number, id })));
+                self.serve_waiting(now);
+            }
+            _ => self.send(from, &Message::Return { offset, number }),
+        }
+    }
+
+    /// An address comes back.
+    pub(crate) fn on_return(&mut self, now: Time, from: NodeId, offset: u32, number: u32) {
+        if let Some(Held::Lent { to, number: held, .. }) = self.state.addresses().get(&offset)
+            && *to == from
+            && *held == number
+        {
+            self.rest(now, offset);
+        }
+        self.send(from, &Message::Returned { offset, number });
+    }
+
+    /// The lender has an address back.
+    pub(crate) fn on_returned(&mut self, from: NodeId, offset: u32, number: u32) {
+        if self.state.addresses().get(&offset) == Some(&Held::Returning { from, number }) {
+            self.change(Change::Address(offset, None));
+        }
+    }
+
+    /// A question was refused.
+    pub(crate) fn on_refuse(&mut self, now: Time, from: NodeId, ask: AskId, why: Refusal) {
+        if self
+            .space_ask
+            .as_ref()
+            .is_some_and(|asked| asked.ask == ask && asked.to == from)
+        {
+            self.space_ask = None;
+            self.space_pause.insert(from, now + REFUSED_PAUSE);
+            return;
+        }
+        let Some(at) = self
+            .loan_asks
+            .iter()
+            .position(|asked| asked.ask == ask && asked.to == from)
+        else {
+            return;
+        };
+        self.loan_asks.swap_remove(at);
+        let Some(at) = self.waiting.iter().position(|waiting| waiting.ask == Some(ask)) else {
+            return;
+        };
+        if let Some(waiting) = self.waiting.get_mut(at) {
+            waiting.ask = None;
+        }
+        self.loan_pause.insert(from, now + REFUSED_PAUSE);
+        if why == Refusal::AddressTaken
+            && let Want::Exact(offset) = self.waiting[at].want
+            && let Some(address) = self.space.address(offset)
+        {
+            let waiting = self.waiting.swap_remove(at);
+            self.answer(
+                waiting.request,
+                Err(AllocError::TakenElsewhere { address, owner: from }),
+            );
+        }
+    }
+
+    /// Asks for loans on behalf of the requests that wait.
+    pub(crate) fn ask_loans(&mut self, now: Time, any_too: bool) {
+        for at in 0..self.waiting.len() {
+            let (want, asked) = (self.waiting[at].want, self.waiting[at].ask);
+            if asked.is_some_and(|ask| self.loan_asks.iter().any(|other| other.ask == ask)) {
+                continue;
+            }
+            let (to, offset) = match want {
+                Want::Any if !any_too => continue,
+                Want::Any => (self.lender(now), None),
+                Want::Exact(offset) => {
+                    let register = self.state.table().get(offset / self.space.slot_size());
+                    let owner = register.map(|register| register.owner);
+                    let is_paused =
+                        |node: &NodeId| self.loan_pause.get(node).is_some_and(|until| *until > now);
+                    (
+                        owner.filter(|owner| *owner != self.node && !is_paused(owner)),
+                        Some(offset),
+                    )
+                }
+            };
+            let Some(to) = to else { continue };
+            let ask = self.next_ask();
+            self.waiting[at].ask = Some(ask);
+            self.loan_asks.push(Asked {
+                to,
+                ask,
+                deadline: now + ASK_TIMEOUT,
+            });
+            self.send(to, &Message::AskLoan { ask, offset });
+        }
+    }
+
+    /// The host that is likeliest to lend.
+    fn lender(&mut self, now: Time) -> Option<NodeId> {
+        let hosts = self.members.iter().filter(|node| **node != self.node);
+        let free = hosts.filter_map(|node| {
+            let is_paused = self.loan_pause.get(node).is_some_and(|until| *until > now);
+            let free = self
+                .peers
+                .get(node)
+                .and_then(|peer| peer.free)
+                .map_or(0, |(_, addresses)| addresses);
+            (!is_paused && (free > 0 || *node == self.state.founder())).then_some((free, *node))
+        });
+        let free: Vec<(u8, NodeId)> = free.collect();
+        let most = free.iter().map(|(free, _)| *free).max()?;
+        let best: Vec<NodeId> = free
+            .into_iter()
+            .filter(|(free, _)| *free == most)
+            .map(|(_, node)| node)
+            .collect();
+        self.one_of(&best)
+    }
+
+    /// Gives up questions that are not answered.
+    pub(crate) fn expire_loan_asks(&mut self, now: Time) {
+        for asked in core::mem::take(&mut self.loan_asks) {
+            if asked.deadline > now {
+                self.loan_asks.push(asked);
+                continue;
+            }
+            self.loan_pause.insert(asked.to, now + SILENCE);
+            for waiting in self
+                .waiting
+                .iter_mut()
+                .filter(|waiting| waiting.ask == Some(asked.ask))
+            {
+                waiting.ask = None;
+            }
+        }
+    }
+
+    /// Loans that others list for this host and that it does not use, and addresses on their way back.
+    pub(crate) fn to_return(&self) -> Vec<(NodeId, u32, u32)> {
+        let mut due = Vec::new();
+        for (offset, held) in self.state.addresses() {
+            if let Held::Returning { from, number } = held {
+                due.push((*from, *offset, *number));
+            }
+        }
+        for (node, peer) in &self.peers {
+            let Ok(index) = peer.lent.borrowers.binary_search(&self.node) else {
+                continue;
+            };
+            if self.loan_asks.iter().any(|asked| asked.to == *node) {
+                continue;
+            }
+            for loan in peer
+                .lent
+                .loans
+                .iter()
+                .filter(|loan| usize::from(loan.borrower) == index)
+            {
+                let is_held = matches!(self.state.addresses().get(&loan.offset),
+                    Some(Held::Borrowed { from, number, .. } | Held::Returning { from, number })
+                    if from == node && *number == loan.number);
+                if !is_held {
+                    due.push((*node, loan.offset, loan.number));
+                }
+            }
+        }
+        due
+    }
+
+    /// The record of what this host lends.
+    pub(crate) fn lent_record(&self) -> LentRecord {
+        let lent = self
+            .state
+            .addresses()
+            .iter()
+            .filter_map(|(offset, held)| match held {
+                Held::Lent { to, number, .. } => Some((*offset, *to, *number)),
+                _ => None,
+            });
+        let lent: Vec<(u32, NodeId, u32)> = lent.collect();
+        let hosts: BTreeSet<NodeId> = lent.iter().map(|(_, to, _)| *to).collect();
+        let borrowers: Vec<NodeId> = hosts.into_iter().collect();
+        let loan = |(offset, to, number): (u32, NodeId, u32)| {
+            let borrower = u8::try_from(borrowers.binary_search(&to).ok()?).ok()?;
+            Some(Loan {
+                offset,
+                borrower,
+                number,
+            })
+        };
+        let loans = lent.into_iter().filter_map(loan).collect();
+        LentRecord { borrowers, loans }
+    }
+}

@@ -1,0 +1,213 @@
+//! What one member says to another directly.
+//!
+//! The mesh carries these octets to one member and says who sent them. They may be lost, doubled or overtaken:
+//! every question is asked again until its deadline, and every answer is safe to hear twice.
+
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+use weft_wire::codec::{self, DecodeError};
+use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, SlotRun};
+use weft_wire::record::Signature64;
+
+/// Octets of the longest message: fits one frame of the mesh with room for what carries it.
+pub const MESSAGE_MAX: usize = 60_000;
+/// Grants in one message.
+pub const GRANTS_PER_MESSAGE: usize = 100;
+/// Runs in one question.
+pub const RUNS_PER_QUESTION: usize = 16;
+
+/// Names a question of one host for ever: its incarnation, and a count within it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct AskId {
+    /// Incarnation of the asker.
+    pub incarnation: u64,
+    /// Grows with each question.
+    pub count: u64,
+}
+
+/// A decided epoch with the votes that prove it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Decided {
+    /// What was decided.
+    pub epoch: Epoch,
+    /// Under which ballot.
+    pub ballot: Ballot,
+    /// Votes of a majority of the members of the epoch before: position in the order of their ids, signature.
+    pub votes: Vec<(u16, Signature64)>,
+}
+
+/// Why a member does not give what it is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The asker is in no epoch that this member knows.
+    NotInEpoch,
+    /// This member has just started and nobody has confirmed its incarnation yet.
+    NotConfirmed,
+    /// This member's allocation is frozen.
+    Frozen,
+    /// Nothing is free.
+    NothingFree,
+    /// The address is in use, at rest, or never given.
+    AddressTaken,
+    /// Another host owns the slot.
+    NotOwner,
+    /// Its record of loans is full.
+    TooManyLoans,
+    /// The asker's record has no room for more runs.
+    NoRoom,
+}
+
+/// A message.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// May I use my slots? Asked after a start.
+    Confirm {
+        /// The asker's incarnation.
+        incarnation: u64,
+        /// Changes of its durable state so far.
+        serial: u64,
+    },
+    /// The highest incarnation, and with it the highest serial, that was ever seen of the asker.
+    Confirmed {
+        /// Incarnation from the question.
+        of: u64,
+        /// Highest incarnation seen.
+        incarnation: u64,
+        /// Highest serial seen.
+        serial: u64,
+    },
+    /// Hand me slots.
+    AskSpace {
+        /// The question.
+        ask: AskId,
+        /// Slots needed at least.
+        need: u32,
+        /// Runs that fit the asker's record.
+        room: u32,
+    },
+    /// A grant, and the chains of grants behind its slots.
+    Grant {
+        /// The grant.
+        grant: Grant,
+        /// At most [`GRANTS_PER_MESSAGE`] in all.
+        chain: Vec<Grant>,
+    },
+    /// The recipient has made the grant durable, or knows later versions of all its slots.
+    GrantAccepted(GrantId),
+    /// Lend me an address.
+    AskLoan {
+        /// The question.
+        ask: AskId,
+        /// This one; any when `None`.
+        offset: Option<u32>,
+    },
+    /// A loan.
+    Lend {
+        /// The question.
+        ask: AskId,
+        /// The address.
+        offset: u32,
+        /// Number of the loan.
+        number: u32,
+    },
+    /// The borrower no longer uses, or never used, the address.
+    Return {
+        /// The address.
+        offset: u32,
+        /// Number of the loan.
+        number: u32,
+    },
+    /// The loan is over.
+    Returned {
+        /// The address.
+        offset: u32,
+        /// Number of the loan.
+        number: u32,
+    },
+    /// No.
+    Refuse {
+        /// The question.
+        ask: AskId,
+        /// Why.
+        why: Refusal,
+    },
+    /// Prove that you own these.
+    AskChain(Vec<SlotRun>),
+    /// The grants behind slots that were asked for.
+    Chain(Vec<Grant>),
+    /// Which epochs follow this one?
+    AskEpochs {
+        /// The latest that the asker knows.
+        after: u32,
+    },
+    /// Decided epochs in order.
+    Epochs(Vec<Decided>),
+}
+
+impl Message {
+    /// The octets.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// Reads octets and checks bounds.
+    ///
+    /// # Errors
+    /// They are no message, or one that is out of bounds.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let message: Self = codec::decode::<_, { 2 * MESSAGE_MAX }>(bytes)?;
+        let grants_ok = |grants: &[Grant]| {
+            grants.len() <= GRANTS_PER_MESSAGE && grants.iter().all(Grant::is_within_bounds)
+        };
+        let ok = bytes.len() <= MESSAGE_MAX
+            && match &message {
+                Self::Grant { grant, chain } => grant.is_within_bounds() && grants_ok(chain),
+                Self::Chain(grants) => grants_ok(grants),
+                Self::AskChain(runs) => runs.len() <= RUNS_PER_QUESTION,
+                Self::Epochs(epochs) => epochs.iter().all(|decided| decided.epoch.is_within_bounds()),
+                _ => true,
+            };
+        if ok {
+            Ok(message)
+        } else {
+            Err(DecodeError::TooLong)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use weft_wire::ipam::{GRANT_LEN_MAX, Version};
+    use weft_wire::{GenesisId, NodeKey};
+
+    const _: () = assert!(GRANTS_PER_MESSAGE * GRANT_LEN_MAX + 1_000 <= MESSAGE_MAX);
+
+    proptest! {
+        #[test]
+        fn no_octets_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            if let Ok(message) = Message::decode(&bytes) {
+                prop_assert_eq!(message.encode(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_survives_and_one_out_of_bounds_does_not() {
+        let key = NodeKey::from_seed([1; 32]);
+        let run = SlotRun {
+            first: 3,
+            count: 2,
+            version: Version { epoch: 1, seq: 1 },
+        };
+        let grant = |run| Grant::sign(&key, &GenesisId([0; 32]), key.id(), alloc::vec![run]);
+        let message = Message::Chain(alloc::vec![grant(run); GRANTS_PER_MESSAGE]);
+        assert_eq!(Message::decode(&message.encode()), Ok(message));
+        let message = Message::Chain(alloc::vec![grant(run); GRANTS_PER_MESSAGE + 1]);
+        assert_eq!(Message::decode(&message.encode()), Err(DecodeError::TooLong));
+        let empty = SlotRun { count: 0, ..run };
+        let message = Message::Chain(alloc::vec![grant(empty)]);
+        assert_eq!(Message::decode(&message.encode()), Err(DecodeError::TooLong));
+    }
+}

@@ -1,0 +1,236 @@
+//! The allocator: which addresses of this host's slots are free, and which slots are wholly free.
+//!
+//! It follows from the state and is rebuilt from it; two bitmaps answer the two questions that are asked often.
+
+use crate::space::AddressSpace;
+use crate::state::IpamState;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use weft_wire::NodeId;
+use weft_wire::ipam::{SlotRun, Version};
+
+/// One bit a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(len: u32) -> Self {
+        Self(alloc::vec![0; (len as usize).div_ceil(64)])
+    }
+    fn set(&mut self, at: u32, on: bool) {
+        if let Some(word) = self.0.get_mut(at as usize / 64) {
+            let mask = 1u64 << (at % 64);
+            *word = if on { *word | mask } else { *word & !mask };
+        }
+    }
+    fn has(&self, at: u32) -> bool {
+        self.0
+            .get(at as usize / 64)
+            .is_some_and(|word| word & (1 << (at % 64)) != 0)
+    }
+    fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+}
+
+/// What is free in this host's slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    node: NodeId,
+    space: AddressSpace,
+    /// Addresses of a slot that are held, for slots with any.
+    busy: BTreeMap<u32, u32>,
+    /// Own slots with a free address.
+    open: Bits,
+    /// Own slots with no held address.
+    empty: Bits,
+    /// Free addresses in own slots.
+    free: u64,
+}
+
+impl Pool {
+    /// The pool that follows from a state.
+    pub fn of(node: NodeId, space: AddressSpace, state: &IpamState) -> Self {
+        let slots = space.slots();
+        let (open, empty) = (Bits::new(slots), Bits::new(slots));
+        let mut pool = Self {
+            node,
+            space,
+            busy: BTreeMap::new(),
+            open,
+            empty,
+            free: 0,
+        };
+        for offset in state.addresses().keys() {
+            *pool.busy.entry(offset / space.slot_size()).or_default() += 1;
+        }
+        for run in state.table().runs_of(&node) {
+            for slot in run.slots() {
+                pool.update(slot, 0, state);
+            }
+        }
+        pool
+    }
+
+    /// Addresses of a slot that pods can have.
+    fn usable(&self, slot: u32) -> u32 {
+        let size = self.space.slot_size();
+        let ends = [0, (self.space.size() - 1) as u32];
+        let reserved = ends
+            .iter()
+            .filter(|offset| **offset / size == slot && !self.is_given(**offset))
+            .count();
+        size - reserved as u32
+    }
+
+    fn is_given(&self, offset: u32) -> bool {
+        self.space
+            .address(offset)
+            .is_some_and(|address| self.space.for_pod(address).is_ok())
+    }
+
+    fn free_in(&self, slot: u32) -> u32 {
+        if !self.open.has(slot) {
+            return 0;
+        }
+        self.usable(slot)
+            .saturating_sub(self.busy.get(&slot).copied().unwrap_or(0))
+    }
+
+    /// Looks at a slot again whose owner has changed, or in which one address more (`+1`) or less (`-1`) is held.
+    pub fn update(&mut self, slot: u32, more: i32, state: &IpamState) {
+        let before = self.free_in(slot);
+        let busy = self
+            .busy
+            .get(&slot)
+            .copied()
+            .unwrap_or(0)
+            .saturating_add_signed(more);
+        if busy == 0 {
+            self.busy.remove(&slot);
+        } else {
+            self.busy.insert(slot, busy);
+        }
+        let mine = state
+            .table()
+            .get(slot)
+            .is_some_and(|register| register.owner == self.node && !register.is_frozen);
+        let usable = self.usable(slot);
+        self.open.set(slot, mine && busy < usable);
+        self.empty.set(slot, mine && busy == 0 && usable > 0);
+        self.free = (self.free + u64::from(self.free_in(slot))).saturating_sub(u64::from(before));
+    }
+
+    /// The free address that goes next: of the lowest slot that is in use already, else of the lowest one.
+    /// So the high slots stay whole, to be handed over.
+    pub fn pick(&self, state: &IpamState, allowed: Option<&BTreeSet<u32>>) -> Option<u32> {
+        if let Some(allowed) = allowed {
+            return allowed.iter().find_map(|slot| self.first_free(*slot, state));
+        }
+        let mut words = self.open.0.iter().zip(&self.empty.0).enumerate();
+        let used = words.find_map(|(i, (open, empty))| lowest(i, open & !empty));
+        let any = || {
+            self.open
+                .0
+                .iter()
+                .enumerate()
+                .find_map(|(i, open)| lowest(i, *open))
+        };
+        self.first_free(used.or_else(any)?, state)
+    }
+
+    fn first_free(&self, slot: u32, state: &IpamState) -> Option<u32> {
+        if !self.open.has(slot) {
+            return None;
+        }
+        let size = self.space.slot_size();
+        let first = slot * size;
+        let last = first + (size - 1);
+        let mut taken = state
+            .addresses()
+            .range(first..=last)
+            .map(|(offset, _)| *offset)
+            .peekable();
+        (first..=last).find(|offset| {
+            let held = taken.next_if_eq(offset).is_some();
+            !held && self.is_given(*offset)
+        })
+    }
+
+    /// True when the address is in a slot of this host, not held, and one that pods can have.
+    pub fn is_free(&self, offset: u32, state: &IpamState) -> bool {
+        self.open.has(offset / self.space.slot_size())
+            && !state.addresses().contains_key(&offset)
+            && self.is_given(offset)
+    }
+
+    /// Own slots that hold an address.
+    pub fn busy_slots(&self) -> impl Iterator<Item = u32> + '_ {
+        self.busy.keys().copied()
+    }
+
+    /// Slots without a held address: those that could be handed over.
+    pub fn empty_slots(&self) -> u32 {
+        self.empty.count()
+    }
+
+    /// Free addresses.
+    pub fn free_addresses(&self) -> u64 {
+        self.free
+    }
+
+    /// At most `slots` wholly free slots in at most `runs` runs of one version, highest first, none with a version
+    /// of `seq_max` or more.
+    pub fn take_empty(&self, slots: u32, runs: usize, seq_max: u32, state: &IpamState) -> Vec<SlotRun> {
+        let mut taken: Vec<SlotRun> = Vec::new();
+        let mut left = slots;
+        for slot in (0..self.space.slots()).rev() {
+            if left == 0 {
+                break;
+            }
+            if !self.empty.has(slot) {
+                continue;
+            }
+            let Some(version) = state
+                .table()
+                .get(slot)
+                .map(|r| r.version)
+                .filter(|v| v.seq < seq_max)
+            else {
+                continue;
+            };
+            let is_full = taken.len() == runs;
+            match taken.last_mut() {
+                Some(run) if run.first == slot + 1 && run.version == version => {
+                    (run.first, run.count) = (slot, run.count + 1);
+                }
+                _ if is_full => break,
+                _ => taken.push(SlotRun {
+                    first: slot,
+                    count: 1,
+                    version,
+                }),
+            }
+            left -= 1;
+        }
+        taken.reverse();
+        taken
+    }
+}
+
+/// The lowest set bit of the word at `index`.
+fn lowest(index: usize, word: u64) -> Option<u32> {
+    (word != 0).then(|| index as u32 * 64 + word.trailing_zeros())
+}
+
+/// The runs with every version one grant further, signed in `epoch`.
+pub fn next_versions(runs: &[SlotRun], epoch: u32) -> Vec<SlotRun> {
+    let next = |run: &SlotRun| SlotRun {
+        version: Version {
+            epoch,
+            seq: run.version.seq + 1,
+        },
+        ..*run
+    };
+    runs.iter().map(next).collect()
+}

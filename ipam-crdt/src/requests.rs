@@ -1,0 +1,198 @@
+//! Requests of this host: allocate, claim, free, and the wait for an address.
+
+use crate::io::{AllocError, Allocation, Output, RequestId, WaitReason};
+use crate::ipam::{ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, Standing, WAITING_MAX, Waiting, Want};
+use crate::message::Message;
+use crate::state::{Change, Held};
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::net::IpAddr;
+use weft_wire::Time;
+
+impl Ipam {
+    pub(crate) fn on_allocate(&mut self, now: Time, id: String, request: RequestId) {
+        self.ask_for(now, id, Want::Any, request);
+    }
+
+    pub(crate) fn on_claim(&mut self, now: Time, id: String, address: IpAddr, request: RequestId) {
+        if let Err(error) = self.space.for_pod(address) {
+            return self.answer(request, Err(AllocError::Address(error)));
+        }
+        // for_pod has found it in the range.
+        let offset = self.space.offset(address).unwrap_or(0);
+        self.ask_for(now, id, Want::Exact(offset), request);
+    }
+
+    fn ask_for(&mut self, now: Time, id: String, want: Want, request: RequestId) {
+        if id.is_empty() || id.len() > ID_MAX {
+            return self.answer(request, Err(AllocError::BadId));
+        }
+        if self.waiting.len() >= WAITING_MAX {
+            return self.answer(request, Err(AllocError::TooManyWaiting));
+        }
+        let deadline = now + ALLOCATE_DEADLINE;
+        let waiting = Waiting {
+            request,
+            id,
+            want,
+            deadline,
+            ask: None,
+        };
+        if let Err(waiting) = self.try_serve(waiting) {
+            self.waiting.push(waiting);
+        }
+    }
+
+    pub(crate) fn on_free(&mut self, now: Time, id: &str, address: Option<IpAddr>, request: RequestId) {
+        let only = address.map(|address| self.space.offset(address));
+        let mut freed = Vec::new();
+        let offsets: Vec<u32> = self.ids.get(id).into_iter().flatten().copied().collect();
+        for offset in offsets
+            .into_iter()
+            .filter(|offset| only.is_none_or(|only| only == Some(*offset)))
+        {
+            match self.state.addresses().get(&offset).cloned() {
+                Some(Held::Pod(_)) => self.rest(now, offset),
+                Some(Held::Borrowed { from, number, .. }) => {
+                    self.change(Change::Address(offset, Some(Held::Returning { from, number })));
+                    self.send(from, &Message::Return { offset, number });
+                }
+                _ => continue,
+            }
+            freed.extend(self.space.address(offset));
+        }
+        if address.is_none() {
+            let (gone, kept) = core::mem::take(&mut self.waiting)
+                .into_iter()
+                .partition(|waiting: &Waiting| waiting.id == id);
+            self.waiting = kept;
+            for waiting in gone {
+                self.answer(waiting.request, Err(AllocError::Freed));
+            }
+        }
+        self.stage(Output::Freed {
+            request,
+            addresses: freed,
+        });
+    }
+
+    /// Puts an address of an own slot to rest.
+    pub(crate) fn rest(&mut self, now: Time, offset: u32) {
+        self.change(Change::Address(offset, Some(Held::Resting)));
+        self.resting.insert((now + REST, offset));
+    }
+
+    pub(crate) fn answer(&mut self, request: RequestId, result: Result<Allocation, AllocError>) {
+        self.stage(Output::Answer { request, result });
+    }
+
+    fn allocation(&self, id: &str, offset: u32) -> Result<Allocation, AllocError> {
+        let address = self.space.address(offset).unwrap_or(self.space.range().network());
+        let lender = match self.state.addresses().get(&offset) {
+            Some(Held::Borrowed { from, .. }) => Some(*from),
+            _ => None,
+        };
+        self.space
+            .for_pod(address)
+            .map(|address| Allocation {
+                id: id.into(),
+                address,
+                lender,
+            })
+            .map_err(AllocError::Address)
+    }
+
+    /// The slots that may be used: all when `None`.
+    pub(crate) fn allowed(&self) -> Option<&BTreeSet<u32>> {
+        match &self.standing {
+            Standing::AwaitingConfirmation(slots) => Some(slots),
+            Standing::Confirmed | Standing::Frozen(_) => None,
+        }
+    }
+
+    /// Answers a request if that can be done now; gives it back if it must wait.
+    fn try_serve(&mut self, waiting: Waiting) -> Result<(), Waiting> {
+        let held = self.ids.get(&waiting.id);
+        let known = match waiting.want {
+            Want::Any => held.and_then(|offsets| offsets.first().copied()),
+            Want::Exact(offset) => held.filter(|offsets| offsets.contains(&offset)).map(|_| offset),
+        };
+        if let Some(offset) = known {
+            let result = self.allocation(&waiting.id, offset);
+            self.answer(waiting.request, result);
+            return Ok(());
+        }
+        if let Standing::Frozen(reason) = self.standing {
+            self.answer(waiting.request, Err(AllocError::Frozen(reason)));
+            return Ok(());
+        }
+        let offset = match waiting.want {
+            Want::Any => self.pool.pick(&self.state, self.allowed()),
+            Want::Exact(offset) => {
+                if let Some(by) = self.holder_here(offset) {
+                    let address = self.space.address(offset).unwrap_or(self.space.range().network());
+                    self.answer(waiting.request, Err(AllocError::InUse { address, by }));
+                    return Ok(());
+                }
+                let slot = offset / self.space.slot_size();
+                let may = self.allowed().is_none_or(|slots| slots.contains(&slot));
+                (may && self.pool.is_free(offset, &self.state)).then_some(offset)
+            }
+        };
+        let Some(offset) = offset else {
+            return Err(waiting);
+        };
+        self.change(Change::Address(offset, Some(Held::Pod(waiting.id.clone()))));
+        let result = self.allocation(&waiting.id, offset);
+        self.answer(waiting.request, result);
+        Ok(())
+    }
+
+    /// What holds an address on this host, for people.
+    fn holder_here(&self, offset: u32) -> Option<String> {
+        Some(match self.state.addresses().get(&offset)? {
+            Held::Pod(id) | Held::Borrowed { id, .. } => format!("pod {id}"),
+            Held::Resting => format!(
+                "nobody, but rests for up to {} s after its last use",
+                REST.as_secs()
+            ),
+            Held::Lent { to, .. } => format!("host {}, to which it is lent", to.short()),
+            Held::Returning { from, .. } => format!("nobody, but goes back to its lender {}", from.short()),
+        })
+    }
+
+    /// Answers what can be answered, and what has waited too long.
+    pub(crate) fn serve_waiting(&mut self, now: Time) {
+        for waiting in core::mem::take(&mut self.waiting) {
+            if let Err(waiting) = self.try_serve(waiting) {
+                if waiting.deadline <= now {
+                    let why = self.reason_of(&waiting);
+                    self.answer(waiting.request, Err(AllocError::Deadline { why }));
+                } else {
+                    self.waiting.push(waiting);
+                }
+            }
+        }
+    }
+
+    fn reason_of(&self, waiting: &Waiting) -> WaitReason {
+        let loan = self.loan_asks.iter().find(|asked| Some(asked.ask) == waiting.ask);
+        match (&self.standing, loan, &self.space_ask) {
+            (Standing::AwaitingConfirmation(_), ..) => WaitReason::Confirmation,
+            (_, Some(asked), _) => WaitReason::Loan(asked.to),
+            (_, _, Some(asked)) => WaitReason::Space(asked.to),
+            _ if !self.state.members().contains(&self.node) => WaitReason::Epoch,
+            _ => WaitReason::NothingFree,
+        }
+    }
+
+    /// Requests that wait, each with what it waits for.
+    pub fn waiting(&self) -> Vec<(String, String)> {
+        self.waiting
+            .iter()
+            .map(|waiting| (waiting.id.clone(), self.reason_of(waiting).to_string()))
+            .collect()
+    }
+}

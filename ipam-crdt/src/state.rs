@@ -1,0 +1,389 @@
+//! What a host must find again after a restart, as a value that grows by [`Change`]s.
+//!
+//! The machine never alters its state in another way, so a log of changes behind a snapshot is the whole state.
+
+use crate::message::Decided;
+use crate::space::AddressSpace;
+use crate::table::{Register, SlotTable};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+use weft_wire::codec::{self, DecodeError};
+use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, SlotRun};
+use weft_wire::record::Genesis;
+use weft_wire::{GenesisId, NodeId};
+
+/// Longest encoded state: 65,536 registers, as many addresses with ids of 256 octets, and the epochs.
+pub const STATE_MAX: usize = 128 << 20;
+
+/// What an address is held for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Held {
+    /// A pod has it; the slot is this host's.
+    Pod(String),
+    /// It was freed, and rests before anybody gets it.
+    Resting,
+    /// Another host has it.
+    Lent {
+        /// Which.
+        to: NodeId,
+        /// Number of the loan.
+        number: u32,
+        /// The question that it answers.
+        ask: crate::message::AskId,
+    },
+    /// A pod has it; another host owns the slot.
+    Borrowed {
+        /// That host.
+        from: NodeId,
+        /// Number of the loan.
+        number: u32,
+        /// The pod.
+        id: String,
+    },
+    /// It was borrowed; the lender has not said that it is back.
+    Returning {
+        /// The lender.
+        from: NodeId,
+        /// Number of the loan.
+        number: u32,
+    },
+}
+
+/// This host's word in deciding one epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Vote {
+    /// Accepts nothing below.
+    pub promised: Option<Ballot>,
+    /// What it accepted last, and under which ballot.
+    pub accepted: Option<(Ballot, Epoch)>,
+}
+
+/// One step of the state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Change {
+    /// These slots have this owner.
+    Slots {
+        /// The slots and their version.
+        run: SlotRun,
+        /// Who owns them.
+        owner: NodeId,
+        /// True when another owner of this version is known.
+        is_frozen: bool,
+    },
+    /// A grant is kept, as part of the proof of slots of this host.
+    Chain(Grant),
+    /// A grant proves no slot of this host any longer.
+    Unchain(GrantId),
+    /// This host gave a grant.
+    Given(Grant),
+    /// Its recipient has it.
+    Accepted(GrantId),
+    /// What an address, named by its offset in the range, is held for.
+    Address(u32, Option<Held>),
+    /// The next vote.
+    Voted(Vote),
+    /// An epoch was decided; the vote for it is over.
+    Decided(Decided),
+    /// The highest incarnation seen of a member, and with it the highest serial.
+    Seen(NodeId, u64, u64),
+}
+
+/// Why a stored state cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StateError {
+    /// The octets are no state.
+    #[error("the stored address state is damaged ({0}); restore it, or remove it to join as a new host")]
+    Encoding(DecodeError),
+    /// It belongs to another cluster.
+    #[error("the stored address state belongs to cluster {stored}, not to {expected}; restore the right one")]
+    Foreign {
+        /// Cluster of the state.
+        stored: GenesisId,
+        /// Cluster of this host.
+        expected: GenesisId,
+    },
+    /// Its slots do not cover the range.
+    #[error(
+        "the stored address state has {stored} slots where the range has {expected}; restore the right one"
+    )]
+    Slots {
+        /// Slots in the state.
+        stored: u32,
+        /// Slots of the range.
+        expected: u32,
+    },
+    /// The genesis cannot be used.
+    #[error("{0}")]
+    Range(crate::space::RangeError),
+}
+
+/// The state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IpamState {
+    genesis: GenesisId,
+    founder: NodeId,
+    table: SlotTable,
+    chain: BTreeMap<GrantId, Grant>,
+    given: BTreeMap<GrantId, Grant>,
+    addresses: BTreeMap<u32, Held>,
+    vote: Vote,
+    epochs: Vec<Decided>,
+    members: BTreeSet<NodeId>,
+    seen: BTreeMap<NodeId, (u64, u64)>,
+    serial: u64,
+    loans: u32,
+}
+
+/// The state as octets hold it.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    genesis: GenesisId,
+    founder: NodeId,
+    slots: Vec<(SlotRun, NodeId, bool)>,
+    chain: Vec<Grant>,
+    given: Vec<Grant>,
+    addresses: Vec<(u32, Held)>,
+    vote: Vote,
+    epochs: Vec<Decided>,
+    seen: Vec<(NodeId, u64, u64)>,
+    serial: u64,
+    loans: u32,
+}
+
+impl IpamState {
+    /// The state of every host of a new cluster: the founder owns all slots and is the only member of epoch 0.
+    ///
+    /// # Errors
+    /// The genesis names a range that cannot be used.
+    pub fn genesis(genesis: &Genesis) -> Result<Self, StateError> {
+        let space = AddressSpace::of_genesis(genesis).map_err(StateError::Range)?;
+        Ok(Self {
+            genesis: genesis.id(),
+            founder: genesis.founder,
+            table: SlotTable::genesis(space.slots(), genesis.founder),
+            chain: BTreeMap::new(),
+            given: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            vote: Vote::default(),
+            epochs: Vec::new(),
+            members: BTreeSet::from([genesis.founder]),
+            seen: BTreeMap::new(),
+            serial: 0,
+            loans: 0,
+        })
+    }
+
+    /// Takes one step.
+    pub fn apply(&mut self, change: &Change) {
+        self.serial = self.serial.saturating_add(1);
+        match change {
+            Change::Slots {
+                run,
+                owner,
+                is_frozen,
+            } => {
+                for slot in run.slots() {
+                    let register = Register {
+                        version: run.version,
+                        owner: *owner,
+                        is_frozen: *is_frozen,
+                    };
+                    self.table.join(slot, register);
+                }
+            }
+            Change::Chain(grant) => {
+                self.chain.insert(grant.id(), grant.clone());
+            }
+            Change::Unchain(id) => {
+                self.chain.remove(id);
+            }
+            Change::Given(grant) => {
+                self.given.insert(grant.id(), grant.clone());
+            }
+            Change::Accepted(id) => {
+                self.given.remove(id);
+            }
+            Change::Address(offset, held) => {
+                if let Some(Held::Lent { number, .. }) = held {
+                    self.loans = self.loans.max(*number);
+                }
+                match held {
+                    Some(held) => self.addresses.insert(*offset, held.clone()),
+                    None => self.addresses.remove(offset),
+                };
+            }
+            Change::Voted(vote) => self.vote = vote.clone(),
+            Change::Decided(decided) => {
+                if decided.epoch.number == self.epoch() + 1 {
+                    self.vote = Vote::default();
+                    self.take_members(&decided.epoch);
+                    self.epochs.push(decided.clone());
+                }
+            }
+            Change::Seen(node, incarnation, serial) => {
+                let seen = self.seen.entry(*node).or_default();
+                *seen = (*seen).max((*incarnation, *serial));
+            }
+        }
+    }
+
+    fn take_members(&mut self, epoch: &Epoch) {
+        self.members.extend(epoch.added.iter().copied());
+        for removed in &epoch.removed {
+            self.members.remove(removed);
+        }
+    }
+
+    /// Octets for a snapshot.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(&Stored {
+            genesis: self.genesis,
+            founder: self.founder,
+            slots: self.table.all_runs().collect(),
+            chain: self.chain.values().cloned().collect(),
+            given: self.given.values().cloned().collect(),
+            addresses: self
+                .addresses
+                .iter()
+                .map(|(offset, held)| (*offset, held.clone()))
+                .collect(),
+            vote: self.vote.clone(),
+            epochs: self.epochs.clone(),
+            seen: self.seen.iter().map(|(node, (i, s))| (*node, *i, *s)).collect(),
+            serial: self.serial,
+            loans: self.loans,
+        })
+    }
+
+    /// Reads a snapshot.
+    ///
+    /// # Errors
+    /// The octets are no state, or one of another cluster.
+    pub fn decode(bytes: &[u8], genesis: &Genesis) -> Result<Self, StateError> {
+        let stored: Stored = codec::decode::<_, STATE_MAX>(bytes).map_err(StateError::Encoding)?;
+        let mut state = Self::genesis(genesis)?;
+        if stored.genesis != state.genesis {
+            return Err(StateError::Foreign {
+                stored: stored.genesis,
+                expected: state.genesis,
+            });
+        }
+        let covered = stored
+            .slots
+            .iter()
+            .fold(0u32, |sum, (run, ..)| sum.saturating_add(run.count));
+        if covered != state.table.len() {
+            return Err(StateError::Slots {
+                stored: covered,
+                expected: state.table.len(),
+            });
+        }
+        for (run, owner, is_frozen) in &stored.slots {
+            for slot in run.slots() {
+                let register = Register {
+                    version: run.version,
+                    owner: *owner,
+                    is_frozen: *is_frozen,
+                };
+                state.table.join(slot, register);
+            }
+        }
+        state.chain = stored
+            .chain
+            .into_iter()
+            .map(|grant| (grant.id(), grant))
+            .collect();
+        state.given = stored
+            .given
+            .into_iter()
+            .map(|grant| (grant.id(), grant))
+            .collect();
+        state.addresses = stored.addresses.into_iter().collect();
+        for decided in &stored.epochs {
+            state.take_members(&decided.epoch);
+        }
+        state.epochs = stored.epochs;
+        state.vote = stored.vote;
+        state.seen = stored
+            .seen
+            .into_iter()
+            .map(|(node, i, s)| (node, (i, s)))
+            .collect();
+        (state.serial, state.loans) = (stored.serial, stored.loans);
+        Ok(state)
+    }
+
+    /// Name of the cluster.
+    pub fn genesis_id(&self) -> GenesisId {
+        self.genesis
+    }
+
+    /// The host that founded the cluster.
+    pub fn founder(&self) -> NodeId {
+        self.founder
+    }
+
+    /// The slot registers.
+    pub fn table(&self) -> &SlotTable {
+        &self.table
+    }
+
+    /// Every address that is not simply free, by offset.
+    pub fn addresses(&self) -> &BTreeMap<u32, Held> {
+        &self.addresses
+    }
+
+    /// Grants behind this host's slots.
+    pub fn chain(&self) -> &BTreeMap<GrantId, Grant> {
+        &self.chain
+    }
+
+    /// Grants of this host that are not accepted yet.
+    pub fn given(&self) -> &BTreeMap<GrantId, Grant> {
+        &self.given
+    }
+
+    /// This host's vote for the next epoch.
+    pub fn vote(&self) -> &Vote {
+        &self.vote
+    }
+
+    /// Decided epochs from number 1 on.
+    pub fn epochs(&self) -> &[Decided] {
+        &self.epochs
+    }
+
+    /// Number of the latest decided epoch; 0 is the founder alone.
+    pub fn epoch(&self) -> u32 {
+        self.epochs.len() as u32
+    }
+
+    /// What the next epoch must name as its parent.
+    pub fn epoch_hash(&self) -> [u8; 32] {
+        self.epochs
+            .last()
+            .map_or(self.genesis.0, |decided| decided.epoch.hash())
+    }
+
+    /// Who may own slots, and votes.
+    pub fn members(&self) -> &BTreeSet<NodeId> {
+        &self.members
+    }
+
+    /// Highest (incarnation, serial) seen of a member.
+    pub fn seen(&self, node: &NodeId) -> (u64, u64) {
+        self.seen.get(node).copied().unwrap_or_default()
+    }
+
+    /// How many changes made this state.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Highest number that a loan of this host had.
+    pub fn loans(&self) -> u32 {
+        self.loans
+    }
+}

@@ -1,0 +1,625 @@
+//! Slots that change hands: asking, granting, accepting, and believing what others were granted.
+//!
+//! Ownership changes only by a grant that the owner whom this host knows has signed for the very next version.
+//! What a record claims beyond that is a gap; its grants are fetched, and until they are there it is not believed.
+
+use crate::io::{Event, FreezeReason};
+use crate::ipam::{
+    ASK_TIMEOUT, Asked, Ipam, REFUSED_PAUSE, RETRY_INTERVAL, SILENCE, Standing, Unproved, Want,
+};
+use crate::message::{AskId, GRANTS_PER_MESSAGE, Message, RUNS_PER_QUESTION, Refusal};
+use crate::pool::next_versions;
+use crate::state::{Change, Held};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::time::Duration;
+use weft_wire::ipam::{
+    GIVEN_MAX, GRANT_CHAIN_MAX, GRANT_RUNS_MAX, Grant, GrantId, SLOT_RUNS_MAX, SlotRun, SlotsRecord, Version,
+};
+use weft_wire::{NodeId, Time};
+
+/// Longest pause between two questions for the proof of one claim.
+const PROOF_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Slots of one claim that are compared in search of a conflict, at a time.
+const CONFLICT_SLOTS_MAX: usize = 4_096;
+
+impl Ipam {
+    /// True when this host may own slots and has none.
+    pub(crate) fn is_without_slots(&self) -> bool {
+        self.own_runs.is_empty() && self.state.members().contains(&self.node)
+    }
+
+    /// Asks others for what is missing here.
+    pub(crate) fn drive_asks(&mut self, now: Time) {
+        if let Some(asked) = self.space_ask.take_if(|asked| asked.deadline <= now) {
+            self.space_pause.insert(asked.to, now + SILENCE);
+        }
+        self.expire_loan_asks(now);
+        self.space_pause.retain(|_, until| *until > now);
+        self.loan_pause.retain(|_, until| *until > now);
+        if self.standing != Standing::Confirmed {
+            return;
+        }
+        let wanting = self
+            .waiting
+            .iter()
+            .filter(|waiting| waiting.want == Want::Any)
+            .count();
+        let may_own = self.state.members().contains(&self.node) && self.own_runs.len() < SLOT_RUNS_MAX;
+        if may_own && self.space_ask.is_none() && (wanting > 0 || self.own_runs.is_empty()) {
+            self.ask_space(now, wanting);
+        }
+        self.ask_loans(now, self.space_ask.is_none());
+    }
+
+    fn ask_space(&mut self, now: Time, wanting: usize) {
+        let hosts = self.state.members().iter().filter(|node| **node != self.node);
+        let free = hosts.filter_map(|node| {
+            let is_paused = self.space_pause.get(node).is_some_and(|until| *until > now);
+            let free = self
+                .peers
+                .get(node)
+                .and_then(|peer| peer.free)
+                .map_or(0, |(slots, _)| slots);
+            (!is_paused && free > 0).then_some((free, *node))
+        });
+        let free: Vec<(u8, NodeId)> = free.collect();
+        let Some(most) = free.iter().map(|(free, _)| *free).max() else {
+            return;
+        };
+        let best: Vec<NodeId> = free
+            .into_iter()
+            .filter(|(free, _)| *free == most)
+            .map(|(_, node)| node)
+            .collect();
+        let Some(to) = self.one_of(&best) else { return };
+        let ask = self.next_ask();
+        let need = (wanting as u32).div_ceil(self.space.slot_size()).max(1);
+        let room = (SLOT_RUNS_MAX - self.own_runs.len().min(SLOT_RUNS_MAX)) as u32;
+        self.space_ask = Some(Asked {
+            to,
+            ask,
+            deadline: now + ASK_TIMEOUT,
+        });
+        self.send(to, &Message::AskSpace { ask, need, room });
+    }
+
+    /// Answers a question for slots.
+    pub(crate) fn on_ask_space(&mut self, from: NodeId, ask: AskId, need: u32, room: u32) {
+        let before: Vec<Grant> = self
+            .state
+            .given()
+            .values()
+            .filter(|grant| grant.to == from)
+            .cloned()
+            .collect();
+        if !before.is_empty() {
+            // It has not got what it asked for last.
+            for grant in before {
+                self.send_grant(grant);
+            }
+            return;
+        }
+        match self.choose(from, need, room) {
+            Ok(runs) => {
+                let runs = next_versions(&runs, self.state.epoch());
+                let slots = runs.iter().map(|run| run.count).sum();
+                let grant = Grant::sign(&self.key, &self.genesis, from, runs);
+                for run in &grant.runs {
+                    self.change(Change::Slots {
+                        run: *run,
+                        owner: from,
+                        is_frozen: false,
+                    });
+                }
+                self.change(Change::Given(grant.clone()));
+                self.own_runs = self.state.table().runs_of(&self.node);
+                self.event(Event::Gave { to: from, slots });
+                self.event(Event::OwnersChanged);
+                self.send_grant(grant);
+            }
+            Err(why) => self.send(from, &Message::Refuse { ask, why }),
+        }
+    }
+
+    /// Which slots to hand over: about half of what is wholly free, more if so much is needed, and to a host that has
+    /// none an even share of the range at most.
+    fn choose(&self, to: NodeId, need: u32, room: u32) -> Result<Vec<SlotRun>, Refusal> {
+        match self.standing {
+            Standing::AwaitingConfirmation(_) => return Err(Refusal::NotConfirmed),
+            Standing::Frozen(_) => return Err(Refusal::Frozen),
+            Standing::Confirmed => {}
+        }
+        if !self.state.members().contains(&to) {
+            return Err(Refusal::NotInEpoch);
+        }
+        // One run may be split off the middle of another, which leaves this host with one more.
+        let own_room = SLOT_RUNS_MAX.saturating_sub(self.own_runs.len());
+        let runs = GRANT_RUNS_MAX.min(room as usize).min(own_room);
+        if runs == 0 || self.state.given().len() >= GIVEN_MAX {
+            return Err(Refusal::NoRoom);
+        }
+        let surplus = self.pool.empty_slots();
+        let owned_by_it = self.state.table().all_runs().filter(|(_, owner, _)| *owner == to);
+        let has = owned_by_it.map(|(run, ..)| run.count).sum::<u32>();
+        let hosts = (self.state.members().len() as u32).max(self.expected);
+        let share = (self.space.slots() / hosts).saturating_sub(has);
+        let half = surplus.div_ceil(2);
+        let fair = if has == 0 && share > 0 {
+            self.fair(share, surplus, half)
+        } else {
+            half
+        };
+        let slots = fair.max(need.min(half)).max(1);
+        let chosen = self.pool.take_empty(slots, runs, GRANT_CHAIN_MAX, &self.state);
+        if chosen.is_empty() {
+            Err(Refusal::NothingFree)
+        } else {
+            Ok(chosen)
+        }
+    }
+
+    /// An even share, unless that would leave this host with less than its own.
+    fn fair(&self, share: u32, surplus: u32, half: u32) -> u32 {
+        if surplus >= 2 * share {
+            share
+        } else {
+            half.min(share)
+        }
+    }
+
+    fn send_grant(&mut self, grant: Grant) {
+        let chain = self.chain_of(&grant.runs, Some(grant.id()));
+        self.send(grant.to, &Message::Grant { grant, chain });
+    }
+
+    /// The grants behind some slots, those first that come first.
+    fn chain_of(&self, runs: &[SlotRun], except: Option<GrantId>) -> Vec<Grant> {
+        let kept = self.state.chain().iter().chain(self.state.given());
+        let mut grants: Vec<Grant> = kept
+            .filter(|(id, grant)| Some(**id) != except && grant.covers(runs))
+            .map(|(_, grant)| grant.clone())
+            .collect();
+        grants.sort_by_key(|grant| grant.runs.first().map(|run| run.version));
+        grants.truncate(GRANTS_PER_MESSAGE);
+        grants
+    }
+
+    /// A grant arrived, from whom it may.
+    pub(crate) fn on_grant(&mut self, now: Time, from: NodeId, grant: Grant, chain: Vec<Grant>) {
+        let (id, runs, to) = (grant.id(), grant.runs.clone(), grant.to);
+        let epoch = runs.iter().map(|run| run.version.epoch).max().unwrap_or(0);
+        let mut grants = chain;
+        grants.push(grant);
+        self.merge_grants(now, from, &grants);
+        if to != self.node {
+            return;
+        }
+        if self.knows(&runs) {
+            self.send(from, &Message::GrantAccepted(id));
+            if self.space_ask.as_ref().is_some_and(|asked| asked.to == from) {
+                self.space_ask = None;
+            }
+        } else if epoch > self.state.epoch() {
+            self.send(
+                from,
+                &Message::AskEpochs {
+                    after: self.state.epoch(),
+                },
+            );
+        } else {
+            self.send(from, &Message::AskChain(runs));
+        }
+    }
+
+    /// True when the registers of these slots are at these versions or beyond.
+    fn knows(&self, runs: &[SlotRun]) -> bool {
+        let at = |slot: u32| self.state.table().get(slot).map(|register| register.version);
+        runs.iter().all(|run| {
+            run.slots()
+                .all(|slot| at(slot).is_none_or(|version| version >= run.version))
+        })
+    }
+
+    /// Takes every grant that is the next step of a register, until none is left.
+    pub(crate) fn merge_grants(&mut self, now: Time, by: NodeId, grants: &[Grant]) {
+        let mut checked: BTreeMap<usize, bool> = BTreeMap::new();
+        for _ in 0..=GRANT_CHAIN_MAX {
+            let mut progress = false;
+            for (index, grant) in grants.iter().enumerate() {
+                let next = self.next_steps(grant);
+                if next.is_empty() {
+                    continue;
+                }
+                let genesis = self.genesis;
+                if !*checked.entry(index).or_insert_with(|| grant.is_signed(&genesis)) {
+                    self.event(Event::Misbehaved {
+                        node: by,
+                        why: "a grant with a false signature",
+                    });
+                    continue;
+                }
+                if grant.to == self.node && !self.can_take(grant, grants) {
+                    continue;
+                }
+                self.take_steps(now, grant, &next, grants);
+                progress = true;
+            }
+            if !progress {
+                break;
+            }
+        }
+    }
+
+    /// The parts of a grant that are the next step of a register which this host holds.
+    fn next_steps(&self, grant: &Grant) -> Vec<SlotRun> {
+        let mut steps: Vec<SlotRun> = Vec::new();
+        if !self.state.members().contains(&grant.to) {
+            return steps;
+        }
+        for run in grant
+            .runs
+            .iter()
+            .filter(|run| run.version.epoch <= self.state.epoch())
+        {
+            for slot in run.slots() {
+                let Some(register) = self.state.table().get(slot) else {
+                    break;
+                };
+                let Version { epoch, seq } = register.version;
+                let is_next = register.owner == grant.from
+                    && !register.is_frozen
+                    && seq.checked_add(1) == Some(run.version.seq)
+                    && epoch <= run.version.epoch;
+                if !is_next {
+                    continue;
+                }
+                match steps.last_mut() {
+                    Some(last) if last.slots().end == slot && last.version == run.version => last.count += 1,
+                    _ => steps.push(SlotRun {
+                        first: slot,
+                        count: 1,
+                        version: run.version,
+                    }),
+                }
+            }
+        }
+        steps
+    }
+
+    /// True when this host could prove afterwards that it owns what the grant gives, and its record has room.
+    fn can_take(&self, grant: &Grant, grants: &[Grant]) -> bool {
+        if self.own_runs.len() + grant.runs.len() > SLOT_RUNS_MAX {
+            return false;
+        }
+        let known: Vec<&Grant> = grants.iter().chain(self.state.chain().values()).collect();
+        grant.runs.iter().all(|run| {
+            (1..=run.version.seq).all(|seq| {
+                let steps = known
+                    .iter()
+                    .flat_map(|grant| &grant.runs)
+                    .filter(|step| step.version.seq == seq);
+                let mut steps: Vec<&SlotRun> = steps.filter(|step| step.overlaps(run)).collect();
+                steps.sort();
+                let reached = steps.iter().fold(run.first, |reached, step| {
+                    if step.first <= reached {
+                        reached.max(step.slots().end)
+                    } else {
+                        reached
+                    }
+                });
+                reached >= run.slots().end
+            })
+        })
+    }
+
+    fn take_steps(&mut self, now: Time, grant: &Grant, steps: &[SlotRun], grants: &[Grant]) {
+        let genesis = self.genesis;
+        if grant.from == self.node {
+            // This host signed it and does not remember: its disk was set back.
+            self.freeze(FreezeReason::RolledBack);
+        }
+        for run in steps {
+            self.change(Change::Slots {
+                run: *run,
+                owner: grant.to,
+                is_frozen: false,
+            });
+        }
+        self.event(Event::OwnersChanged);
+        if grant.to != self.node {
+            return;
+        }
+        for proof in grants
+            .iter()
+            .filter(|other| other.covers(&grant.runs) && other.is_signed(&genesis))
+        {
+            if !self.state.chain().contains_key(&proof.id()) {
+                self.change(Change::Chain(proof.clone()));
+            }
+        }
+        self.own_runs = self.state.table().runs_of(&self.node);
+        self.keep_borrowed(now, steps);
+        let slots = steps.iter().map(|run| run.count).sum();
+        self.event(Event::Received {
+            from: grant.from,
+            slots,
+        });
+    }
+
+    /// Loans end where this host becomes the owner: the slot moved, so the lender has ended them.
+    fn keep_borrowed(&mut self, now: Time, runs: &[SlotRun]) {
+        let size = self.space.slot_size();
+        for run in runs {
+            let first = run.first * size;
+            let last = first + (run.count * size - 1);
+            let held: Vec<(u32, Held)> = self
+                .state
+                .addresses()
+                .range(first..=last)
+                .map(|(offset, held)| (*offset, held.clone()))
+                .collect();
+            for (offset, held) in held {
+                match held {
+                    Held::Borrowed { id, .. } => self.change(Change::Address(offset, Some(Held::Pod(id)))),
+                    Held::Returning { .. } => self.rest(now, offset),
+                    Held::Pod(_) | Held::Resting | Held::Lent { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// A recipient has a grant.
+    pub(crate) fn on_grant_accepted(&mut self, from: NodeId, id: GrantId) {
+        if self.state.given().get(&id).is_some_and(|grant| grant.to == from) {
+            self.change(Change::Accepted(id));
+        }
+    }
+
+    /// A record of what another host owns.
+    pub(crate) fn on_slots(&mut self, now: Time, owner: NodeId, record: SlotsRecord) {
+        let was_given: Vec<GrantId> = self
+            .state
+            .given()
+            .iter()
+            .filter(|(_, g)| g.to == owner)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in was_given {
+            let covers = |step: &SlotRun| {
+                step.slots().all(|slot| {
+                    record
+                        .runs
+                        .iter()
+                        .any(|run| run.slots().contains(&slot) && run.version == step.version)
+                })
+            };
+            if self
+                .state
+                .given()
+                .get(&id)
+                .is_some_and(|grant| grant.runs.iter().all(covers))
+            {
+                self.change(Change::Accepted(id));
+            }
+        }
+        let peer = self.peers.entry(owner).or_default();
+        let free = Some((record.free_slots, record.free_addresses));
+        if peer.free != free {
+            peer.free = free;
+            self.space_pause.remove(&owner);
+            self.loan_pause.remove(&owner);
+        }
+        let mut grants = record.proofs;
+        grants.extend(record.given.iter().cloned());
+        self.merge_grants(now, owner, &grants);
+        for grant in record.given {
+            if grant.to == self.node && !self.knows(&grant.runs) {
+                self.send(owner, &Message::AskChain(grant.runs));
+            }
+        }
+        self.unproved.remove(&owner);
+        if !self.gap(owner, &record.runs).is_empty() {
+            let unproved = Unproved {
+                runs: record.runs,
+                due: now,
+                pause: Duration::from_millis(100),
+            };
+            self.unproved.insert(owner, unproved);
+        }
+    }
+
+    /// The parts of a claim that the registers do not bear out: later than what is held, or of another owner.
+    fn gap(&self, owner: NodeId, claim: &[SlotRun]) -> Vec<SlotRun> {
+        let mut gap: Vec<SlotRun> = Vec::new();
+        for run in claim {
+            for slot in run.slots() {
+                let Some(register) = self.state.table().get(slot) else {
+                    break;
+                };
+                let is_other =
+                    register.version == run.version && register.owner != owner && !register.is_frozen;
+                if register.version >= run.version && !is_other {
+                    continue;
+                }
+                match gap.last_mut() {
+                    Some(last) if last.slots().end == slot && last.version == run.version => last.count += 1,
+                    _ => gap.push(SlotRun {
+                        first: slot,
+                        count: 1,
+                        version: run.version,
+                    }),
+                }
+            }
+        }
+        gap
+    }
+
+    /// Asks for the proofs that are due.
+    pub(crate) fn drive_proofs(&mut self, now: Time) {
+        let due: Vec<NodeId> = self
+            .unproved
+            .iter()
+            .filter(|(_, unproved)| unproved.due <= now)
+            .map(|(node, _)| *node)
+            .collect();
+        for node in due {
+            let Some(unproved) = self.unproved.get_mut(&node) else {
+                continue;
+            };
+            unproved.due = now + unproved.pause;
+            unproved.pause = (unproved.pause * 2).min(PROOF_PAUSE_MAX);
+            let claim = unproved.runs.clone();
+            let mut gap = self.gap(node, &claim);
+            if gap.is_empty() {
+                self.unproved.remove(&node);
+                continue;
+            }
+            gap.truncate(RUNS_PER_QUESTION);
+            if gap.iter().any(|run| run.version.epoch > self.state.epoch()) {
+                self.send(
+                    node,
+                    &Message::AskEpochs {
+                        after: self.state.epoch(),
+                    },
+                );
+            }
+            self.send(node, &Message::AskChain(gap));
+        }
+    }
+
+    /// Somebody wants a proof.
+    pub(crate) fn on_ask_chain(&mut self, from: NodeId, runs: &[SlotRun]) {
+        let grants = self.chain_of(runs, None);
+        if !grants.is_empty() {
+            self.send(from, &Message::Chain(grants));
+        }
+    }
+
+    /// A proof arrived.
+    pub(crate) fn on_chain(&mut self, now: Time, from: NodeId, grants: &[Grant]) {
+        self.merge_grants(now, from, grants);
+        let Some(unproved) = self.unproved.get(&from) else {
+            return;
+        };
+        let claim = unproved.runs.clone();
+        self.find_conflicts(from, &claim, grants);
+        let gap = self.gap(from, &claim);
+        if gap.is_empty() {
+            self.unproved.remove(&from);
+        } else if gap.len() > RUNS_PER_QUESTION
+            && let Some(unproved) = self.unproved.get_mut(&from)
+        {
+            unproved.due = now;
+        }
+    }
+
+    /// R7: a claim at the version that is held, of another owner, with a complete chain from genesis, freezes the slot.
+    fn find_conflicts(&mut self, claimant: NodeId, claim: &[SlotRun], grants: &[Grant]) {
+        let table = self.state.table();
+        let is_other = |slot: &u32, run: &SlotRun| {
+            table
+                .get(*slot)
+                .is_some_and(|r| r.version == run.version && r.owner != claimant && !r.is_frozen)
+        };
+        let slots = claim.iter().flat_map(|run| {
+            run.slots()
+                .filter(|slot| is_other(slot, run))
+                .map(move |s| (s, run))
+        });
+        let slots: Vec<(u32, Version)> = slots
+            .map(|(slot, run)| (slot, run.version))
+            .take(CONFLICT_SLOTS_MAX)
+            .collect();
+        if slots.is_empty() {
+            return;
+        }
+        let signed: Vec<&Grant> = grants
+            .iter()
+            .filter(|grant| grant.is_signed(&self.genesis))
+            .collect();
+        for (slot, version) in slots {
+            let mut at = (self.state.founder(), Version::default());
+            while at.1 < version {
+                let step = signed
+                    .iter()
+                    .filter(|grant| grant.from == at.0)
+                    .find_map(|grant| {
+                        let run = grant.runs.iter().find(|run| run.slots().contains(&slot))?;
+                        (run.version.seq == at.1.seq + 1 && run.version.epoch >= at.1.epoch)
+                            .then_some((grant.to, run.version))
+                    });
+                match step {
+                    Some(step) => at = step,
+                    None => break,
+                }
+            }
+            let held = self.state.table().get(slot).map(|register| register.owner);
+            if at == (claimant, version)
+                && let Some(held) = held
+            {
+                let run = SlotRun {
+                    first: slot,
+                    count: 1,
+                    version,
+                };
+                self.change(Change::Slots {
+                    run,
+                    owner: claimant,
+                    is_frozen: true,
+                });
+                self.event(Event::Conflict {
+                    slots: (slot, 1),
+                    held,
+                    other: claimant,
+                });
+            }
+        }
+    }
+
+    /// Sends again what nobody has acknowledged, and drops proofs that prove nothing any longer.
+    pub(crate) fn retry_transfers(&mut self) {
+        let given: Vec<Grant> = self.state.given().values().cloned().collect();
+        for grant in given {
+            self.send_grant(grant);
+        }
+        let mut needed = self.own_runs.clone();
+        needed.extend(
+            self.state
+                .given()
+                .values()
+                .flat_map(|grant| grant.runs.iter().copied()),
+        );
+        let spent = self
+            .state
+            .chain()
+            .iter()
+            .filter(|(_, grant)| !grant.covers(&needed));
+        let spent: Vec<GrantId> = spent.map(|(id, _)| *id).collect();
+        for id in spent {
+            self.change(Change::Unchain(id));
+        }
+    }
+
+    /// One of several equally good hosts.
+    pub(crate) fn one_of(&mut self, hosts: &[NodeId]) -> Option<NodeId> {
+        let at = self.jitter(Duration::from_nanos(hosts.len() as u64)).as_nanos() as usize;
+        hosts.get(at).copied()
+    }
+
+    /// Every host that is known to be in an epoch or a member, without this one.
+    pub(crate) fn others(&self) -> Vec<NodeId> {
+        let all: BTreeSet<NodeId> = self
+            .members
+            .iter()
+            .copied()
+            .filter(|node| *node != self.node)
+            .collect();
+        all.into_iter().collect()
+    }
+}
+
+const _: () = assert!(
+    REFUSED_PAUSE.as_millis() < RETRY_INTERVAL.as_millis(),
+    "a refusal is shorter than a silence"
+);

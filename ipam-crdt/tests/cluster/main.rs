@@ -1,0 +1,8 @@
+//! Several machines under one virtual clock: a network that loses, doubles, reorders and parts, disks that forget
+//! what was not synced, hosts that die at any moment. After every step the invariants are checked.
+
+#![allow(clippy::unwrap_used)]
+
+mod faults;
+mod stories;
+mod world;

@@ -1,0 +1,259 @@
+//! Sessions and frames as the data-path engine handles them. Only the cryptography is left out: a datagram opens where
+//! the session it names receives with the key that it was sealed with.
+
+use crate::sabotage::Sabotage;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use weft_sleeve::{COUNTER_LIMIT, ForwardingTable, ReplayWindow, SessionKeys};
+use weft_wire::datagram::Kind;
+use weft_wire::{Mac, NodeId, PeerHash, SessionIndex, Time};
+
+/// An engine reports the same thing no more often than this.
+const EVENT_INTERVAL: Duration = Duration::from_secs(1);
+/// An address in use is reported again after this time.
+const LEARNED_INTERVAL: Duration = Duration::from_secs(60);
+/// Of so many datagrams, sabotage spoils one.
+const SPOILED: u64 = 7;
+
+/// A frame on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frame {
+    /// Its number; no two frames have the same.
+    pub number: u64,
+    /// Address of the pod that sent it.
+    pub source: Mac,
+    /// Address of the pod that it is for.
+    pub destination: Mac,
+}
+
+/// A datagram that an engine sealed.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// DATA, FLOOD or KEEPALIVE.
+    pub kind: Kind,
+    /// The session, as the receiver names it.
+    pub index: SessionIndex,
+    /// Its number under the key.
+    pub counter: u64,
+    /// The key.
+    pub key: [u8; 32],
+    /// Who flooded it.
+    pub origin: PeerHash,
+    /// What it carries.
+    pub frame: Option<Frame>,
+}
+
+/// What an engine reports to its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// The first datagram of a session opened.
+    Opened(SessionIndex, SocketAddr),
+    /// The peer's address is another one.
+    Roamed(SessionIndex, SocketAddr),
+    /// A datagram for a session that is not there.
+    UnknownIndex(SocketAddr),
+    /// Frames from this address come from this peer.
+    Learned(Mac, NodeId),
+    /// A frame waits for a session.
+    Wanted(NodeId),
+}
+
+/// One session.
+pub struct Session {
+    keys: SessionKeys,
+    next: u64,
+    received: u64,
+    window: ReplayWindow,
+    reported: Option<(SocketAddr, Time)>,
+}
+
+/// The engine of one process.
+pub struct Engine {
+    sessions: BTreeMap<SessionIndex, Session>,
+    /// What it was told last.
+    pub table: ForwardingTable,
+    /// When a datagram of each peer opened last.
+    heard: BTreeMap<NodeId, Time>,
+    learned: BTreeMap<Mac, (NodeId, Time)>,
+    wanted: BTreeMap<NodeId, Time>,
+    unknown: BTreeMap<SocketAddr, Time>,
+    sabotage: Option<Sabotage>,
+}
+
+/// True once an interval for each key.
+fn passes<K: Ord>(last: &mut BTreeMap<K, Time>, key: K, now: Time) -> bool {
+    last.retain(|_, at| now.since(*at) < EVENT_INTERVAL);
+    match last.contains_key(&key) {
+        true => false,
+        false => last.insert(key, now).is_none(),
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(origin: PeerHash, sabotage: Option<Sabotage>) -> Self {
+        Self {
+            sessions: BTreeMap::new(),
+            table: ForwardingTable::empty(origin),
+            heard: BTreeMap::new(),
+            learned: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            sabotage,
+        }
+    }
+
+    /// False when the index is taken.
+    pub(crate) fn install(&mut self, keys: SessionKeys) -> bool {
+        let session = Session {
+            next: 0,
+            received: 0,
+            window: ReplayWindow::new(),
+            reported: None,
+            keys,
+        };
+        self.sessions.insert(session.keys.local, session).is_none()
+    }
+
+    pub(crate) fn remove(&mut self, local: SessionIndex) {
+        self.sessions.remove(&local);
+    }
+
+    /// How many sessions are installed.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The peer of a session, if it is installed.
+    pub fn peer_of(&self, local: SessionIndex) -> Option<NodeId> {
+        self.sessions.get(&local).map(|session| session.keys.peer)
+    }
+
+    /// When a datagram of this peer opened last.
+    pub fn heard(&self, peer: &NodeId) -> Option<Time> {
+        self.heard.get(peer).copied()
+    }
+
+    /// For each session, datagrams sent and received.
+    pub(crate) fn counters(&self) -> Vec<(SessionIndex, u64, u64)> {
+        let counts = |(local, s): (&SessionIndex, &Session)| (*local, s.next, s.received);
+        self.sessions.iter().map(counts).collect()
+    }
+
+    fn seal(&mut self, local: SessionIndex, kind: Kind, frame: Option<Frame>) -> Option<Sealed> {
+        let session = self.sessions.get_mut(&local)?;
+        let counter = session.next;
+        if counter >= COUNTER_LIMIT {
+            return None;
+        }
+        let spoiled = self.sabotage == Some(Sabotage::ReusedCounter) && counter % SPOILED == SPOILED - 1;
+        session.next += u64::from(!spoiled);
+        Some(Sealed {
+            kind,
+            index: session.keys.remote,
+            counter,
+            key: session.keys.send,
+            origin: self.table.origin,
+            frame,
+        })
+    }
+
+    /// A sign of life, to where the table says that the session's peer is.
+    pub(crate) fn keepalive(&mut self, local: SessionIndex) -> Option<(SocketAddr, Sealed)> {
+        let peer = self.peer_of(local)?;
+        let to = self.table.peers.iter().find(|path| path.peer == peer)?.endpoint?;
+        Some((to, self.seal(local, Kind::Keepalive, None)?))
+    }
+
+    /// What becomes of a frame from a pod of this host.
+    pub(crate) fn send(&mut self, now: Time, frame: Frame) -> (Vec<(SocketAddr, Sealed)>, Vec<Report>) {
+        let known = match frame.destination.is_group() {
+            true => None,
+            false => self.table.macs.get(&frame.destination).map(|at| usize::from(*at)),
+        };
+        let wrong = self.sabotage == Some(Sabotage::WrongPeer) && frame.number.is_multiple_of(SPOILED);
+        let peers = self.table.peers.len();
+        let (kind, targets) = match known.filter(|at| *at < peers) {
+            Some(at) if wrong => (Kind::Data, (at + 1) % peers..(at + 1) % peers + 1),
+            Some(at) => (Kind::Data, at..at + 1),
+            None => (Kind::Flood, 0..peers),
+        };
+        let (mut datagrams, mut reports) = (Vec::new(), Vec::new());
+        for at in targets {
+            let path = &self.table.peers[at];
+            let peer = path.peer;
+            let ready = path
+                .ready()
+                .filter(|(local, _)| self.peer_of(*local) == Some(peer));
+            match ready {
+                Some((local, to)) => {
+                    datagrams.extend(self.seal(local, kind, Some(frame)).map(|sealed| (to, sealed)))
+                }
+                None if passes(&mut self.wanted, peer, now) => reports.push(Report::Wanted(peer)),
+                None => {}
+            }
+        }
+        (datagrams, reports)
+    }
+
+    /// What a datagram does: the frame for this host's pods, and what the node must know. `None` if it does not open.
+    pub(crate) fn receive(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        sealed: &Sealed,
+    ) -> (Option<Frame>, Vec<Report>) {
+        let mut reports = Vec::new();
+        let Some(session) = self.sessions.get_mut(&sealed.index) else {
+            if passes(&mut self.unknown, from, now) {
+                reports.push(Report::UnknownIndex(from));
+            }
+            return (None, reports);
+        };
+        let is_fresh = session.window.check(sealed.counter).is_ok();
+        if session.keys.receive != sealed.key
+            || !(is_fresh || self.sabotage == Some(Sabotage::NoReplayWindow))
+        {
+            return (None, reports);
+        }
+        if is_fresh && session.window.commit(sealed.counter).is_err() {
+            return (None, reports);
+        }
+        session.received += 1;
+        let (local, peer) = (session.keys.local, session.keys.peer);
+        self.heard.insert(peer, now);
+        let endpoint = self
+            .table
+            .peers
+            .iter()
+            .find(|path| path.peer == peer)
+            .and_then(|path| path.endpoint);
+        match &mut session.reported {
+            None => {
+                session.reported = Some((from, now));
+                reports.push(Report::Opened(local, from));
+            }
+            Some((address, _)) if *address == from && endpoint != Some(from) => {}
+            Some((address, _)) if endpoint == Some(from) => *address = from,
+            Some((_, at)) if now.since(*at) < EVENT_INTERVAL => {}
+            Some(reported) => {
+                *reported = (from, now);
+                reports.push(Report::Roamed(local, from));
+            }
+        }
+        let frame = sealed
+            .frame
+            .filter(|_| sealed.kind != Kind::Flood || sealed.origin == peer.peer_hash());
+        if let Some(frame) = frame {
+            let news = self
+                .learned
+                .get(&frame.source)
+                .is_none_or(|(known, at)| *known != peer || now.since(*at) >= LEARNED_INTERVAL);
+            if news {
+                self.learned.insert(frame.source, (peer, now));
+                reports.push(Report::Learned(frame.source, peer));
+            }
+        }
+        (frame, reports)
+    }
+}

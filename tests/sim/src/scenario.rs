@@ -1,0 +1,253 @@
+//! What a scenario file says. All times are virtual.
+
+use serde::Deserialize;
+
+/// One scenario: who there is, what the network is like, and what goes wrong.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Name of the file without its ending.
+    #[serde(skip)]
+    pub name: String,
+    /// What it is for, in a sentence.
+    pub about: String,
+    /// Hosts of the cluster; the first founds it.
+    pub hosts: usize,
+    /// Hosts that come with another token and must never get in.
+    #[serde(default)]
+    pub strangers: usize,
+    /// Pods on each host.
+    pub pods: u8,
+    /// How long faults happen, in seconds.
+    pub lasts_s: f64,
+    /// Within this time after the last fault all must be well, in seconds.
+    pub settles_s: f64,
+    /// Hosts start at a random moment of the first seconds.
+    pub starts_within_s: f64,
+    /// Seeds of an ordinary test run, counted from 0.
+    pub seeds: u64,
+    /// The network between the hosts.
+    pub network: Network,
+    /// Every host's disk.
+    pub disk: Disk,
+    /// What the pods send.
+    pub traffic: Traffic,
+    /// What goes wrong.
+    #[serde(default)]
+    pub fault: Vec<Fault>,
+}
+
+/// How datagrams and segments travel.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Shortest and longest one-way delay; each pair of hosts has one of its own.
+    pub delay_ms: [f64; 2],
+    /// Up to this much is added to each datagram's delay.
+    pub jitter_ms: f64,
+    /// Part of the datagrams that gets lost.
+    pub loss: f64,
+    /// Part that arrives twice.
+    pub duplicate: f64,
+    /// Part that is overtaken by others: it takes up to 100 ms longer.
+    pub reorder: f64,
+}
+
+/// How long a write takes to be durable.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Shortest and longest.
+    pub sync_ms: [f64; 2],
+}
+
+/// What the pods send.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traffic {
+    /// Each pod sends a frame so often on average.
+    pub every_ms: f64,
+    /// Part of the frames that goes to everybody.
+    pub broadcast: f64,
+}
+
+/// One kind of thing that goes wrong, at given times or again and again.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// What.
+    pub kind: FaultKind,
+    /// Mean time between two of them, in seconds.
+    pub every_s: Option<f64>,
+    /// Exact times, in seconds.
+    #[serde(default)]
+    pub at_s: Vec<f64>,
+    /// How long each lasts, shortest and longest, in seconds.
+    #[serde(default)]
+    pub lasts_s: [f64; 2],
+    /// What a cut keeps away.
+    #[serde(default)]
+    pub carrier: Carrier,
+    /// Loss during bad weather.
+    #[serde(default)]
+    pub loss: f64,
+}
+
+/// What can go wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// A router process is killed; the kernel under it says so to its peers. It starts again at the end.
+    Kill,
+    /// A host loses power: nobody is told, writes under way may be lost.
+    Power,
+    /// A host loses power and its disk, and comes back as a new node with the same address.
+    Wipe,
+    /// A process stands still, as a virtual machine does that is moved.
+    Pause,
+    /// The hosts fall into two groups that do not hear each other.
+    Split,
+    /// Some hosts are not heard by others, but hear them.
+    OneWay,
+    /// More datagrams get lost.
+    Weather,
+    /// A host has another address from now on.
+    Move,
+    /// A connection of the mesh is reset.
+    Reset,
+}
+
+/// Which traffic a cut keeps away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Carrier {
+    /// All of it.
+    #[default]
+    All,
+    /// TCP alone.
+    Mesh,
+    /// UDP alone.
+    Sleeve,
+}
+
+/// Why a scenario cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// No file.
+    #[error(
+        "cannot read the scenario {path}: {source}; name a file, or one of tests/sim/scenarios without its ending"
+    )]
+    Read {
+        /// Where it was looked for.
+        path: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Not what a scenario looks like.
+    #[error("the scenario {path} is malformed: {source}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// What is wrong and where.
+        source: Box<toml::de::Error>,
+    },
+    /// Numbers that make no sense.
+    #[error("the scenario {name}: {what}")]
+    Senseless {
+        /// The scenario.
+        name: String,
+        /// A sentence.
+        what: &'static str,
+    },
+}
+
+/// Folder of the project's scenarios.
+pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+/// Hosts of one run: the addresses and pods are numbered with two octets.
+pub const HOSTS_MAX: usize = 2_000;
+
+impl Scenario {
+    /// The scenario of a file, or of the project's folder when only a name is given.
+    ///
+    /// # Errors
+    /// There is no such file, or it does not describe a scenario.
+    pub fn load(name_or_path: &str) -> Result<Self, ScenarioError> {
+        let path = match name_or_path.ends_with(".toml") {
+            true => name_or_path.to_owned(),
+            false => format!("{FOLDER}/{name_or_path}.toml"),
+        };
+        let text = std::fs::read_to_string(&path).map_err(|source| ScenarioError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let mut scenario: Self = toml::from_str(&text).map_err(|source| ScenarioError::Parse {
+            path: path.clone(),
+            source: Box::new(source),
+        })?;
+        scenario.name = name_or_path.to_owned();
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    fn check(&self) -> Result<(), ScenarioError> {
+        let is_part = |part: f64| (0.0..1.0).contains(&part);
+        let network = &self.network;
+        let what = if self.hosts < 2 || self.hosts + self.strangers > HOSTS_MAX {
+            "there must be 2 to 2,000 hosts"
+        } else if ![
+            network.loss,
+            network.duplicate,
+            network.reorder,
+            self.traffic.broadcast,
+        ]
+        .into_iter()
+        .chain(self.fault.iter().map(|fault| fault.loss))
+        .all(is_part)
+        {
+            "loss, duplicate, reorder and broadcast are parts: from 0 to below 1"
+        } else if self
+            .fault
+            .iter()
+            .any(|f| f.every_s.is_none() == f.at_s.is_empty())
+        {
+            "a fault has either every_s or at_s"
+        } else if self
+            .fault
+            .iter()
+            .any(|f| f.every_s.is_some_and(|every| every < 0.1))
+        {
+            "every_s of a fault is at least 0.1"
+        } else if self.pods == 0 || self.traffic.every_ms < 1.0 {
+            "there must be a pod on each host that sends at most once a millisecond"
+        } else if ![self.lasts_s, self.settles_s]
+            .iter()
+            .all(|s| (1.0..=86_400.0).contains(s))
+        {
+            "lasts_s and settles_s are 1 s to a day"
+        } else {
+            return Ok(());
+        };
+        Err(ScenarioError::Senseless {
+            name: self.name.clone(),
+            what,
+        })
+    }
+}
+
+/// Names of the project's scenarios, in alphabetical order.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn names() -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(FOLDER)? {
+        let file = entry?.file_name();
+        names.extend(
+            file.to_str()
+                .and_then(|name| name.strip_suffix(".toml"))
+                .map(str::to_owned),
+        );
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,86 @@
+//! Every scenario over some seeds, each run twice: no invariant is violated, and the same seed gives the same events.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use weft_sim::{Scenario, run, scenario};
+
+/// Seeds of the long search, over all scenarios together and of the largest one alone.
+const LONG_SEEDS: u64 = 1_000;
+
+fn load(name: &str) -> Scenario {
+    Scenario::load(name).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs a seed twice.
+fn twice(scenario: &Scenario, seed: u64) {
+    let first = run(scenario, seed, None).unwrap_or_else(|failure| panic!("\n{failure}"));
+    assert!(first.delivered > 0, "no frame was ever delivered");
+    assert!(first.given > 0, "no address was ever given");
+    let second = run(scenario, seed, None).unwrap_or_else(|failure| panic!("\n{failure}"));
+    assert_eq!(
+        first, second,
+        "scenario {} seed {seed} is not deterministic",
+        scenario.name
+    );
+}
+
+fn some_seeds(name: &str) {
+    let scenario = load(name);
+    for seed in 0..scenario.seeds {
+        twice(&scenario, seed);
+    }
+}
+
+/// Runs these seeds on all processors.
+fn many_seeds(scenario: &Scenario, seeds: u64) {
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    twice(scenario, seed);
+                }
+            });
+        }
+    });
+}
+
+macro_rules! scenarios {
+    ($($name:ident),*) => {
+        $(
+            #[test]
+            fn $name() {
+                some_seeds(stringify!($name));
+            }
+        )*
+
+        #[test]
+        fn every_file_has_its_test() {
+            let mut tested = vec![$(stringify!($name)),*];
+            tested.sort_unstable();
+            assert_eq!(scenario::names().expect("the folder of scenarios"), tested);
+        }
+    };
+}
+
+scenarios!(calm, rough, crashes, partitions, verdicts, moves, chaos);
+
+#[test]
+#[ignore = "long: a thousand seeds over the small scenarios"]
+fn a_thousand_seeds() {
+    let names: Vec<String> = scenario::names().expect("the folder of scenarios");
+    let small: Vec<&String> = names.iter().filter(|name| *name != "chaos").collect();
+    for name in &small {
+        many_seeds(&load(name), LONG_SEEDS.div_ceil(small.len() as u64));
+    }
+}
+
+#[test]
+#[ignore = "long: a thousand seeds of twenty hosts with everything going wrong"]
+fn a_thousand_seeds_of_chaos() {
+    many_seeds(&load("chaos"), LONG_SEEDS);
+}

@@ -7,7 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`scenario`] | what a scenario file says |
-//! | [`run`] | one run from its seed to an outcome or a failure with the command that replays it |
+//! | [`mod@run`] | one run from its seed to an outcome or a failure with the command that replays it |
 //! | [`world`] | the loop: takes the next event, gives it to a node, does what comes out |
 //! | `actions` | what a node's outputs do to the world |
 //! | `queue` | events in order of time |

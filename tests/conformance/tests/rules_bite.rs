@@ -386,7 +386,9 @@ fn the_compiler_refuses_unsafe_everywhere_but_in_the_kernel_package() {
         let (content, output) = cargo(&copy, &["check"], &packages, &[]);
         assert_eq!(content, accepted, "{output}");
         for package in &packages {
-            for root in crate_roots(&copy, package) {
+            // A program is not compiled once the library of its package has failed; that it forbids unsafe code
+            // itself is what the rule on attributes looks at.
+            for root in crate_roots(&copy, package).into_iter().take(1) {
                 assert_eq!(
                     refused(&output, &root, "unsafe"),
                     !accepted,

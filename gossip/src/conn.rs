@@ -5,7 +5,7 @@ use crate::handshake::{AwaitingConfirmation, AwaitingHello, AwaitingResponse, Ke
 use crate::liveness::Rtt;
 use crate::membership::FOUNDER_RANK;
 use alloc::boxed::Box;
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -106,12 +106,18 @@ pub(crate) struct Up {
     /// Keys whose records the other end may not have. A set: however slowly the other end reads, it never
     /// grows beyond the number of registers.
     pub(crate) dirty: BTreeSet<DirtyKey>,
+    /// Keys of records that the other end may soon have from somebody else, or show to have; a set, as above.
+    pub(crate) later: BTreeMap<RegisterKey, Unless>,
+    /// When those are looked at; set by the machine's next step.
+    pub(crate) later_due: Option<Time>,
     /// Direct messages that wait, at most [`DIRECT_QUEUE_MAX`].
     pub(crate) direct: VecDeque<Vec<u8>>,
-    /// False until the first fingerprint of the other end was compared with ours.
-    pub(crate) compared: bool,
-    /// Heartbeats in a row whose fingerprint differed with nothing left to send.
+    /// Fingerprints, ours and the other end's, at the last heartbeat that arrived.
+    pub(crate) fingerprints: Option<([u8; 16], [u8; 16])>,
+    /// Heartbeats in a row whose fingerprint differed while both ends stood still, with nothing left to send.
     pub(crate) mismatches: u8,
+    /// Heartbeats in a row whose fingerprint differed.
+    pub(crate) differences: u8,
     /// Not to send everything again before this time.
     pub(crate) resync_after: Time,
     /// Grows with each useless resynchronisation.
@@ -121,6 +127,15 @@ pub(crate) struct Up {
 /// Direct messages that wait on one link; the oldest goes first when it is full. Those who send them repeat what is not
 /// answered, so old ones are worth least.
 pub(crate) const DIRECT_QUEUE_MAX: usize = 64;
+
+/// Why a record that waits may not have to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Unless {
+    /// Its writer may have a link to the other end by then; or the other end shows it.
+    Heard,
+    /// The other end may show it.
+    Shown,
+}
 
 impl Up {
     /// Queues a direct message.
@@ -143,8 +158,29 @@ impl Up {
         }
     }
 
+    /// Records that wait; one that is both to be sent and looked at later counts once.
+    pub(crate) fn pending(&self) -> usize {
+        let later = self.later.keys().filter(|key| !self.is_marked(key));
+        self.dirty.len() + later.count()
+    }
+
+    fn is_marked(&self, key: &RegisterKey) -> bool {
+        if key.kind == Admission::KIND {
+            (0..=FOUNDER_RANK).any(|order| self.dirty.contains(&(order, *key)))
+        } else {
+            self.dirty.contains(&(u64::MAX, *key))
+        }
+    }
+
+    /// Marks a record to be sent in a while.
+    pub(crate) fn mark_later(&mut self, key: RegisterKey, unless: Unless) {
+        let held = self.later.entry(key).or_insert(unless);
+        *held = (*held).max(unless);
+    }
+
     /// The other end has what we have.
     pub(crate) fn unmark(&mut self, key: &RegisterKey) {
+        self.later.remove(key);
         if key.kind == Admission::KIND {
             for order in 0..=FOUNDER_RANK {
                 self.dirty.remove(&(order, *key));
@@ -268,10 +304,28 @@ impl Conn {
         }
     }
 
+    /// True when the shell could be given a frame of this connection, or its end.
+    pub(crate) fn has_words(&self, now: Time) -> bool {
+        self.in_flight.is_none()
+            && (!self.control.is_empty()
+                || match &self.stage {
+                    Stage::Up(up) => up.heartbeat_due <= now || !up.direct.is_empty() || !up.dirty.is_empty(),
+                    Stage::Closing(_) => true,
+                    _ => false,
+                })
+    }
+
     /// When something is to be done for this connection.
     pub(crate) fn next_deadline(&self) -> Time {
         match &self.stage {
-            Stage::Up(up) if self.in_flight.is_none() => self.expires().min(up.heartbeat_due),
+            Stage::Up(up) => {
+                let heartbeat = match self.in_flight {
+                    None => up.heartbeat_due,
+                    Some(_) => Time::NEVER,
+                };
+                let later = up.later_due.unwrap_or(Time::NEVER);
+                self.expires().min(heartbeat).min(later)
+            }
             _ => self.expires(),
         }
     }

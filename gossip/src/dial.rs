@@ -85,11 +85,18 @@ pub(crate) struct Dialer {
     pub(crate) targets: BTreeMap<String, Attempts>,
     peers: BTreeMap<NodeId, Attempts>,
     own_addresses: BTreeSet<SocketAddr>,
+    /// When something is to be dialled; long ago when that must be found out.
+    due: Time,
     /// Dials of this process so far; numbers connections and Hellos.
     pub(crate) dials: u64,
 }
 
 impl Dialer {
+    /// Something has changed that decides whom to dial.
+    pub(crate) fn look_again(&mut self) {
+        self.due = Time::ZERO;
+    }
+
     pub(crate) fn add_target(&mut self, target: String) {
         if self.targets.len() < TARGETS_MAX {
             self.targets.entry(target).or_insert_with(|| Attempts::new(None));
@@ -213,16 +220,24 @@ impl Mesh {
     }
 
     pub(crate) fn dial_deadline(&self) -> Time {
-        let due = self.dialable().into_iter().map(|(_, due)| due).min();
-        due.unwrap_or(Time::NEVER)
+        if self.stopping {
+            Time::NEVER
+        } else {
+            self.dialer.due
+        }
     }
 
     pub(crate) fn dial_due(&mut self, now: Time) {
+        if now < self.dialer.due {
+            return;
+        }
         for (goal, due) in self.dialable() {
             if due <= now && self.dialer.in_progress() < DIALS_MAX {
                 self.dial(now, goal);
             }
         }
+        let due = self.dialable().into_iter().map(|(_, due)| due).min();
+        self.dialer.due = due.unwrap_or(Time::NEVER);
     }
 
     fn dial(&mut self, now: Time, goal: Goal) {
@@ -281,6 +296,7 @@ impl Mesh {
                 ..
             }) = self.conns.remove(&id)
         {
+            self.dialer.look_again();
             self.attempt_failed(now, &goal, DialFailure::Connect(why), BACKOFF_MAX);
         }
     }

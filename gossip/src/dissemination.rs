@@ -1,9 +1,11 @@
 //! Which records go where.
 //!
-//! A changed record is marked on every link except the one it came from. A link that finds the other end's
-//! fingerprint different at its start, or twice in a row with nothing left to send, marks everything.
+//! A host sends what it writes on each of its links. Others pass a record on only to hosts that do not hear its writer
+//! themselves: in a full mesh a change costs one frame for each host, not one for each pair. What gets lost with a
+//! breaking link is sent again when the writer's links record says that the link is gone. All else is found by
+//! fingerprints: a link on which they differ at its start, or later while both ends stand still, marks everything.
 
-use crate::conn::{Conn, Up};
+use crate::conn::{Conn, Unless, Up};
 use crate::mesh::{ConnId, Mesh, MeshEvent};
 use crate::register::Outcome;
 use alloc::vec::Vec;
@@ -11,11 +13,17 @@ use core::time::Duration;
 use weft_wire::envelope::RegisterKey;
 use weft_wire::limits::RECORDS_PER_MESSAGE;
 use weft_wire::mesh::{DIRECT_MAX, Message};
-use weft_wire::record::{Admission, Body, PeerRecord};
+use weft_wire::record::{Admission, Body, LinksRecord, PeerRecord};
 use weft_wire::{Envelope, NodeId, RejectReason, Time};
 
-/// Heartbeats in a row that may differ before everything is sent again: one may cross a change.
+/// So long a record waits that the other end may soon have from somebody else, or show to have. Meanwhile others that go
+/// the same way come together, and most need not be sent at all. Over the few hops of a mesh people do not notice.
+const LATER: Duration = Duration::from_millis(50);
+/// Heartbeats in a row that may differ while both ends stand still before everything is sent again.
 const MISMATCHES_MAX: u8 = 2;
+/// Heartbeats in a row that may differ while something changes all the time: in a busy cluster a change is often
+/// under way when fingerprints are compared, but a record that got lost must not wait for quiet for ever.
+const DIFFERENCES_MAX: u8 = 10;
 /// Longest wait between two resynchronisations of one link that do not help: two hosts that disagree for good
 /// (one has reached a quota) must not fill the link.
 const RESYNC_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -26,19 +34,74 @@ impl Mesh {
         let Some(envelope) = self.registers.get(&key) else {
             return;
         };
+        let writer = writer(envelope);
+        let incarnation = envelope.stamp().incarnation;
         for (id, conn) in &mut self.conns {
-            if let Some(up) = conn.up_mut() {
-                if Some(*id) == from {
-                    up.unmark(&key);
-                } else {
-                    up.mark(envelope);
-                }
+            let Some(up) = conn.up_mut() else {
+                continue;
+            };
+            let node = &up.session.peer.node;
+            if Some(*id) == from {
+                up.unmark(&key);
+            } else if writer == self.node {
+                up.mark(envelope);
+            } else if !self.topology.hears(node, &writer, incarnation) {
+                up.mark_later(key, Unless::Heard);
             }
+        }
+        if key.kind == LinksRecord::KIND {
+            self.note_links(key.owner);
         }
         if key.kind == Admission::KIND || key.kind == PeerRecord::KIND {
             self.durability.is_stale = true;
+            self.dialer.look_again();
         }
         self.event(MeshEvent::RecordChanged { key });
+    }
+
+    /// A host's links have changed: who is no longer its neighbour may have missed something.
+    fn note_links(&mut self, host: NodeId) {
+        let key = RegisterKey {
+            kind: LinksRecord::KIND,
+            owner: host,
+        };
+        let Some(envelope) = self.registers.get(&key) else {
+            return;
+        };
+        let Ok(record) = LinksRecord::from_envelope(envelope) else {
+            return;
+        };
+        let lost = self.topology.update(host, envelope.stamp().incarnation, &record);
+        if lost.is_empty() || host == self.node {
+            return;
+        }
+        for up in self.conns.values_mut().filter_map(Conn::up_mut) {
+            if lost.binary_search(&up.session.peer.node).is_ok() {
+                for envelope in self.registers.of_owner(&host) {
+                    up.mark_later(envelope.key(), Unless::Shown);
+                }
+            }
+        }
+    }
+
+    /// Looks at what has waited long enough, and sends what must be sent.
+    pub(crate) fn later_due(&mut self, now: Time) {
+        for up in self.conns.values_mut().filter_map(Conn::up_mut) {
+            if up.later.is_empty() {
+                up.later_due = None;
+            } else if now >= *up.later_due.get_or_insert(now + LATER) {
+                up.later_due = None;
+                for (key, unless) in core::mem::take(&mut up.later) {
+                    let Some(envelope) = self.registers.get(&key) else {
+                        continue;
+                    };
+                    let (node, incarnation) = (&up.session.peer.node, envelope.stamp().incarnation);
+                    if unless == Unless::Shown || !self.topology.hears(node, &writer(envelope), incarnation) {
+                        up.mark(envelope);
+                    }
+                }
+            }
+        }
     }
 
     pub(crate) fn on_records(&mut self, now: Time, id: ConnId, records: Vec<Envelope>) {
@@ -107,7 +170,7 @@ impl Mesh {
 
     /// Compares the other end's fingerprint with ours.
     pub(crate) fn compare(&mut self, now: Time, id: ConnId, theirs: &[u8; 16]) {
-        let equal = *theirs == self.registers.fingerprint();
+        let ours = self.registers.fingerprint();
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
@@ -115,32 +178,38 @@ impl Mesh {
         let Some(up) = conn.up_mut() else {
             return;
         };
-        let first = !core::mem::replace(&mut up.compared, true);
-        if equal {
+        let seen = up.fingerprints.replace((ours, *theirs));
+        if ours == *theirs {
             up.mismatches = 0;
+            up.differences = 0;
             up.resync_wait = Duration::ZERO;
             return;
         }
-        if first {
+        if seen.is_none() {
             return self.mark_all(id);
         }
-        if !up.dirty.is_empty() || !idle {
+        up.differences = up.differences.saturating_add(1);
+        let still = seen == up.fingerprints && up.dirty.is_empty() && up.later.is_empty() && idle;
+        up.mismatches = if still { up.mismatches.saturating_add(1) } else { 0 };
+        let is_due = up.mismatches >= MISMATCHES_MAX || up.differences >= DIFFERENCES_MAX;
+        if is_due && now >= up.resync_after {
             up.mismatches = 0;
-            return;
-        }
-        up.mismatches = up.mismatches.saturating_add(1);
-        if up.mismatches >= MISMATCHES_MAX && now >= up.resync_after {
-            up.mismatches = 0;
+            up.differences = 0;
             up.resync_wait = (up.resync_wait * 2).clamp(Duration::from_secs(1), RESYNC_WAIT_MAX);
             up.resync_after = now + up.resync_wait;
             self.mark_all(id);
         }
     }
 
+    /// Both ends come here at the same time. The one that dialled sends what it has; the other waits for that, and
+    /// then sends what it has not been shown.
     fn mark_all(&mut self, id: ConnId) {
         if let Some(up) = self.conns.get_mut(&id).and_then(Conn::up_mut) {
-            for (_, envelope) in self.registers.iter() {
-                up.mark(envelope);
+            for (key, envelope) in self.registers.iter() {
+                match id {
+                    ConnId::Dialled(_) => up.mark(envelope),
+                    ConnId::Accepted(_) => up.mark_later(*key, Unless::Shown),
+                }
             }
         }
     }
@@ -154,5 +223,14 @@ impl Mesh {
             records.extend(registers.get(&key).cloned());
         }
         (!records.is_empty()).then_some(Message::Records(records))
+    }
+}
+
+/// Who wrote a record, and so sends it to its neighbours: the owner, but for an admission the host that admitted.
+fn writer(envelope: &Envelope) -> NodeId {
+    let key = envelope.key();
+    match Admission::from_envelope(envelope) {
+        Ok(admission) if key.kind == Admission::KIND => admission.admitter,
+        _ => key.owner,
     }
 }

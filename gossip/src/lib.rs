@@ -17,8 +17,8 @@
 //!
 //! Private parts of the machine: `conn` (one connection: its stage and its outbox), `links` (the stages
 //! of a connection, the rule that leaves one a pair), `hello` (what a Hello says and proves), `join` (admission, with its waits for the disk),
-//! `dissemination` (which records go where), `liveness`
-//! (heartbeats, round-trip times, the published links).
+//! `dissemination` (which records go where), `topology` (who is whose neighbour), `liveness` (heartbeats, round-trip
+//! times, the published links).
 //!
 //! # The contract with the shell
 //!
@@ -51,6 +51,7 @@ pub mod mesh;
 pub mod register;
 pub mod status;
 pub mod token;
+mod topology;
 
 pub use durable::{DurableState, StateError};
 pub use membership::Membership;

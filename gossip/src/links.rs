@@ -11,7 +11,7 @@ use crate::handshake::{initiate, refusal_frame, respond};
 use crate::liveness::Rtt;
 use crate::mesh::{CONNECTIONS_MAX, ConnId, HANDSHAKES_PER_IP_MAX, LINGER, Mesh, MeshEvent, Output};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -268,14 +268,18 @@ impl Mesh {
                 heartbeat_due: now,
                 last_heartbeat: None,
                 dirty: BTreeSet::new(),
+                later: BTreeMap::new(),
+                later_due: None,
                 direct: VecDeque::new(),
-                compared: false,
+                fingerprints: None,
                 mismatches: 0,
+                differences: 0,
                 resync_after: now,
                 resync_wait: Duration::ZERO,
             }));
         }
         self.dialer.linked(&self.conns, id, node);
+        self.dialer.look_again();
         if first {
             self.event(MeshEvent::PeerUp { node, name });
         }
@@ -326,6 +330,8 @@ impl Mesh {
             return;
         }
         let lived = conn.up().map(|up| now.since(up.since));
+        self.dialer.look_again();
+        self.publisher.look_again();
         let transport = match conn.take_stage() {
             Stage::AwaitingProof(s)
             | Stage::AwaitingAdmission(s)

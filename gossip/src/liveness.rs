@@ -52,12 +52,20 @@ fn bucket(held: Option<u8>, us: u64) -> u8 {
     us.max(1).ilog2() as u8
 }
 
-/// What was published last, and when.
+/// What was published last, and when to look again.
 #[derive(Default)]
 pub(crate) struct LinksPublisher {
     published: Vec<PublishedLink>,
     last: Option<Time>,
-    due: Option<Time>,
+    /// When the links are to be compared with what was published; long ago after a link came or went.
+    due: Time,
+}
+
+impl LinksPublisher {
+    /// A link has come or gone.
+    pub(crate) fn look_again(&mut self) {
+        self.due = Time::ZERO;
+    }
 }
 
 impl Mesh {
@@ -67,6 +75,9 @@ impl Mesh {
             if let Some((sent, held_for)) = heartbeat.echo {
                 // A lying echo spoils only the sender's own round-trip time.
                 let since_sent = micros(now).saturating_sub(sent);
+                if up.rtt.smoothed_us.is_none() {
+                    self.publisher.look_again();
+                }
                 up.rtt.sample(since_sent.saturating_sub(held_for));
             }
         }
@@ -175,12 +186,12 @@ impl Mesh {
 
     /// Publishes the links when they changed and the last time is long enough ago.
     pub(crate) fn publish_links(&mut self, now: Time) {
-        self.publisher.due = None;
-        if self.membership.is_none() {
+        if now < self.publisher.due || self.membership.is_none() {
             return;
         }
         let links = self.current_links();
         if links == self.publisher.published {
+            self.publisher.due = now + PUBLISH_RTT_INTERVAL;
             return;
         }
         let neighbours =
@@ -192,16 +203,20 @@ impl Mesh {
         };
         let due = self.publisher.last.map_or(Time::ZERO, |last| last + interval);
         if now < due {
-            self.publisher.due = Some(due);
+            self.publisher.due = due;
             return;
         }
         self.publisher.last = Some(now);
+        self.publisher.due = now + PUBLISH_RTT_INTERVAL;
         self.publisher.published.clone_from(&links);
         self.set_record(LinksRecord::KIND, codec::encode(&LinksRecord { links }));
     }
 
     pub(crate) fn publish_deadline(&self) -> Time {
-        self.publisher.due.unwrap_or(Time::NEVER)
+        if self.membership.is_none() || self.stopping {
+            return Time::NEVER;
+        }
+        self.publisher.due
     }
 }
 

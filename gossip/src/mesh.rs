@@ -8,6 +8,7 @@ use crate::join::Durability;
 use crate::liveness::LinksPublisher;
 use crate::membership::Membership;
 use crate::register::RegisterMap;
+use crate::topology::Topology;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -286,6 +287,7 @@ pub struct Mesh {
     pub(crate) membership: Option<Membership>,
     pub(crate) keyring: Keyring,
     pub(crate) registers: RegisterMap,
+    pub(crate) topology: Topology,
     own: BTreeMap<KindNumber, OwnRecord>,
     pub(crate) conns: BTreeMap<ConnId, Conn>,
     pub(crate) dialer: Dialer,
@@ -312,6 +314,7 @@ impl Mesh {
             rng: ChaCha20Rng::from_seed(config.seed),
             membership: None,
             registers: RegisterMap::new(),
+            topology: Topology::default(),
             own: BTreeMap::new(),
             conns: BTreeMap::new(),
             dialer: Dialer::default(),
@@ -342,6 +345,9 @@ impl Mesh {
 
     /// Takes one input; `now` never goes back.
     pub fn handle(&mut self, now: Time, input: Input) {
+        if self.may_change_dials(&input) {
+            self.dialer.look_again();
+        }
         match input {
             Input::Dialled { conn, remote } => self.on_dialled(now, conn, remote),
             Input::DialFailed { conn, why } => self.on_dial_failed(now, conn, why),
@@ -358,6 +364,16 @@ impl Mesh {
             Input::Tick => {}
         }
         self.advance(now);
+    }
+
+    /// False for what comes all the time and leaves connections, targets and members as they are. What such an input
+    /// does change says so itself.
+    fn may_change_dials(&self, input: &Input) -> bool {
+        match input {
+            Input::Written { .. } | Input::SetRecord { .. } | Input::SendTo { .. } | Input::Tick => false,
+            Input::Frame { conn, .. } => self.conns.get(conn).is_none_or(|conn| conn.up().is_none()),
+            _ => true,
+        }
     }
 
     /// The next thing to do; `None` when all is done.
@@ -384,8 +400,14 @@ impl Mesh {
             self.publish_links(now);
         }
         self.persist_due(now);
-        let ids: Vec<ConnId> = self.conns.keys().copied().collect();
-        for id in ids {
+        self.later_due(now);
+        let ready: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.has_words(now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ready {
             self.pump(now, id);
         }
     }
@@ -403,6 +425,8 @@ impl Mesh {
     /// Makes this host act as a member: keys, admissions as records, own records signed.
     pub(crate) fn adopt(&mut self, membership: Membership) {
         self.keyring = membership.keyring(self.token.as_ref());
+        self.dialer.look_again();
+        self.publisher.look_again();
         let admissions: Vec<Envelope> = membership.admissions().into_iter().cloned().collect();
         self.membership = Some(membership);
         for admission in admissions {

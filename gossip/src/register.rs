@@ -159,6 +159,14 @@ impl RegisterMap {
             .map(|(_, envelope)| envelope)
     }
 
+    /// Every record of one owner of the kinds that this version knows.
+    pub(crate) fn of_owner(&self, owner: &NodeId) -> impl Iterator<Item = &Envelope> {
+        let owner = *owner;
+        KNOWN
+            .iter()
+            .filter_map(move |(kind, _)| self.records.get(&RegisterKey { kind: *kind, owner }))
+    }
+
     /// How many records are held.
     pub fn len(&self) -> usize {
         self.records.len()

@@ -1,6 +1,6 @@
 //! What the machine tells about itself.
 
-use crate::conn::{Origin, Stage};
+use crate::conn::{Conn, Origin, Stage, Up};
 use crate::membership::Membership;
 use crate::mesh::{ConnId, Mesh};
 use crate::register::RegisterMap;
@@ -158,7 +158,7 @@ impl Mesh {
                 },
                 rtt: conn.up().and_then(|up| up.rtt.smoothed()),
                 since: conn.up().map_or(conn.opened, |up| up.since),
-                pending: conn.up().map_or(0, |up| up.dirty.len()),
+                pending: conn.up().map_or(0, Up::pending),
             })
             .collect()
     }
@@ -176,6 +176,17 @@ impl Mesh {
                 retried: !attempts.halted,
             })
             .collect()
+    }
+
+    /// Connections of all stages.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// The most records that wait on one link.
+    pub fn pending_max(&self) -> usize {
+        let pending = self.conns.values().filter_map(Conn::up).map(Up::pending);
+        pending.max().unwrap_or(0)
     }
 
     /// How many connections were refused or closed for each reason; index with `reason as usize`.

@@ -136,6 +136,8 @@ pub struct Ipam {
     pub(crate) exceptions: BTreeSet<Exception>,
     pub(crate) published: BTreeMap<KindNumber, Vec<u8>>,
     pub(crate) slots_changed: bool,
+    /// The registers have changed since [`Self::own_runs`] was made.
+    runs_stale: bool,
     pub(crate) lent_changed: bool,
     pub(crate) votes_changed: bool,
     pub(crate) hint_due: Time,
@@ -235,6 +237,7 @@ impl Ipam {
             exceptions: BTreeSet::new(),
             published: BTreeMap::new(),
             slots_changed: true,
+            runs_stale: false,
             lent_changed: true,
             votes_changed: true,
             hint_due: now,
@@ -411,7 +414,7 @@ impl Ipam {
                 self.change(Change::Address(offset, None));
             }
         }
-        if self.slots_changed {
+        if core::mem::take(&mut self.runs_stale) {
             self.own_runs = self.state.table().runs_of(&self.node);
         }
         self.drive_epochs(now);
@@ -439,6 +442,7 @@ impl Ipam {
                     self.pool.update(slot, 0, &self.state);
                 }
                 self.slots_changed = true;
+                self.runs_stale = true;
             }
             Change::Address(offset, held) => {
                 let slot = offset / self.space.slot_size();

@@ -28,9 +28,6 @@ impl Bits {
             .get(at as usize / 64)
             .is_some_and(|word| word & (1 << (at % 64)) != 0)
     }
-    fn count(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
-    }
 }
 
 /// What is free in this host's slots.
@@ -44,6 +41,8 @@ pub struct Pool {
     open: Bits,
     /// Own slots with no held address.
     empty: Bits,
+    /// How many bits `empty` has.
+    empty_slots: u32,
     /// Free addresses in own slots.
     free: u64,
 }
@@ -59,6 +58,7 @@ impl Pool {
             busy: BTreeMap::new(),
             open,
             empty,
+            empty_slots: 0,
             free: 0,
         };
         for offset in state.addresses().keys() {
@@ -117,7 +117,9 @@ impl Pool {
             .is_some_and(|register| register.owner == self.node && !register.is_frozen);
         let usable = self.usable(slot);
         self.open.set(slot, mine && busy < usable);
-        self.empty.set(slot, mine && busy == 0 && usable > 0);
+        let is_empty = mine && busy == 0 && usable > 0;
+        self.empty_slots = self.empty_slots + u32::from(is_empty) - u32::from(self.empty.has(slot));
+        self.empty.set(slot, is_empty);
         self.free = (self.free + u64::from(self.free_in(slot))).saturating_sub(u64::from(before));
     }
 
@@ -171,7 +173,7 @@ impl Pool {
 
     /// Slots without a held address: those that could be handed over.
     pub fn empty_slots(&self) -> u32 {
-        self.empty.count()
+        self.empty_slots
     }
 
     /// Free addresses.

@@ -95,6 +95,21 @@ impl SlotTable {
         })
     }
 
+    /// The registers of a run of slots, neighbours with equal ones taken together, in order: first slot, how many, and
+    /// their register. Slots behind the end are left out.
+    pub fn registers_in(&self, run: &SlotRun) -> impl Iterator<Item = (u32, u32, Register)> + '_ {
+        let slots = run.slots();
+        let end = (slots.end as usize).min(self.entries.len());
+        let mut rest = self.entries.get(slots.start as usize..end).unwrap_or_default();
+        core::iter::from_fn(move || {
+            let entry = rest.first()?;
+            let same = rest.iter().take_while(|other| *other == entry).count();
+            let first = (end - rest.len()) as u32;
+            rest = rest.get(same..)?;
+            Some((first, same as u32, self.get(first)?))
+        })
+    }
+
     fn intern(&mut self, owner: NodeId) -> u32 {
         if let Some(index) = self.index.get(&owner) {
             return *index;

@@ -262,10 +262,7 @@ impl Ipam {
             .iter()
             .filter(|run| run.version.epoch <= self.state.epoch())
         {
-            for slot in run.slots() {
-                let Some(register) = self.state.table().get(slot) else {
-                    break;
-                };
+            for (first, count, register) in self.state.table().registers_in(run) {
                 let Version { epoch, seq } = register.version;
                 let is_next = register.owner == grant.from
                     && !register.is_frozen
@@ -275,10 +272,12 @@ impl Ipam {
                     continue;
                 }
                 match steps.last_mut() {
-                    Some(last) if last.slots().end == slot && last.version == run.version => last.count += 1,
+                    Some(last) if last.slots().end == first && last.version == run.version => {
+                        last.count += count
+                    }
                     _ => steps.push(SlotRun {
-                        first: slot,
-                        count: 1,
+                        first,
+                        count,
                         version: run.version,
                     }),
                 }
@@ -433,20 +432,19 @@ impl Ipam {
     fn gap(&self, owner: NodeId, claim: &[SlotRun]) -> Vec<SlotRun> {
         let mut gap: Vec<SlotRun> = Vec::new();
         for run in claim {
-            for slot in run.slots() {
-                let Some(register) = self.state.table().get(slot) else {
-                    break;
-                };
+            for (first, count, register) in self.state.table().registers_in(run) {
                 let is_other =
                     register.version == run.version && register.owner != owner && !register.is_frozen;
                 if register.version >= run.version && !is_other {
                     continue;
                 }
                 match gap.last_mut() {
-                    Some(last) if last.slots().end == slot && last.version == run.version => last.count += 1,
+                    Some(last) if last.slots().end == first && last.version == run.version => {
+                        last.count += count
+                    }
                     _ => gap.push(SlotRun {
-                        first: slot,
-                        count: 1,
+                        first,
+                        count,
                         version: run.version,
                     }),
                 }

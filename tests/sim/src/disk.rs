@@ -4,6 +4,7 @@
 //! record that was torn is left out, as the store's checksums do.
 
 use crate::dice::Dice;
+use std::fmt;
 use weft_gossip::DurableState;
 use weft_ipam_crdt::{Change, IpamState};
 use weft_wire::{NodeKey, NoiseKeypair};
@@ -27,6 +28,7 @@ pub(crate) struct Synced {
 }
 
 /// What survives a start.
+#[derive(Clone)]
 pub(crate) struct Disk {
     pub(crate) key: NodeKey,
     pub(crate) noise: NoiseKeypair,
@@ -36,6 +38,12 @@ pub(crate) struct Disk {
     ipam: Option<IpamState>,
     writing: Vec<Write>,
     waiting: Vec<Write>,
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "disk of {}", self.key.id().short())
+    }
 }
 
 impl Disk {

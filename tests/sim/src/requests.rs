@@ -21,7 +21,7 @@ const EVERY_MS: f64 = 1_000.0;
 #[derive(Default)]
 pub(crate) struct Requests {
     number: u64,
-    open: BTreeMap<RequestId, String>,
+    open: BTreeMap<RequestId, (usize, String)>,
     /// Addresses that were handed out.
     pub(crate) given: u64,
 }
@@ -47,6 +47,8 @@ impl World {
             true => {
                 // The pod is gone from this moment on, whether the host lives to hear it or not.
                 self.see(host, &Seen::Left { id: &id });
+                // Nobody takes an answer that is still under way.
+                self.requests.open.retain(|_, asked| *asked != (host, id.clone()));
                 IpamRequest::Free {
                     id,
                     address: None,
@@ -54,7 +56,7 @@ impl World {
                 }
             }
             false => {
-                self.requests.open.insert(request, id.clone());
+                self.requests.open.insert(request, (host, id.clone()));
                 IpamRequest::Allocate { id, request }
             }
         };
@@ -76,7 +78,7 @@ impl World {
             || text.clone(),
         );
         let id = self.requests.open.remove(&request);
-        if let (Some(id), Ok(plan)) = (id, result) {
+        if let (Some((_, id)), Ok(plan)) = (id, result) {
             self.requests.given += 1;
             let address: IpAddr = plan.address.addr();
             self.see(host, &Seen::Given { id: &id, address });

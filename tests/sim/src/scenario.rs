@@ -1,6 +1,11 @@
 //! What a scenario file says. All times are virtual.
 
+use crate::disk;
+use crate::invariants::Violation;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, OnceLock};
 
 /// One scenario: who there is, what the network is like, and what goes wrong.
 #[derive(Clone, Debug, Deserialize)]
@@ -16,6 +21,9 @@ pub struct Scenario {
     /// Hosts that come with another token and must never get in.
     #[serde(default)]
     pub strangers: usize,
+    /// Range of the addresses.
+    #[serde(default = "default_range")]
+    pub range: IpNet,
     /// Pods on each host.
     pub pods: u8,
     /// How long faults happen, in seconds.
@@ -24,6 +32,10 @@ pub struct Scenario {
     pub settles_s: f64,
     /// Hosts start at a random moment of the first seconds.
     pub starts_within_s: f64,
+    /// The hosts are a cluster already: each has the disk that it had at the end of a run in which nothing went wrong, and
+    /// all start together, as after a power cut.
+    #[serde(default)]
+    pub established: bool,
     /// Seeds of an ordinary test run, counted from 0.
     pub seeds: u64,
     /// The network between the hosts.
@@ -35,6 +47,14 @@ pub struct Scenario {
     /// What goes wrong.
     #[serde(default)]
     pub fault: Vec<Fault>,
+    /// Disks of the established cluster, made once.
+    #[serde(skip)]
+    pub(crate) disks: Arc<OnceLock<Result<Vec<disk::Disk>, Violation>>>,
+}
+
+/// The program's default.
+fn default_range() -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 32, 0, 0), 12))
 }
 
 /// How datagrams and segments travel.
@@ -166,6 +186,9 @@ pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
 /// Hosts of one run: the addresses and pods are numbered with two octets.
 pub const HOSTS_MAX: usize = 2_000;
 
+/// How long an established cluster has grown, in seconds: until all hosts are members and own addresses.
+const GROWS_S: f64 = 12.0;
+
 impl Scenario {
     /// The scenario of a file, or of the project's folder when only a name is given.
     ///
@@ -187,6 +210,17 @@ impl Scenario {
         scenario.name = name_or_path.to_owned();
         scenario.check()?;
         Ok(scenario)
+    }
+
+    /// The same hosts in good weather, from the founding on.
+    pub(crate) fn in_good_weather(&self) -> Self {
+        let mut calm = self.clone();
+        calm.established = false;
+        calm.strangers = 0;
+        calm.fault.clear();
+        calm.lasts_s = GROWS_S;
+        calm.disks = Arc::default();
+        calm
     }
 
     fn check(&self) -> Result<(), ScenarioError> {

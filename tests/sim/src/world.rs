@@ -15,8 +15,10 @@ use crate::sabotage::Sabotage;
 use crate::scenario::Scenario;
 use crate::tcp::{Station, Tcp, TcpEvent};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use weft_gossip::{DurableState, Identity, JoinToken};
+use weft_ipam_crdt::{AddressSpace, Held};
 use weft_node::{Input, Node, NodeConfig};
 use weft_sleeve::Cipher;
 use weft_wire::record::Genesis;
@@ -105,9 +107,12 @@ impl World {
                 is_in_trouble: false,
             });
         }
-        world.found();
+        match scenario.established {
+            true => world.establish(),
+            false => world.found(),
+        }
         for host in 0..world.hosts.len() {
-            if host > 0 {
+            if host > 0 && !scenario.established {
                 world.name_targets(host);
             }
             let after = world.dice.seconds([0.0, scenario.starts_within_s]);
@@ -127,12 +132,22 @@ impl World {
     fn found(&mut self) {
         let mut nonce = [0; 16];
         nonce.copy_from_slice(&self.dice.octets()[..16]);
+        let slot_size = match AddressSpace::of_range(self.scenario.range) {
+            Ok(space) => space.slot_size(),
+            Err(error) => {
+                self.violation = Some(Violation {
+                    invariant: "addresses",
+                    host: 0,
+                    what: format!("the scenario's range {}: {error}", self.scenario.range),
+                });
+                return;
+            }
+        };
         let genesis = Genesis {
             founder: self.hosts[0].id(),
             nonce,
-            #[expect(clippy::expect_used, reason = "a constant")]
-            range: "10.32.0.0/12".parse().expect("a CIDR"),
-            slot_size: 16,
+            range: self.scenario.range,
+            slot_size,
         };
         self.genesis = genesis.id();
         let secret = ClusterSecret {
@@ -140,6 +155,41 @@ impl World {
             key: self.dice.octets(),
         };
         self.hosts[0].disk.found(DurableState::founded(genesis, secret));
+    }
+
+    /// Gives every host the disk of a cluster that has grown in good weather.
+    fn establish(&mut self) {
+        let disks = Arc::clone(&self.scenario.disks);
+        let disks = disks.get_or_init(|| {
+            let mut grown = Self::new(&self.scenario.in_good_weather(), 0, None, Lines::None);
+            grown.run()?;
+            Ok(grown.hosts.into_iter().map(|host| host.disk).collect())
+        });
+        let disks = match disks {
+            Ok(disks) => disks,
+            Err(violation) => return self.violation = Some(violation.clone()),
+        };
+        for (number, disk) in disks.iter().enumerate() {
+            self.hosts[number].disk = disk.clone();
+            let (Some(durable), Some(ipam)) = (disk.durable(), disk.ipam()) else {
+                continue;
+            };
+            self.genesis = durable.genesis().id();
+            let Ok(space) = AddressSpace::of_genesis(durable.genesis()) else {
+                continue;
+            };
+            for (offset, held) in ipam.addresses() {
+                if let (Held::Pod(id), Some(address)) = (held, space.address(*offset)) {
+                    self.see(
+                        number,
+                        &Seen::Given {
+                            id: id.as_str(),
+                            address,
+                        },
+                    );
+                }
+            }
+        }
     }
 
     /// What an operator would type: the first host, and another one.

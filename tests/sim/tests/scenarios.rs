@@ -23,11 +23,10 @@ fn twice(scenario: &Scenario, seed: u64) {
     );
 }
 
+/// Runs the seeds of an ordinary test run.
 fn some_seeds(name: &str) {
     let scenario = load(name);
-    for seed in 0..scenario.seeds {
-        twice(&scenario, seed);
-    }
+    many_seeds(&scenario, scenario.seeds);
 }
 
 /// Runs these seeds on all processors.
@@ -67,13 +66,16 @@ macro_rules! scenarios {
     };
 }
 
-scenarios!(calm, rough, crashes, partitions, verdicts, moves, chaos);
+scenarios!(calm, rough, crashes, partitions, verdicts, moves, chaos, twenty);
 
 #[test]
 #[ignore = "long: a thousand seeds over the small scenarios"]
 fn a_thousand_seeds() {
     let names: Vec<String> = scenario::names().expect("the folder of scenarios");
-    let small: Vec<&String> = names.iter().filter(|name| *name != "chaos").collect();
+    let small: Vec<&String> = names
+        .iter()
+        .filter(|name| !["chaos", "twenty"].contains(&name.as_str()))
+        .collect();
     for name in &small {
         many_seeds(&load(name), LONG_SEEDS.div_ceil(small.len() as u64));
     }

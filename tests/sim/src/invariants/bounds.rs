@@ -43,15 +43,12 @@ fn settled(scene: &Scene<'_>, outputs: usize) -> Result<(), String> {
         return Err(format!("{sessions} sessions are installed for {peers} peers"));
     }
     let mesh = running.node.mesh();
-    let (links, records) = (mesh.links(), mesh.registers().len());
-    if links.len() > CONNECTIONS_MAX {
-        return Err(format!("{} connections", links.len()));
+    let (connections, pending, records) = (mesh.connections(), mesh.pending_max(), mesh.registers().len());
+    if connections > CONNECTIONS_MAX {
+        return Err(format!("{connections} connections"));
     }
-    match links.iter().find(|link| link.pending > records) {
-        Some(link) => Err(format!(
-            "{} records wait for {:?}, of {records}",
-            link.pending, link.conn
-        )),
-        None => Ok(()),
+    match pending > records {
+        true => Err(format!("{pending} records wait on one link, of {records}")),
+        false => Ok(()),
     }
 }

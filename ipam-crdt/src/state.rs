@@ -184,7 +184,8 @@ impl IpamState {
                 owner,
                 is_frozen,
             } => {
-                for slot in run.slots() {
+                // A damaged log may name billions of slots behind the end.
+                for slot in run.first..run.slots().end.min(self.table.len()) {
                     let register = Register {
                         version: run.version,
                         owner: *owner,

@@ -58,6 +58,7 @@ pub const PACKAGES: &[Package] = &[
     test(LAB, "tests/lab", &[WIRE, KERNEL]),
     test("weft-sim", "tests/sim", &[WIRE, GOSSIP, IPAM, SLEEVE, NODE]),
     test("weft-conformance", "tests/conformance", &[]),
+    test("weft-fuzz", "fuzz", &[WIRE, GOSSIP, IPAM, SLEEVE]),
 ];
 
 /// Crates that bring in a clock, randomness, sockets or the system. None may be below a core.

@@ -79,7 +79,8 @@ pub enum Request {
         /// Comes back in [`Output::Freed`].
         request: RequestId,
     },
-    /// Nobody waits for this answer any longer: if the request still waits, it gets neither an address nor an answer.
+    /// Nobody waits for this answer any longer: if the request still waits, it gets no address, and
+    /// [`AllocError::Cancelled`] for an answer.
     Cancel(RequestId),
 }
 
@@ -202,6 +203,9 @@ pub enum AllocError {
     /// The pod was freed while it waited.
     #[error("the pod was freed while it waited")]
     Freed,
+    /// Whoever asked has gone.
+    #[error("whoever asked has gone")]
+    Cancelled,
 }
 
 /// Something worth knowing.

@@ -26,7 +26,12 @@ impl Ipam {
                 Err(error) => self.answer(request, Err(AllocError::Address(error))),
             },
             Request::Free { id, address, request } => self.on_free(now, &id, address, request),
-            Request::Cancel(request) => self.waiting.retain(|waiting| waiting.request != request),
+            Request::Cancel(request) => {
+                if let Some(at) = self.waiting.iter().position(|waiting| waiting.request == request) {
+                    self.waiting.remove(at);
+                    self.answer(request, Err(AllocError::Cancelled));
+                }
+            }
         }
     }
 

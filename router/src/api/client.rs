@@ -49,13 +49,6 @@ impl Client {
         serde_json::from_slice(&body).context("the router's answer cannot be read: is it of another version?")
     }
 
-    /// `POST path` with a JSON body and an empty answer.
-    pub(crate) async fn tell(&self, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
-        self.call(Method::POST, path, serde_json::to_vec(body)?.into())
-            .await
-            .map(drop)
-    }
-
     /// Stops the router and waits until it has closed its socket. False when none was running.
     pub(crate) async fn stop(&self) -> anyhow::Result<bool> {
         match UnixStream::connect(&self.socket).await {

@@ -6,8 +6,8 @@ use crate::queue::Event;
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use weft_ipam_crdt::RequestId;
-use weft_node::{Input, IpamRequest};
+use weft_ipam_crdt::{Request, RequestId};
+use weft_node::Input;
 use weft_wire::api::PodPlan;
 
 /// Pods that a host has at most.
@@ -47,7 +47,7 @@ impl World {
             true => {
                 // The pod is gone from this moment on, whether the host lives to hear it or not.
                 self.see(host, &Seen::Left { id: &id });
-                IpamRequest::Free {
+                Request::Free {
                     id,
                     address: None,
                     request,
@@ -55,7 +55,7 @@ impl World {
             }
             false => {
                 self.requests.open.insert(request, id.clone());
-                IpamRequest::Allocate { id, request }
+                Request::Allocate { id, request }
             }
         };
         self.record

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, anyhow, bail};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::Method;
 use hyper::body::Bytes;
-use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -117,9 +117,6 @@ impl Client {
         }
         match serde_json::from_slice::<ApiError>(&body) {
             Ok(refusal) => bail!(refusal.error),
-            Err(_) if status == StatusCode::NOT_FOUND => {
-                bail!("the router does not know {path}: is it older?")
-            }
             Err(_) => bail!("the router answered {status}"),
         }
     }

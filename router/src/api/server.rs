@@ -3,7 +3,7 @@
 use crate::command::attach;
 use crate::daemon::{NodeHandle, Request, TargetRefusal};
 use axum::extract::{ConnectInfo, Path, State, connect_info::Connected};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
@@ -157,6 +157,8 @@ pub(crate) async fn serve(listener: UnixListener, node: NodeHandle) -> std::io::
             post(|api, caller, body| target(api, caller, body, Request::Forget)),
         )
         .route("/v1/stop", post(stop))
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(Api {
             node,
@@ -181,6 +183,17 @@ fn root_only(caller: Caller) -> Result<(), Refusal> {
             "only root may change what the router does: use sudo".into(),
         )),
     }
+}
+
+/// A path that is not there, or not with this method.
+async fn unknown(method: Method, uri: Uri) -> Refusal {
+    Refusal(
+        StatusCode::NOT_FOUND,
+        format!(
+            "this router has no {method} {}: is it of another version?",
+            uri.path()
+        ),
+    )
 }
 
 async fn status(State(api): State<Api>) -> Result<Response, Refusal> {

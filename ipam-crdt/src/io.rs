@@ -51,9 +51,9 @@ pub struct IpamConfig {
     pub seed: [u8; 32],
 }
 
-/// Something that happened.
-#[derive(Debug)]
-pub enum Input {
+/// What somebody on this host wants of the address space.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
     /// A pod needs an address. The same id gets the same address.
     Allocate {
         /// The pod.
@@ -79,8 +79,16 @@ pub enum Input {
         /// Comes back in [`Output::Freed`].
         request: RequestId,
     },
-    /// The shell no longer waits for an answer.
+    /// Nobody waits for this answer any longer: if the request still waits, it gets no address, and
+    /// [`AllocError::Cancelled`] for an answer.
     Cancel(RequestId),
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The shell wants something.
+    Request(Request),
     /// Announce something that lives on this host although no slot says so, or take that back.
     SetException {
         /// What.
@@ -101,6 +109,8 @@ pub enum Input {
     Persisted(PersistToken),
     /// The members of the cluster, this host included; at the start and after each change.
     MembersChanged(Vec<NodeId>),
+    /// This member can be reached from now on: what waits for it need not wait for the next retry.
+    PeerUp(NodeId),
     /// Stop allocating: the host's identity is in doubt.
     Freeze(FreezeReason),
     /// The time that `poll_timeout` named has come.
@@ -193,6 +203,9 @@ pub enum AllocError {
     /// The pod was freed while it waited.
     #[error("the pod was freed while it waited")]
     Freed,
+    /// Whoever asked has gone.
+    #[error("whoever asked has gone")]
+    Cancelled,
 }
 
 /// Something worth knowing.
@@ -246,14 +259,14 @@ pub enum Event {
 /// Something to do.
 #[derive(Debug)]
 pub enum Output {
-    /// The answer to [`Input::Allocate`] or [`Input::Claim`]; a success is durable.
+    /// The answer to [`Request::Allocate`] or [`Request::Claim`]; a success is durable.
     Answer {
         /// Of which request.
         request: RequestId,
         /// The address, or why there is none.
         result: Result<Allocation, AllocError>,
     },
-    /// The answer to [`Input::Free`]; durable.
+    /// The answer to [`Request::Free`]; durable.
     Freed {
         /// Of which request.
         request: RequestId,

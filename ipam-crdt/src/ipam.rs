@@ -255,10 +255,7 @@ impl Ipam {
     /// Takes one input; `now` never goes back.
     pub fn handle(&mut self, now: Time, input: Input) {
         match input {
-            Input::Allocate { id, request } => self.on_allocate(now, id, request),
-            Input::Claim { id, address, request } => self.on_claim(now, id, address, request),
-            Input::Free { id, address, request } => self.on_free(now, &id, address, request),
-            Input::Cancel(request) => self.waiting.retain(|waiting| waiting.request != request),
+            Input::Request(request) => self.on_request(now, request),
             Input::SetException { what, present } => self.set_exception(what, present),
             Input::Record(envelope) => self.on_record(now, &envelope),
             Input::Message { from, bytes } => match Message::decode(&bytes) {
@@ -271,6 +268,7 @@ impl Ipam {
             },
             Input::Persisted(token) => self.durable = self.durable.max(token),
             Input::MembersChanged(members) => self.on_members(members),
+            Input::PeerUp(peer) => self.on_peer_up(peer),
             Input::Freeze(reason) => self.freeze(reason),
             Input::Tick => {}
         }

@@ -51,8 +51,8 @@ pub mod table;
 mod transfer;
 
 pub use io::{
-    AllocError, Allocation, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, RequestId,
-    Role, WaitReason,
+    AllocError, Allocation, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, Request,
+    RequestId, Role, WaitReason,
 };
 pub use ipam::{ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, WAITING_MAX};
 pub use space::{AddressError, AddressSpace, RangeError, Slot};

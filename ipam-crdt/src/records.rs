@@ -346,14 +346,25 @@ impl Ipam {
             for _ in 0..CONFIRMERS {
                 let Some(to) = self.one_of(&others) else { break };
                 others.retain(|node| *node != to);
-                let (incarnation, serial) = (self.incarnation, self.start_serial);
-                self.send(to, &Message::Confirm { incarnation, serial });
+                self.ask_confirmation(to);
             }
         }
         for (to, offset, number) in self.to_return() {
             self.send(to, &Message::Return { offset, number });
         }
         self.retry_transfers();
+    }
+
+    /// A member can be reached: one confirmation is enough, so a host that has just started need not wait for a retry.
+    pub(crate) fn on_peer_up(&mut self, peer: NodeId) {
+        if matches!(self.standing, Standing::AwaitingConfirmation(_)) && self.members.contains(&peer) {
+            self.ask_confirmation(peer);
+        }
+    }
+
+    fn ask_confirmation(&mut self, to: NodeId) {
+        let (incarnation, serial) = (self.incarnation, self.start_serial);
+        self.send(to, &Message::Confirm { incarnation, serial });
     }
 
     /// The record of what this host owns.

@@ -1,28 +1,38 @@
 //! Requests of this host: allocate, claim, free, and the wait for an address.
 
-use crate::io::{AllocError, Allocation, Output, RequestId, WaitReason};
+use crate::io::{AllocError, Allocation, Output, Request, RequestId, WaitReason};
 use crate::ipam::{ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, Standing, WAITING_MAX, Waiting, Want};
 use crate::message::Message;
 use crate::state::{Change, Held};
 use alloc::collections::BTreeSet;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use weft_wire::Time;
 
 impl Ipam {
-    pub(crate) fn on_allocate(&mut self, now: Time, id: String, request: RequestId) {
-        self.ask_for(now, id, Want::Any, request);
-    }
-
-    pub(crate) fn on_claim(&mut self, now: Time, id: String, address: IpAddr, request: RequestId) {
-        if let Err(error) = self.space.for_pod(address) {
-            return self.answer(request, Err(AllocError::Address(error)));
+    pub(crate) fn on_request(&mut self, now: Time, request: Request) {
+        match request {
+            Request::Allocate { id, request } => self.ask_for(now, id, Want::Any, request),
+            Request::Claim { id, address, request } => match self.space.for_pod(address) {
+                // for_pod has found it in the range.
+                Ok(_) => self.ask_for(
+                    now,
+                    id,
+                    Want::Exact(self.space.offset(address).unwrap_or(0)),
+                    request,
+                ),
+                Err(error) => self.answer(request, Err(AllocError::Address(error))),
+            },
+            Request::Free { id, address, request } => self.on_free(now, &id, address, request),
+            Request::Cancel(request) => {
+                if let Some(at) = self.waiting.iter().position(|waiting| waiting.request == request) {
+                    self.waiting.remove(at);
+                    self.answer(request, Err(AllocError::Cancelled));
+                }
+            }
         }
-        // for_pod has found it in the range.
-        let offset = self.space.offset(address).unwrap_or(0);
-        self.ask_for(now, id, Want::Exact(offset), request);
     }
 
     fn ask_for(&mut self, now: Time, id: String, want: Want, request: RequestId) {
@@ -45,7 +55,7 @@ impl Ipam {
         }
     }
 
-    pub(crate) fn on_free(&mut self, now: Time, id: &str, address: Option<IpAddr>, request: RequestId) {
+    fn on_free(&mut self, now: Time, id: &str, address: Option<IpAddr>, request: RequestId) {
         let only = address.map(|address| self.space.offset(address));
         let mut freed = Vec::new();
         let offsets: Vec<u32> = self.ids.get(id).into_iter().flatten().copied().collect();
@@ -188,11 +198,10 @@ impl Ipam {
         }
     }
 
-    /// Requests that wait, each with what it waits for.
-    pub fn waiting(&self) -> Vec<(String, String)> {
+    /// Requests that wait, oldest first: the pod, and what it waits for.
+    pub fn waiting(&self) -> impl Iterator<Item = (&str, WaitReason)> {
         self.waiting
             .iter()
-            .map(|waiting| (waiting.id.clone(), self.reason_of(waiting).to_string()))
-            .collect()
+            .map(|waiting| (waiting.id.as_str(), self.reason_of(waiting)))
     }
 }

@@ -1,8 +1,8 @@
 //! What the machine tells about itself, for status.
 
+use crate::io::WaitReason;
 use crate::ipam::{Ipam, Standing};
 use crate::state::Held;
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -26,24 +26,31 @@ pub struct OwnedRange {
 pub struct Summary {
     /// Ranges in order of address.
     pub ranges: Vec<OwnedRange>,
-    /// Addresses that this host can give out at once.
-    pub free: u64,
-    /// Addresses that its pods have, with the pod.
+    /// Addresses that its pods have, in order, with the pod.
     pub used: Vec<(IpAddr, String)>,
-    /// Addresses of this host's slots that others have borrowed.
-    pub lent: u64,
-    /// Addresses of others' slots that pods of this host have.
-    pub borrowed: u64,
-    /// Freed addresses that rest before they are given out again.
-    pub resting: u64,
-    /// Requests that wait for an address.
-    pub waiting: u64,
+    /// How many there are of each kind.
+    pub counts: Counts,
     /// Number of the membership epoch.
     pub epoch: u32,
     /// Members of that epoch.
     pub epoch_members: u64,
-    /// Why nothing, or less, is given out, in words.
-    pub hindrance: Option<String>,
+}
+
+/// Addresses by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// In this host's slots, the first and the last of the range included.
+    pub owned: u64,
+    /// That this host can give out at once.
+    pub free: u64,
+    /// That its pods have, the borrowed ones included.
+    pub used: u64,
+    /// Of this host's slots, that others have borrowed.
+    pub lent: u64,
+    /// Of others' slots, that pods of this host have.
+    pub borrowed: u64,
+    /// Freed, and resting before they are given out again.
+    pub resting: u64,
 }
 
 impl Ipam {
@@ -80,38 +87,53 @@ impl Ipam {
             }
             end = Some(run.slots().end);
         }
-        let mut used = BTreeMap::new();
-        let (mut lent, mut borrowed) = (0, 0);
+        let mut used = Vec::new();
         for (offset, held) in self.state.addresses() {
-            match held {
-                Held::Lent { .. } => lent += 1,
-                Held::Borrowed { .. } => borrowed += 1,
-                Held::Pod(_) | Held::Returning { .. } | Held::Resting => {}
-            }
-            let pod = self
-                .ids
-                .iter()
-                .find(|(_, offsets)| offsets.contains(offset))
-                .map(|(id, _)| id.clone());
-            if let (Some(address), Some(pod)) = (self.space.address(*offset), pod) {
-                used.insert(address, pod);
+            if let Held::Pod(id) | Held::Borrowed { id, .. } = held
+                && let Some(address) = self.space.address(*offset)
+            {
+                used.push((address, id.clone()));
             }
         }
         Summary {
             ranges,
-            free: self.pool.free_addresses(),
-            used: used.into_iter().collect(),
-            lent,
-            borrowed,
-            resting: self.resting.len() as u64,
-            waiting: self.waiting.len() as u64,
+            used,
+            counts: self.counts(),
             epoch: self.state.epoch(),
             epoch_members: self.state.members().len() as u64,
-            hindrance: match &self.standing {
-                Standing::Confirmed => None,
-                Standing::AwaitingConfirmation(_) => Some(crate::io::WaitReason::Confirmation.to_string()),
-                Standing::Frozen(reason) => Some(reason.to_string()),
-            },
+        }
+    }
+
+    /// How many addresses there are of each kind, without listing any.
+    pub fn counts(&self) -> Counts {
+        let slots: u64 = self.own_runs.iter().map(|run| u64::from(run.count)).sum();
+        let mut counts = Counts {
+            owned: slots * u64::from(self.space.slot_size()),
+            free: self.pool.free_addresses(),
+            used: 0,
+            lent: 0,
+            borrowed: 0,
+            resting: self.resting.len() as u64,
+        };
+        for held in self.state.addresses().values() {
+            match held {
+                Held::Pod(_) => counts.used += 1,
+                Held::Borrowed { .. } => {
+                    (counts.used, counts.borrowed) = (counts.used + 1, counts.borrowed + 1)
+                }
+                Held::Lent { .. } => counts.lent += 1,
+                Held::Returning { .. } | Held::Resting => {}
+            }
+        }
+        counts
+    }
+
+    /// Why nothing, or less, is given out.
+    pub fn hindrance(&self) -> Option<String> {
+        match &self.standing {
+            Standing::Confirmed => None,
+            Standing::AwaitingConfirmation(_) => Some(WaitReason::Confirmation.to_string()),
+            Standing::Frozen(reason) => Some(reason.to_string()),
         }
     }
 }

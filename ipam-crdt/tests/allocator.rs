@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use weft_ipam_crdt::{
-    AddressSpace, AllocError, Input, Ipam, IpamConfig, IpamState, Output, REST, RequestId, Role,
+    AddressSpace, AllocError, Input, Ipam, IpamConfig, IpamState, Output, REST, Request, RequestId, Role,
 };
 use weft_wire::record::Genesis;
 use weft_wire::{NodeKey, Time};
@@ -167,10 +167,10 @@ fn run(ops: &[Op]) -> Result<(), TestCaseError> {
         match op {
             Op::Allocate(id) => {
                 let (id, request) = (format!("pod-{id}"), rig.request());
-                match rig.give(Input::Allocate {
+                match rig.give(Input::Request(Request::Allocate {
                     id: id.clone(),
                     request,
-                }) {
+                })) {
                     Some(Answer::Address(Ok(address))) => match model.by_id.get(&id) {
                         Some(held) => {
                             prop_assert!(held.contains(&address), "another address for the same id")
@@ -193,7 +193,7 @@ fn run(ops: &[Op]) -> Result<(), TestCaseError> {
                                 "{address} is free and was not given"
                             );
                         }
-                        rig.give(Input::Cancel(request));
+                        rig.give(Input::Request(Request::Cancel(request)));
                     }
                     Some(Answer::Address(Err(error))) => prop_assert!(false, "{error}"),
                     Some(Answer::Freed(_)) => prop_assert!(false),
@@ -202,11 +202,11 @@ fn run(ops: &[Op]) -> Result<(), TestCaseError> {
             Op::Claim(id, at) => {
                 let (id, request) = (format!("pod-{id}"), rig.request());
                 let address = rig.space.address(u32::from(*at)).unwrap();
-                match rig.give(Input::Claim {
+                match rig.give(Input::Request(Request::Claim {
                     id: id.clone(),
                     address,
                     request,
-                }) {
+                })) {
                     Some(Answer::Address(Ok(got))) => {
                         prop_assert_eq!(got, address);
                         prop_assert!(rig.space.for_pod(address).is_ok());
@@ -234,11 +234,11 @@ fn run(ops: &[Op]) -> Result<(), TestCaseError> {
             Op::Free(id) => {
                 let (id, request) = (format!("pod-{id}"), rig.request());
                 let held = model.by_id.remove(&id).unwrap_or_default();
-                match rig.give(Input::Free {
+                match rig.give(Input::Request(Request::Free {
                     id: id.clone(),
                     address: None,
                     request,
-                }) {
+                })) {
                     Some(Answer::Freed(freed)) => {
                         let freed: BTreeSet<IpAddr> = freed.into_iter().collect();
                         prop_assert_eq!(&held, &freed);

@@ -29,31 +29,40 @@ pub(crate) enum Command {
     #[command(after_help = UP_EXAMPLES)]
     Up(Box<UpOptions>),
     /// Show this host's router: who is connected, how, and what is wrong.
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
     /// List all peers, with how frames reach them and why.
+    #[command(after_help = PEERS_EXAMPLES)]
     Peers(StatusArgs),
     /// Try an address at which a host of the cluster listens, until it answers.
+    #[command(after_help = CONNECT_EXAMPLES)]
     Connect(TargetArgs),
     /// Stop trying an address; a connection that stands stays.
+    #[command(after_help = FORGET_EXAMPLES)]
     Forget(TargetArgs),
     /// Connect a network namespace to the cluster's Ethernet.
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(AttachArgs),
     /// Disconnect a network namespace.
+    #[command(after_help = DETACH_EXAMPLES)]
     Detach(DetachArgs),
     /// Print the token that lets other hosts join this cluster.
+    #[command(after_help = TOKEN_EXAMPLES)]
     Token(TokenArgs),
     /// Stop the router and remove bridge and ports from the kernel.
+    #[command(after_help = DOWN_EXAMPLES)]
     Down(DownArgs),
     /// Show who owns which addresses, and give addresses out by hand.
     #[command(after_help = IPAM_EXAMPLES)]
     Ipam(IpamArgs),
     /// Print completions for a shell, to be sourced.
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
     },
     /// Show weft at work on this one machine: hosts and pods in namespaces, real routers, real traffic.
+    #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
 }
 
@@ -71,6 +80,53 @@ Examples:
   weft attach /run/netns/pod1
   weft attach /proc/4711/ns/net --ip 10.32.0.2 --id web";
 
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  weft status                                       one screen
+  weft status --json | jq -r '.warnings[]'          what somebody should look at
+  weft status --json | jq '.ipam.waiting'           which pods wait for an address, and for what";
+
+const PEERS_EXAMPLES: &str = "\
+Examples:
+  weft peers
+  weft peers --json | jq -r '.[] | select(.mode == \"none\") | .name + \": \" + .reason'";
+
+const CONNECT_EXAMPLES: &str = "\
+Examples:
+  weft connect 192.0.2.1
+  weft connect a.example:6783";
+
+const FORGET_EXAMPLES: &str = "\
+Examples:
+  weft forget 192.0.2.1          its other addresses are still tried
+  weft status                    names the addresses that are tried and not reached";
+
+const DETACH_EXAMPLES: &str = "\
+Examples:
+  weft detach /run/netns/pod1    as it was given to `weft attach`
+  weft detach web                or its --id";
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  weft token > token             then copy it to the host that shall join
+  weft token --generate          for a cluster that is still to be made";
+
+const DOWN_EXAMPLES: &str = "\
+Examples:
+  weft down                      refuses while pods are attached
+  weft down --force              takes the network away from under them";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  source <(weft completions bash)
+  weft completions fish > ~/.config/fish/completions/weft.fish";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  weft demo
+  weft demo --hosts 3 --bytes 1G
+  weft demo --keep               and step in";
+
 const IPAM_EXAMPLES: &str = "\
 Examples:
   weft ipam                           who owns which ranges, what is free here
@@ -79,6 +135,11 @@ Examples:
   weft ipam lookup 10.32.0.9          where it lives
   weft ipam lookup db                 which addresses db has
   weft ipam free db                   give them back";
+
+const ALLOCATE_EXAMPLES: &str = "Examples:\n  weft ipam allocate db";
+const CLAIM_EXAMPLES: &str = "Examples:\n  weft ipam claim db 10.32.0.9";
+const FREE_EXAMPLES: &str = "Examples:\n  weft ipam free db                 all that it has\n  weft ipam free db 10.32.0.9       this one";
+const LOOKUP_EXAMPLES: &str = "Examples:\n  weft ipam lookup 10.32.0.9        where it lives\n  weft ipam lookup db               which it has";
 
 #[derive(Args)]
 pub(crate) struct IpamArgs {
@@ -95,11 +156,13 @@ pub(crate) struct IpamArgs {
 #[derive(Subcommand)]
 pub(crate) enum IpamCommand {
     /// Give an address to ID; the same ID gets the same one again.
+    #[command(after_help = ALLOCATE_EXAMPLES)]
     Allocate {
         /// Name of what gets it.
         id: String,
     },
     /// Give this address to ID.
+    #[command(after_help = CLAIM_EXAMPLES)]
     Claim {
         /// Name of what gets it.
         id: String,
@@ -107,6 +170,7 @@ pub(crate) enum IpamCommand {
         address: IpAddr,
     },
     /// Take back the addresses of ID, or one of them.
+    #[command(after_help = FREE_EXAMPLES)]
     Free {
         /// Name of what has them.
         id: String,
@@ -114,15 +178,19 @@ pub(crate) enum IpamCommand {
         address: Option<IpAddr>,
     },
     /// Tell which addresses an ID has, or where an address lives.
+    #[command(after_help = LOOKUP_EXAMPLES)]
     Lookup {
         /// An ID or an address.
         what: String,
     },
 }
 
-/// Where the router is asked.
+/// Where the router is asked, and how its answer is shown.
 #[derive(Args)]
-pub(crate) struct SocketArg {
+pub(crate) struct RouterArgs {
+    /// Print JSON; its fields are stable.
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Unix socket of the router.
     #[arg(long, value_name = "FILE", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET)]
     pub(crate) socket: PathBuf,
@@ -130,11 +198,8 @@ pub(crate) struct SocketArg {
 
 #[derive(Args)]
 pub(crate) struct StatusArgs {
-    /// Print JSON; its fields are stable.
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) router: SocketArg,
+    pub(crate) router: RouterArgs,
 }
 
 #[derive(Args)]
@@ -150,11 +215,8 @@ pub(crate) struct AttachArgs {
     /// Name of the interface inside the pod.
     #[arg(long, default_value = "eth0")]
     pub(crate) ifname: String,
-    /// Print JSON; its fields are stable.
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) router: SocketArg,
+    pub(crate) router: RouterArgs,
 }
 
 #[derive(Args)]
@@ -162,7 +224,7 @@ pub(crate) struct DetachArgs {
     /// The namespace as it was given to `weft attach`, or the --id.
     pub(crate) netns: PathBuf,
     #[command(flatten)]
-    pub(crate) router: SocketArg,
+    pub(crate) router: RouterArgs,
 }
 
 #[derive(Args)]
@@ -170,6 +232,9 @@ pub(crate) struct TokenArgs {
     /// Make a new token instead, for a cluster that is still to be made.
     #[arg(long)]
     pub(crate) generate: bool,
+    /// Print JSON; its fields are stable.
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Directory of the durable state.
     #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR", default_value = crate::config::DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,
@@ -180,7 +245,7 @@ pub(crate) struct TargetArgs {
     /// HOST or HOST:PORT.
     pub(crate) target: String,
     #[command(flatten)]
-    pub(crate) router: SocketArg,
+    pub(crate) router: RouterArgs,
 }
 
 #[derive(Args)]
@@ -189,5 +254,44 @@ pub(crate) struct DownArgs {
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
-    pub(crate) router: SocketArg,
+    pub(crate) router: RouterArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    /// Commands whose output is no answer: a daemon with a log, and a script for a shell.
+    const WITHOUT_JSON: [&str; 2] = ["up", "completions"];
+
+    fn check(command: &clap::Command, path: &str) {
+        // `help` comes with the library.
+        for command in command
+            .get_subcommands()
+            .filter(|command| command.get_name() != "help")
+        {
+            let name = command.get_name();
+            let path = format!("{path} {name}");
+            let help = command.clone().render_long_help().to_string();
+            assert!(
+                help.contains("Examples:") && help.contains(&path),
+                "`{path} --help` shows no example of it:\n{help}"
+            );
+            let has_json = command.get_arguments().any(|arg| arg.get_long() == Some("json"));
+            assert!(
+                has_json != WITHOUT_JSON.contains(&name),
+                "`{path}` and --json: {has_json}"
+            );
+            check(command, &path);
+        }
+    }
+
+    #[test]
+    fn every_command_has_examples_and_json() {
+        let mut cli = Cli::command();
+        // Hands global options down.
+        cli.build();
+        check(&cli, "weft");
+    }
 }

@@ -1,6 +1,7 @@
-//! What the router says over its local socket: the bodies of requests and answers, JSON on the wire.
+//! What the router says over its local socket, and what the commands print with `--json`.
 //!
-//! Field names are stable; fields are added, never renamed or removed.
+//! Field names are stable; fields are added, never renamed or removed. The published schema, docs/api.schema.json, is
+//! made from these types by the test in `schema`.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -9,8 +10,12 @@ use core::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+mod schema;
+
 /// `GET /v1/status`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
     /// Program version.
     pub version: String,
@@ -30,6 +35,8 @@ pub struct Status {
     pub endpoints: Vec<SocketAddr>,
     /// Peers known, whether reachable or not, sorted by name and id.
     pub peers: Vec<PeerStatus>,
+    /// The address space in short; none before this host is a member.
+    pub ipam: Option<IpamSummary>,
     /// Pods attached on this host.
     pub pods: Vec<Pod>,
     /// Addresses that the operator named and that are not connected, with the last reason.
@@ -46,6 +53,7 @@ pub struct Status {
 
 /// Where a node stands towards a cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum ClusterStatus {
     /// No cluster yet: waits for a peer that admits this node.
@@ -55,6 +63,7 @@ pub enum ClusterStatus {
         /// Genesis id, 64 hexadecimal digits.
         genesis: String,
         /// Addresses that pods get.
+        #[cfg_attr(test, schemars(with = "schema::Network"))]
         range: IpNet,
         /// Members known, this node included.
         members: u32,
@@ -63,6 +72,7 @@ pub enum ClusterStatus {
 
 /// One peer as this node sees it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PeerStatus {
     /// The peer, 64 hexadecimal digits.
     pub node: String,
@@ -80,6 +90,9 @@ pub struct PeerStatus {
     pub encrypted: bool,
     /// Cipher of the session, once there is one.
     pub cipher: Option<String>,
+    /// Largest MTU for pods that the path to it carries unfragmented, in octets of IP packet, by what both hosts say of
+    /// their interfaces; none before it has said so.
+    pub mtu: Option<u16>,
     /// Where its datagrams are sent.
     pub endpoint: Option<SocketAddr>,
     /// Seconds since the mode last changed.
@@ -90,6 +103,7 @@ pub struct PeerStatus {
 
 /// Counters of frames, without the sleeve's own octets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Traffic {
     /// Frames sent.
     pub tx_frames: u64,
@@ -103,6 +117,7 @@ pub struct Traffic {
 
 /// State of the mesh link to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkState {
     /// Up.
@@ -115,6 +130,7 @@ pub enum LinkState {
 
 /// An address that the operator named.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TargetStatus {
     /// As it was named.
     pub target: String,
@@ -124,10 +140,12 @@ pub struct TargetStatus {
 
 /// A pod attached on this host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Pod {
     /// Name under which it was attached.
     pub id: String,
     /// Address with the prefix length of the range.
+    #[cfg_attr(test, schemars(with = "schema::Network"))]
     pub address: IpNet,
     /// MAC address of its interface.
     pub mac: String,
@@ -135,6 +153,7 @@ pub struct Pod {
 
 /// `POST /v1/pods`: an address for a pod; the same id gets the same one again; root only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PodRequest {
     /// Name of the pod, for example its namespace path or container id.
     pub id: String,
@@ -145,6 +164,7 @@ pub struct PodRequest {
 
 /// `POST /v1/pods/free`: a pod is gone, or one of its addresses; root only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FreeRequest {
     /// Name of the pod.
     pub id: String,
@@ -153,8 +173,9 @@ pub struct FreeRequest {
     pub address: Option<IpAddr>,
 }
 
-/// Addresses of a pod: answer to [`FreeRequest`], with what was freed, and to `GET /v1/pods/{id}`.
+/// Addresses of a pod: answer to `POST /v1/pods/free`, with what was freed, and to `GET /v1/pods/{id}`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PodAddresses {
     /// Name of the pod.
     pub id: String,
@@ -164,6 +185,7 @@ pub struct PodAddresses {
 
 /// `GET /v1/addresses/{address}`: where an address lives.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AddressPlace {
     /// The address.
     pub address: IpAddr,
@@ -173,13 +195,17 @@ pub struct AddressPlace {
 
 /// `GET /v1/ipam`: the address space as this host sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct IpamStatus {
     /// Addresses that pods get.
+    #[cfg_attr(test, schemars(with = "schema::Network"))]
     pub range: IpNet,
     /// Addresses in one slot.
     pub slot_size: u32,
     /// Stretches of the range by owner, in order.
     pub ranges: Vec<IpamRange>,
+    /// Addresses in the slots that this host owns.
+    pub owned: u64,
     /// Addresses that this host can give out at once.
     pub free: u64,
     /// Addresses that pods of this host have.
@@ -190,8 +216,8 @@ pub struct IpamStatus {
     pub borrowed: u64,
     /// Freed addresses that rest before they are given out again.
     pub resting: u64,
-    /// Requests that wait for an address.
-    pub waiting: u64,
+    /// Requests that wait for an address, oldest first.
+    pub waiting: Vec<WaitingRequest>,
     /// Number of the membership epoch.
     pub epoch: u32,
     /// Members of that epoch.
@@ -200,8 +226,41 @@ pub struct IpamStatus {
     pub hindrance: Option<String>,
 }
 
+/// The address space in short.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct IpamSummary {
+    /// Addresses in the slots that this host owns.
+    pub owned: u64,
+    /// Addresses that this host can give out at once.
+    pub free: u64,
+    /// Addresses that pods of this host have.
+    pub used: u64,
+    /// Single addresses that others have borrowed from this host.
+    pub lent: u64,
+    /// Single addresses that this host has borrowed.
+    pub borrowed: u64,
+    /// Freed addresses that rest before they are given out again.
+    pub resting: u64,
+    /// Requests that wait for an address, oldest first.
+    pub waiting: Vec<WaitingRequest>,
+    /// Why nothing, or less, is given out, in words.
+    pub hindrance: Option<String>,
+}
+
+/// A request that waits for an address.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct WaitingRequest {
+    /// Name of the pod.
+    pub id: String,
+    /// What it waits for, in words.
+    pub reason: String,
+}
+
 /// A stretch of the range with one owner.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct IpamRange {
     /// First address.
     pub first: IpAddr,
@@ -217,6 +276,7 @@ pub struct IpamRange {
 
 /// An address that a pod of this host has.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UsedAddress {
     /// The address.
     pub address: IpAddr,
@@ -224,10 +284,12 @@ pub struct UsedAddress {
     pub id: String,
 }
 
-/// Answer to [`PodRequest`]: how to wire the pod.
+/// Answer to `POST /v1/pods`: how to wire the pod.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PodPlan {
     /// Address with the prefix length of the range.
+    #[cfg_attr(test, schemars(with = "schema::Network"))]
     pub address: IpNet,
     /// MAC address for the pod's interface.
     pub mac: String,
@@ -239,13 +301,57 @@ pub struct PodPlan {
 
 /// `POST /v1/connect` and `POST /v1/forget`: an address at which a member listens; root only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TargetRequest {
     /// `HOST` or `HOST:PORT`.
     pub target: String,
 }
 
+/// Answer to `POST /v1/connect` and `POST /v1/forget`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Target {
+    /// The address with its port, as `targets` of the status names it.
+    pub target: String,
+}
+
+/// What `weft detach --json` prints.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Detached {
+    /// Name of the pod.
+    pub id: String,
+    /// True when it was attached; false when only its address was left to give back.
+    pub was_attached: bool,
+    /// Addresses that were given back.
+    pub freed: Vec<IpAddr>,
+    /// Why its addresses stay reserved, when the router could not be told.
+    pub reserved_because: Option<String>,
+}
+
+/// What `weft down --json` prints.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TakenDown {
+    /// True when a router was running and was stopped.
+    pub was_running: bool,
+    /// The bridge that was removed, with all its ports.
+    pub bridge: String,
+    /// Names of the pods that were detached by force.
+    pub detached: Vec<String>,
+}
+
+/// What `weft token --json` prints.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Token {
+    /// The join token; whoever has it can join.
+    pub token: String,
+}
+
 /// Answer with any 4xx or 5xx status.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ApiError {
     /// What is wrong, where, and the cure.
     pub error: String,

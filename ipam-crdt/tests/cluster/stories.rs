@@ -1,9 +1,11 @@
 //! Single stories.
 
 use crate::world::World;
+use std::net::IpAddr;
 use std::time::Duration;
+use weft_ipam_crdt::ipam::RETRY_INTERVAL;
 use weft_ipam_crdt::message::{AskId, Message};
-use weft_ipam_crdt::{AllocError, Event, Held, Input, Lookup, Role};
+use weft_ipam_crdt::{AllocError, Event, Held, Input, Lookup, Role, WaitReason};
 use weft_wire::ipam::{Grant, SlotRun, SlotsRecord, Version};
 use weft_wire::record::Body;
 use weft_wire::{NodeId, codec};
@@ -213,6 +215,53 @@ fn after_a_start_alone_only_slots_in_use_are_used() {
     let other = world.allocate(1, "after");
     world.run(3 * SECOND);
     assert!(world.hosts[1].answers[&other].is_ok());
+}
+
+#[test]
+fn a_link_that_comes_up_confirms_at_once() {
+    let mut world = started("10.32.0.0/24", 2, 2);
+    world.allocate(1, "before");
+    world.run(SECOND);
+    world.crash(1);
+    world.sides = vec![0, 1];
+    world.start(1);
+    // In between two retries.
+    world.run(RETRY_INTERVAL + RETRY_INTERVAL / 4);
+    let request = world.allocate(1, "after");
+    world.run(RETRY_INTERVAL / 4);
+    assert_eq!(
+        world.ipam(1).waiting().collect::<Vec<_>>(),
+        [("after", WaitReason::Confirmation)]
+    );
+    world.sides = vec![0, 0];
+    world.link_up(0, 1);
+    world.run(Duration::from_millis(20));
+    assert!(world.hosts[1].answers[&request].is_ok());
+    assert_eq!(world.ipam(1).hindrance(), None);
+}
+
+#[test]
+fn what_nobody_waits_for_any_longer_is_given_to_nobody() {
+    let mut world = started("10.32.0.0/24", 2, 2);
+    let theirs = Lookup::Host(world.id(0));
+    let address = (1..255).map(|at| IpAddr::from([10, 32, 0, at]));
+    let address = { address }
+        .find(|address| world.ipam(1).lookup(*address) == theirs)
+        .unwrap();
+    let request = world.claim(1, "gone", &address.to_string());
+    // The question is on its way when its answer is no longer wanted.
+    assert_eq!(
+        world.ipam(1).waiting().collect::<Vec<_>>(),
+        [("gone", WaitReason::Loan(world.id(0)))]
+    );
+    world.cancel(1, request);
+    assert_eq!(world.ipam(1).waiting().count(), 0);
+    world.run(5 * SECOND);
+    assert_eq!(world.hosts[1].answers[&request], Err(AllocError::Cancelled));
+    assert!(world.state(1).addresses().is_empty());
+    let offset = world.ipam(0).state().addresses().keys().next().copied();
+    assert!(offset.is_some(), "it was lent, came back and rests");
+    assert_eq!(world.state(0).addresses()[&offset.unwrap()], Held::Resting);
 }
 
 #[test]

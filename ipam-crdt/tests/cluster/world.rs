@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use weft_ipam_crdt::{
     AddressSpace, AllocError, Allocation, Change, Event, Held, Input, Ipam, IpamConfig, IpamState, Output,
-    PersistToken, RequestId, Role,
+    PersistToken, Request, RequestId, Role,
 };
 use weft_wire::envelope::{RegisterKey, Stamp};
 use weft_wire::ipam::Version;
@@ -192,10 +192,10 @@ impl World {
         let request = RequestId(self.requests);
         self.give(
             host,
-            Input::Allocate {
+            Input::Request(Request::Allocate {
                 id: id.into(),
                 request,
-            },
+            }),
         );
         request
     }
@@ -205,13 +205,25 @@ impl World {
         let request = RequestId(self.requests);
         self.give(
             host,
-            Input::Claim {
+            Input::Request(Request::Claim {
                 id: id.into(),
                 address: address.parse().unwrap(),
                 request,
-            },
+            }),
         );
         request
+    }
+
+    /// Nobody waits for the answer any longer.
+    pub(crate) fn cancel(&mut self, host: usize, request: RequestId) {
+        self.give(host, Input::Request(Request::Cancel(request)));
+    }
+
+    /// A link between two hosts comes up; both learn of it.
+    pub(crate) fn link_up(&mut self, a: usize, b: usize) {
+        let (id_a, id_b) = (self.id(a), self.id(b));
+        self.give(a, Input::PeerUp(id_b));
+        self.give(b, Input::PeerUp(id_a));
     }
 
     pub(crate) fn free(&mut self, host: usize, id: &str) {
@@ -221,11 +233,11 @@ impl World {
         self.hosts[host].told.remove(id);
         self.give(
             host,
-            Input::Free {
+            Input::Request(Request::Free {
                 id: id.into(),
                 address: None,
                 request,
-            },
+            }),
         );
     }
 
@@ -384,6 +396,11 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The machine of a host that is up.
+    pub(crate) fn ipam(&self, host: usize) -> &Ipam {
+        self.hosts[host].ipam.as_ref().expect("the host is up")
     }
 
     pub(crate) fn state(&self, host: usize) -> &IpamState {

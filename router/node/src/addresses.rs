@@ -1,12 +1,12 @@
 //! What the node asks of the address space, and hears of it.
 
-use crate::io::{IpamRequest, Notice, Output};
+use crate::io::{Notice, Output};
 use crate::node::Node;
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::net::IpAddr;
 use weft_ipam_crdt::mac::weft_mac;
-use weft_ipam_crdt::{AllocError, Allocation, Event, FreezeReason, RequestId, WaitReason};
+use weft_ipam_crdt::{AllocError, Allocation, Event, FreezeReason, Request, RequestId, WaitReason};
 use weft_wire::api::PodPlan;
 use weft_wire::envelope::RegisterKey;
 use weft_wire::record::{Admission, Body as _};
@@ -24,33 +24,25 @@ impl Node {
         }
     }
 
-    pub(crate) fn on_ipam_request(&mut self, now: Time, request: IpamRequest) {
-        use weft_ipam_crdt::Input;
-        if self.member.is_none() {
-            match request {
-                IpamRequest::Allocate { request, .. } | IpamRequest::Claim { request, .. } => {
-                    self.outputs.push_back(Output::Allocated {
-                        request,
-                        result: Err(NO_CLUSTER.into()),
-                    });
-                }
-                IpamRequest::Free { request, .. } => {
-                    self.outputs.push_back(Output::Freed {
-                        request,
-                        addresses: [].into(),
-                    });
-                }
-                IpamRequest::Cancel(_) => {}
-            }
-            return;
+    pub(crate) fn on_ipam_request(&mut self, now: Time, request: Request) {
+        if self.member.is_some() {
+            return self.ipam(now, weft_ipam_crdt::Input::Request(request));
         }
-        let input = match request {
-            IpamRequest::Allocate { id, request } => Input::Allocate { id, request },
-            IpamRequest::Claim { id, address, request } => Input::Claim { id, address, request },
-            IpamRequest::Free { id, address, request } => Input::Free { id, address, request },
-            IpamRequest::Cancel(request) => Input::Cancel(request),
-        };
-        self.ipam(now, input);
+        match request {
+            Request::Allocate { request, .. } | Request::Claim { request, .. } => {
+                self.outputs.push_back(Output::Allocated {
+                    request,
+                    result: Err(NO_CLUSTER.into()),
+                });
+            }
+            Request::Free { request, .. } => {
+                self.outputs.push_back(Output::Freed {
+                    request,
+                    addresses: [].into(),
+                });
+            }
+            Request::Cancel(_) => {}
+        }
     }
 
     /// Tells the address space who is a member and what others have published, at the start and as it changes.
@@ -123,6 +115,20 @@ impl Node {
                 )
             }
             error => error.to_string(),
+        }
+    }
+
+    /// What a request waits for, with the nicknames of the hosts in it.
+    pub(crate) fn waits_for(&self, reason: &WaitReason) -> String {
+        match reason {
+            WaitReason::Space(node) => {
+                format!(
+                    "waiting for host {} to hand over address space",
+                    self.name_of(node)
+                )
+            }
+            WaitReason::Loan(node) => format!("waiting for host {} to lend an address", self.name_of(node)),
+            reason => reason.to_string(),
         }
     }
 

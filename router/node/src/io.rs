@@ -54,7 +54,7 @@ pub enum Input<'a> {
         peer: NodeId,
     },
     /// The operator or a pod wants something of the address space.
-    Ipam(IpamRequest),
+    Ipam(weft_ipam_crdt::Request),
     /// Everything up to this write of the address state is durable.
     IpamPersisted(weft_ipam_crdt::PersistToken),
     /// What a session has done so far, once a second.
@@ -89,14 +89,14 @@ pub enum Output {
         /// What to append.
         changes: Vec<Change>,
     },
-    /// The answer to [`IpamRequest::Allocate`] or [`IpamRequest::Claim`]; a success is durable.
+    /// The answer to [`weft_ipam_crdt::Request::Allocate`] or [`weft_ipam_crdt::Request::Claim`]; a success is durable.
     Allocated {
         /// Of which request.
         request: RequestId,
         /// How to wire the pod, or why it gets no address, in words.
         result: Result<PodPlan, String>,
     },
-    /// The answer to [`IpamRequest::Free`]; durable.
+    /// The answer to [`weft_ipam_crdt::Request::Free`]; durable.
     Freed {
         /// Of which request.
         request: RequestId,
@@ -109,38 +109,6 @@ pub enum Output {
     RemoteMacs(BTreeSet<Mac>),
     /// For the log.
     Notice(Notice),
-}
-
-/// What somebody wants of the address space.
-#[derive(Debug)]
-pub enum IpamRequest {
-    /// A pod needs an address; the same id gets the same one again.
-    Allocate {
-        /// The pod.
-        id: String,
-        /// Comes back in the answer.
-        request: RequestId,
-    },
-    /// A pod needs, or has, this address.
-    Claim {
-        /// The pod.
-        id: String,
-        /// The address.
-        address: IpAddr,
-        /// Comes back in the answer.
-        request: RequestId,
-    },
-    /// A pod is gone, or one of its addresses.
-    Free {
-        /// The pod.
-        id: String,
-        /// This address only; all when `None`.
-        address: Option<IpAddr>,
-        /// Comes back in the answer.
-        request: RequestId,
-    },
-    /// Nobody waits for the answer any longer.
-    Cancel(RequestId),
 }
 
 /// What the TCP shell is told.

@@ -23,5 +23,5 @@ pub mod macs;
 pub mod node;
 pub mod report;
 
-pub use io::{EngineCommand, Input, IpamRequest, MeshCommand, Notice, Output};
+pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};
 pub use node::{Node, NodeConfig};

@@ -339,7 +339,10 @@ impl Node {
                 return self.ipam(now, weft_ipam_crdt::Input::Message { from, bytes });
             }
             MeshEvent::Admitted { node, name } => Notice::Admitted { peer: node, name },
-            MeshEvent::PeerUp { node, name } => Notice::LinkUp { peer: node, name },
+            MeshEvent::PeerUp { node, name } => {
+                self.ipam(now, weft_ipam_crdt::Input::PeerUp(node));
+                Notice::LinkUp { peer: node, name }
+            }
             MeshEvent::PeerDown { node, reason } => Notice::LinkDown {
                 peer: node,
                 name: self.name_of(&node),

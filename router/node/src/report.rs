@@ -8,8 +8,10 @@ use alloc::vec::Vec;
 use weft_gossip::status::{LinkStage, LinkStatus};
 use weft_sleeve::PeerView;
 use weft_wire::api::{
-    ClusterStatus, IpamRange, IpamStatus, LinkState, PeerStatus, Status, TargetStatus, Traffic, UsedAddress,
+    ClusterStatus, IpamRange, IpamStatus, IpamSummary, LinkState, PeerStatus, Status, TargetStatus, Traffic,
+    UsedAddress, WaitingRequest,
 };
+use weft_wire::mtu::pod_mtu;
 use weft_wire::{DropReason, NodeId, RejectReason, Time};
 
 /// What the engine counted, as far as the status shows it.
@@ -47,6 +49,7 @@ impl Node {
             engine: engine.name.clone(),
             endpoints: self.config.endpoints.clone(),
             peers,
+            ipam: self.ipam_summary(),
             pods: Vec::new(),
             targets: self.unreached(),
             drops: self.drops(engine),
@@ -88,20 +91,47 @@ impl Node {
             range: member.space.range(),
             slot_size: member.space.slot_size(),
             ranges: ranges.collect(),
-            free: summary.free,
+            owned: summary.counts.owned,
+            free: summary.counts.free,
             used: summary
                 .used
                 .into_iter()
                 .map(|(address, id)| UsedAddress { address, id })
                 .collect(),
-            lent: summary.lent,
-            borrowed: summary.borrowed,
-            resting: summary.resting,
-            waiting: summary.waiting,
+            lent: summary.counts.lent,
+            borrowed: summary.counts.borrowed,
+            resting: summary.counts.resting,
+            waiting: self.waiting(),
             epoch: summary.epoch,
             epoch_members: summary.epoch_members,
-            hindrance: summary.hindrance,
+            hindrance: member.ipam.hindrance(),
         })
+    }
+
+    /// The address space without its lists, which are long.
+    fn ipam_summary(&self) -> Option<IpamSummary> {
+        let ipam = &self.member.as_ref()?.ipam;
+        let counts = ipam.counts();
+        Some(IpamSummary {
+            owned: counts.owned,
+            free: counts.free,
+            used: counts.used,
+            lent: counts.lent,
+            borrowed: counts.borrowed,
+            resting: counts.resting,
+            waiting: self.waiting(),
+            hindrance: ipam.hindrance(),
+        })
+    }
+
+    fn waiting(&self) -> Vec<WaitingRequest> {
+        let waiting = self.member.iter().flat_map(|member| member.ipam.waiting());
+        waiting
+            .map(|(id, reason)| WaitingRequest {
+                id: id.to_string(),
+                reason: self.waits_for(&reason),
+            })
+            .collect()
     }
 
     fn cluster(&self) -> ClusterStatus {
@@ -183,6 +213,11 @@ impl Node {
         let session = path.and_then(|path| path.session);
         let record = self.mesh.peer_record(peer);
         let linked_name = link.map(|link| link.name.clone()).unwrap_or_default();
+        let mtu = record.as_ref().map(|record| {
+            let smaller = record.underlay_mtu.min(self.config.underlay_mtu);
+            // pod_mtu never exceeds its argument.
+            pod_mtu(usize::from(smaller)) as u16
+        });
         PeerStatus {
             node: peer.to_string(),
             name: record.map_or(linked_name, |record| record.name),
@@ -202,6 +237,7 @@ impl Node {
             cipher: view
                 .and_then(|view| view.cipher)
                 .map(|cipher| cipher.label().to_string()),
+            mtu,
             endpoint: path.and_then(|path| path.endpoint),
             since_s: path.map_or(0, |path| now.since(path.since).as_secs()),
             traffic: engine.traffic.get(peer).copied().unwrap_or_default(),

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weft_gossip::{ConnId, DialTarget, DurableState, Identity, Input as Mesh, JoinToken};
-use weft_ipam_crdt::{IpamState, RequestId};
+use weft_ipam_crdt::{IpamState, Request, RequestId};
 use weft_node::report::EngineReport;
-use weft_node::{EngineCommand, Input, IpamRequest, MeshCommand, Node, NodeConfig, Output};
+use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
 use weft_sleeve::{Cipher, ForwardingTable};
 use weft_wire::api::{ClusterStatus, LinkState, PodPlan, Status};
 use weft_wire::record::Genesis;
@@ -323,8 +323,8 @@ impl Net {
         let number = self.hosts[host].answers.len() as u64;
         let (id, request) = (id.to_owned(), RequestId(number));
         let wanted = match address {
-            None => IpamRequest::Allocate { id, request },
-            Some(address) => IpamRequest::Claim {
+            None => Request::Allocate { id, request },
+            Some(address) => Request::Claim {
                 id,
                 address: address.parse().expect("an address"),
                 request,
@@ -399,6 +399,77 @@ fn addresses_that_no_pod_can_have_are_refused_in_words() {
             .unwrap_err()
             .contains("in use")
     );
+}
+
+#[test]
+fn a_host_that_starts_again_gives_out_addresses_as_soon_as_a_link_is_up() {
+    let mut net = joined_pair();
+    net.allocate(1, "before", None).unwrap();
+    let (stored, ipam) = (net.hosts[1].stored.clone(), net.hosts[1].ipam.clone());
+    let links: Vec<(usize, ConnId)> = net.links.keys().filter(|(host, _)| *host == 0).copied().collect();
+    net.links.clear();
+    let config = NodeConfig {
+        ipam,
+        ..config(1, stored, 2, &[])
+    };
+    net.hosts[1].node = Node::new(net.now, config).unwrap();
+    net.hosts[1].table = None;
+    net.hosts[1].sessions.clear();
+    for (host, conn) in links {
+        net.feed(host, Input::Mesh(Mesh::Closed { conn }));
+    }
+    let hindrance = |net: &Net| net.hosts[1].node.ipam_status().unwrap().hindrance;
+    net.feed(1, Input::Timeout);
+    assert!(hindrance(&net).is_some(), "nobody has confirmed its state yet");
+    let is_up = |net: &Net| net.status(1).peers.iter().any(|peer| peer.mesh == LinkState::Up);
+    net.run_until("the link is up", Duration::from_secs(5), is_up);
+    // Far less than what repeats a lost question.
+    net.run_until("its state is confirmed", Duration::from_millis(100), |net| {
+        hindrance(net).is_none()
+    });
+}
+
+#[test]
+fn the_status_says_what_a_request_waits_for() {
+    let mut net = joined_pair();
+    let owns = |net: &Net| net.status(1).ipam.unwrap().owned > 0;
+    net.run_until("it owns a part of the range", Duration::from_secs(10), owns);
+    let first = |net: &Net, host: usize| {
+        let node = net.hosts[host].node.id().to_string();
+        let status = net.hosts[host].node.ipam_status().unwrap();
+        let own = |range: &&weft_wire::api::IpamRange| range.owner == node;
+        status.ranges.iter().find(own).unwrap().last
+    };
+    let theirs = first(&net, 0);
+    // Nobody carries the question to the owner.
+    net.links.clear();
+    let request = RequestId(77);
+    let id = "web".to_owned();
+    net.feed(
+        1,
+        Input::Ipam(Request::Claim {
+            id,
+            address: theirs,
+            request,
+        }),
+    );
+    let status = net.status(1);
+    let summary = status.ipam.unwrap();
+    let [waiting] = &summary.waiting[..] else {
+        panic!("one request, not {:?}", summary.waiting)
+    };
+    assert_eq!(waiting.id, "web");
+    assert!(
+        waiting.reason.contains("host host0 to lend"),
+        "{}",
+        waiting.reason
+    );
+    assert_eq!(net.hosts[1].node.ipam_status().unwrap().waiting, summary.waiting);
+    assert_eq!(summary.free + summary.used, summary.owned, "{summary:?}");
+    // The smaller underlay of the two, host 1's.
+    assert_eq!(status.peers[0].mtu, Some(1316));
+    net.feed(1, Input::Ipam(Request::Cancel(request)));
+    assert_eq!(net.status(1).ipam.unwrap().waiting, []);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, anyhow, bail};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::Method;
 use hyper::body::Bytes;
-use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -47,13 +47,6 @@ impl Client {
             .call(Method::POST, path, serde_json::to_vec(body)?.into())
             .await?;
         serde_json::from_slice(&body).context("the router's answer cannot be read: is it of another version?")
-    }
-
-    /// `POST path` with a JSON body and an empty answer.
-    pub(crate) async fn tell(&self, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
-        self.call(Method::POST, path, serde_json::to_vec(body)?.into())
-            .await
-            .map(drop)
     }
 
     /// Stops the router and waits until it has closed its socket. False when none was running.
@@ -124,9 +117,6 @@ impl Client {
         }
         match serde_json::from_slice::<ApiError>(&body) {
             Ok(refusal) => bail!(refusal.error),
-            Err(_) if status == StatusCode::NOT_FOUND => {
-                bail!("the router does not know {path}: is it older?")
-            }
             Err(_) => bail!("the router answered {status}"),
         }
     }

@@ -1,15 +1,12 @@
-//! The local API: HTTP with JSON bodies on a unix socket.
+//! The local API: HTTP with JSON bodies on a unix socket. docs/api.md lists the calls; [`weft_wire::api`] has the bodies.
 //!
-//! | call | who | what |
-//! |---|---|---|
-//! | `GET /v1/status` | whoever may open the socket | [`weft_wire::api::Status`] |
-//! | `POST /v1/pods` | root | an address for a pod, and how to wire it: [`weft_wire::api::PodPlan`] |
-//! | `POST /v1/pods/free` | root | a pod is gone: [`weft_wire::api::PodAddresses`] |
-//! | `GET /v1/pods/{id}` | whoever may open the socket | [`weft_wire::api::PodAddresses`] |
-//! | `GET /v1/addresses/{address}` | whoever may open the socket | [`weft_wire::api::AddressPlace`] |
-//! | `GET /v1/ipam` | whoever may open the socket | [`weft_wire::api::IpamStatus`] |
-//! | `POST /v1/connect`, `POST /v1/forget` | root | try an address, or stop trying it |
-//! | `POST /v1/stop` | root | stops the router; kernel objects stay |
+//! | module | what it holds |
+//! |---|---|
+//! | [`server`] | the router's side: who may call what, and passing it on to the node's task |
+//! | [`client`] | the command line's side |
+//!
+//! Whoever may open the socket may read; only root changes anything. The data path never waits for any of it: the
+//! engine's threads do not know the API, and the node's task answers from memory.
 
 pub(crate) mod client;
 pub(crate) mod server;

@@ -1,9 +1,9 @@
 //! The router's side of the local API.
 
 use crate::command::attach;
-use crate::daemon::{NodeHandle, Request};
+use crate::daemon::{NodeHandle, Request, TargetRefusal};
 use axum::extract::{ConnectInfo, Path, State, connect_info::Connected};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
@@ -11,9 +11,12 @@ use axum::{Json, Router};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
-use weft_wire::api::{AddressPlace, ApiError, FreeRequest, PodAddresses, PodRequest, TargetRequest};
+use weft_ipam_crdt::RequestId;
+use weft_wire::api::{AddressPlace, ApiError, FreeRequest, PodAddresses, PodRequest, Target, TargetRequest};
 
 /// Mode of the socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
@@ -41,6 +44,47 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
         Self {
             uid: stream.io().peer_cred().ok().map(|cred| cred.uid()),
+        }
+    }
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Api {
+    node: NodeHandle,
+    asked: Arc<AtomicU64>,
+}
+
+impl Api {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let stopping = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the router is stopping".into());
+        self.node.send(request(answer)).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())
+    }
+
+    /// A number that no other request of the address space has.
+    fn number(&self) -> RequestId {
+        RequestId(self.asked.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// Says that nobody waits for an answer any longer, when it is dropped before the answer has come: the server drops
+/// a handler whose client has hung up.
+struct Waiting<'a> {
+    node: &'a NodeHandle,
+    request: RequestId,
+    is_answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // While the router stops there is no runtime, and nobody to tell.
+        if !self.is_answered
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (node, request) = (self.node.clone(), self.request);
+            runtime.spawn(async move { node.send(Request::Cancel(request)).await });
         }
     }
 }
@@ -104,22 +148,23 @@ pub(crate) async fn serve(listener: UnixListener, node: NodeHandle) -> std::io::
         .route("/v1/pods/{id}", get(addresses_of))
         .route("/v1/addresses/{address}", get(lookup))
         .route("/v1/ipam", get(ipam))
-        .route("/v1/connect", post(connect))
-        .route("/v1/forget", post(forget))
+        .route(
+            "/v1/connect",
+            post(|api, caller, body| target(api, caller, body, Request::Connect)),
+        )
+        .route(
+            "/v1/forget",
+            post(|api, caller, body| target(api, caller, body, Request::Forget)),
+        )
         .route("/v1/stop", post(stop))
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
-        .with_state(node);
+        .with_state(Api {
+            node,
+            asked: Arc::default(),
+        });
     axum::serve(listener, routes.into_make_service_with_connect_info::<Caller>()).await
-}
-
-async fn ask<T>(
-    node: &NodeHandle,
-    request: impl FnOnce(oneshot::Sender<T>) -> Request,
-) -> Result<T, Refusal> {
-    let (answer, answered) = oneshot::channel();
-    let stopping = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the router is stopping".into());
-    node.send(request(answer)).await.map_err(|_| stopping())?;
-    answered.await.map_err(|_| stopping())
 }
 
 type Body<T> = Result<Json<T>, axum::extract::rejection::JsonRejection>;
@@ -140,8 +185,19 @@ fn root_only(caller: Caller) -> Result<(), Refusal> {
     }
 }
 
-async fn status(State(node): State<NodeHandle>) -> Result<Response, Refusal> {
-    let mut status = ask(&node, Request::Status).await?;
+/// A path that is not there, or not with this method.
+async fn unknown(method: Method, uri: Uri) -> Refusal {
+    Refusal(
+        StatusCode::NOT_FOUND,
+        format!(
+            "this router has no {method} {}: is it of another version?",
+            uri.path()
+        ),
+    )
+}
+
+async fn status(State(api): State<Api>) -> Result<Response, Refusal> {
+    let mut status = api.ask(Request::Status).await?;
     // The kernel is asked here, not in the node's task.
     match tokio::task::spawn_blocking(attach::pods).await {
         Ok(Ok(pods)) => status.pods = pods,
@@ -156,46 +212,56 @@ async fn status(State(node): State<NodeHandle>) -> Result<Response, Refusal> {
 }
 
 async fn allocate(
-    State(node): State<NodeHandle>,
+    State(api): State<Api>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body<PodRequest>,
 ) -> Result<Response, Refusal> {
     root_only(caller)?;
     let request = accept(body)?;
-    match ask(&node, |answer| Request::Allocate(request, answer)).await? {
+    let number = api.number();
+    let mut waiting = Waiting {
+        node: &api.node,
+        request: number,
+        is_answered: false,
+    };
+    let answer = api.ask(|answer| Request::Allocate(number, request, answer)).await;
+    waiting.is_answered = true;
+    match answer? {
         Ok(plan) => Ok(Json(plan).into_response()),
         Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
     }
 }
 
 async fn free(
-    State(node): State<NodeHandle>,
+    State(api): State<Api>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body<FreeRequest>,
 ) -> Result<Response, Refusal> {
     root_only(caller)?;
     let request = accept(body)?;
     let id = request.id.clone();
-    let addresses = ask(&node, |answer| Request::Free(request, answer)).await?;
+    let addresses = api
+        .ask(|answer| Request::Free(api.number(), request, answer))
+        .await?;
     Ok(Json(PodAddresses { id, addresses }).into_response())
 }
 
-async fn addresses_of(State(node): State<NodeHandle>, Path(id): Path<String>) -> Result<Response, Refusal> {
+async fn addresses_of(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Refusal> {
     let asked = id.clone();
-    let addresses = ask(&node, |answer| Request::AddressesOf(asked, answer)).await?;
+    let addresses = api.ask(|answer| Request::AddressesOf(asked, answer)).await?;
     Ok(Json(PodAddresses { id, addresses }).into_response())
 }
 
-async fn lookup(State(node): State<NodeHandle>, Path(text): Path<String>) -> Result<Response, Refusal> {
+async fn lookup(State(api): State<Api>, Path(text): Path<String>) -> Result<Response, Refusal> {
     let address: IpAddr = text
         .parse()
         .map_err(|_| Refusal(StatusCode::BAD_REQUEST, format!("{text} is not an IP address")))?;
-    let place = ask(&node, |answer| Request::Lookup(address, answer)).await?;
+    let place = api.ask(|answer| Request::Lookup(address, answer)).await?;
     Ok(Json(AddressPlace { address, place }).into_response())
 }
 
-async fn ipam(State(node): State<NodeHandle>) -> Result<Response, Refusal> {
-    match ask(&node, Request::Ipam).await? {
+async fn ipam(State(api): State<Api>) -> Result<Response, Refusal> {
+    match api.ask(Request::Ipam).await? {
         Some(status) => Ok(Json(status).into_response()),
         None => Err(Refusal(
             StatusCode::CONFLICT,
@@ -204,37 +270,27 @@ async fn ipam(State(node): State<NodeHandle>) -> Result<Response, Refusal> {
     }
 }
 
-async fn connect(
-    State(node): State<NodeHandle>,
+/// The answer to a request about a target.
+type TargetAnswer = oneshot::Sender<Result<String, TargetRefusal>>;
+
+/// Tries an address from now on, or no longer.
+async fn target(
+    State(api): State<Api>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body<TargetRequest>,
+    what: fn(String, TargetAnswer) -> Request,
 ) -> Result<Response, Refusal> {
     root_only(caller)?;
     let request = accept(body)?;
-    match ask(&node, |answer| Request::Connect(request.target, answer)).await? {
-        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
-        Err(error) => Err(Refusal(StatusCode::BAD_REQUEST, error)),
+    match api.ask(|answer| what(request.target, answer)).await? {
+        Ok(target) => Ok(Json(Target { target }).into_response()),
+        Err(TargetRefusal::Malformed(why)) => Err(Refusal(StatusCode::BAD_REQUEST, why)),
+        Err(TargetRefusal::NotTried(why)) => Err(Refusal(StatusCode::NOT_FOUND, why)),
     }
 }
 
-async fn forget(
-    State(node): State<NodeHandle>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    body: Body<TargetRequest>,
-) -> Result<Response, Refusal> {
+async fn stop(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>) -> Result<Response, Refusal> {
     root_only(caller)?;
-    let request = accept(body)?;
-    match ask(&node, |answer| Request::Forget(request.target, answer)).await? {
-        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
-        Err(error) => Err(Refusal(StatusCode::NOT_FOUND, error)),
-    }
-}
-
-async fn stop(
-    State(node): State<NodeHandle>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-) -> Result<Response, Refusal> {
-    root_only(caller)?;
-    ask(&node, Request::Stop).await?;
+    api.ask(Request::Stop).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

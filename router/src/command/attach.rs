@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use weft_kernel::attach::{AttachRequest, Attachment};
 use weft_kernel::{Namespace, link};
 use weft_wire::Mac;
-use weft_wire::api::{FreeRequest, Pod, PodAddresses, PodPlan, PodRequest};
+use weft_wire::api::{Detached, FreeRequest, Pod, PodAddresses, PodRequest};
 
 /// Where iproute2 keeps named namespaces.
 const NAMED_NAMESPACES: &str = "/run/netns";
@@ -32,7 +32,7 @@ pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
         id: id.clone(),
         address: args.ip,
     };
-    let plan: PodPlan = super::block_on(async { client.post("/v1/pods", &request).await })?;
+    let plan = super::allocate(&client, &request)?;
     let mac: Mac = plan
         .mac
         .parse()
@@ -48,15 +48,11 @@ pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
         gateway: None,
     })?;
     let pod = pod(&attachment);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&pod)?);
-    } else {
-        println!(
-            "attached {} as {} ({}), {} in the pod",
-            pod.id, pod.address, pod.mac, args.ifname
-        );
-    }
-    Ok(())
+    let words = format!(
+        "attached {} as {} ({}), {} in the pod",
+        pod.id, pod.address, pod.mac, args.ifname
+    );
+    super::print(args.router.json, &pod, &words)
 }
 
 pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
@@ -68,20 +64,27 @@ pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
         id: id.clone(),
         address: None,
     };
-    let freed: anyhow::Result<PodAddresses> =
-        super::block_on(async { client.post("/v1/pods/free", &request).await });
-    if was_attached {
-        match freed {
-            Ok(_) => println!("detached {id}"),
-            Err(error) => {
-                println!("detached {id}; its address stays reserved until `weft ipam free {id}`: {error:#}")
+    let answer: anyhow::Result<PodAddresses> =
+        super::block_on(super::ASKING, client.post("/v1/pods/free", &request));
+    let (freed, reserved_because) = match answer {
+        Ok(answer) => (answer.addresses, None),
+        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+    };
+    if was_attached || !freed.is_empty() {
+        let words = match (&reserved_because, was_attached) {
+            (None, true) => format!("detached {id}"),
+            (Some(why), _) => {
+                format!("detached {id}; its address stays reserved until `weft ipam free {id}`: {why}")
             }
-        }
-        return Ok(());
-    }
-    if freed.is_ok_and(|freed| !freed.addresses.is_empty()) {
-        println!("{id} was not attached; its address is given back");
-        return Ok(());
+            (None, false) => format!("{id} was not attached; its address is given back"),
+        };
+        let detached = Detached {
+            id,
+            was_attached,
+            freed,
+            reserved_because,
+        };
+        return super::print(args.router.json, &detached, &words);
     }
     let attached: Vec<String> = pods()?.into_iter().map(|pod| pod.id).collect();
     match attached.as_slice() {

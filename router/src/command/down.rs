@@ -6,6 +6,7 @@ use crate::api::client::Client;
 use crate::cli::DownArgs;
 use anyhow::bail;
 use weft_fastpath_driver::Driver;
+use weft_wire::api::TakenDown;
 
 pub(crate) fn down(args: &DownArgs) -> anyhow::Result<()> {
     let pods = pods()?;
@@ -22,14 +23,21 @@ pub(crate) fn down(args: &DownArgs) -> anyhow::Result<()> {
         );
     }
     let client = Client::new(&args.router.socket);
-    let was_running = super::block_on(async { client.stop().await })?;
+    let was_running = super::block_on("waiting for the router to stop", client.stop())?;
     for pod in &pods {
         weft_kernel::attach::detach(&pod.id)?;
     }
-    super::block_on(async { Ok(Driver::new(BRIDGE, TAP)?.remove().await?) })?;
-    match was_running {
-        true => println!("stopped the router; bridge {BRIDGE} and its ports are removed"),
-        false => println!("no router was running; bridge {BRIDGE} and its ports are removed"),
-    }
-    Ok(())
+    let remove = async { Ok(Driver::new(BRIDGE, TAP)?.remove().await?) };
+    super::block_on("removing bridge and ports", remove)?;
+    let down = TakenDown {
+        was_running,
+        bridge: BRIDGE.to_owned(),
+        detached: pods.into_iter().map(|pod| pod.id).collect(),
+    };
+    let router = match was_running {
+        true => "stopped the router",
+        false => "no router was running",
+    };
+    let words = format!("{router}; bridge {BRIDGE} and its ports are removed");
+    super::print(args.router.json, &down, &words)
 }

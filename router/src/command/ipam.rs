@@ -4,10 +4,9 @@ use crate::api::client::Client;
 use crate::cli::{IpamArgs, IpamCommand};
 use anyhow::bail;
 use comfy_table::{Table, presets};
-use serde::Serialize;
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use weft_wire::api::{AddressPlace, FreeRequest, IpamStatus, PodAddresses, PodPlan, PodRequest};
+use weft_wire::api::{AddressPlace, FreeRequest, IpamStatus, PodAddresses, PodRequest};
 
 /// Ranges and used addresses that the screen shows; all are in the JSON.
 const LINES_SHOWN: usize = 20;
@@ -16,8 +15,8 @@ pub(crate) fn ipam(args: &IpamArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.socket);
     match &args.command {
         None => {
-            let status: IpamStatus = super::block_on(async { client.get("/v1/ipam").await })?;
-            print(args, &status, render(&status).trim_end())
+            let status: IpamStatus = super::block_on(super::ASKING, async { client.get("/v1/ipam").await })?;
+            super::print(args.json, &status, render(&status).trim_end())
         }
         Some(IpamCommand::Allocate { id }) => give(args, &client, id, None),
         Some(IpamCommand::Claim { id, address }) => give(args, &client, id, Some(*address)),
@@ -26,26 +25,31 @@ pub(crate) fn ipam(args: &IpamArgs) -> anyhow::Result<()> {
                 id: id.clone(),
                 address: *address,
             };
-            let freed: PodAddresses =
-                super::block_on(async { client.post("/v1/pods/free", &request).await })?;
+            let freed: PodAddresses = super::block_on(super::ASKING, async {
+                client.post("/v1/pods/free", &request).await
+            })?;
             if freed.addresses.is_empty() {
                 bail!("{id} has no such address on this host");
             }
-            print(args, &freed, &format!("freed {} of {id}", join(&freed.addresses)))
+            super::print(
+                args.json,
+                &freed,
+                &format!("freed {} of {id}", join(&freed.addresses)),
+            )
         }
         Some(IpamCommand::Lookup { what }) => match what.parse::<IpAddr>() {
             Ok(address) => {
                 let path = format!("/v1/addresses/{address}");
-                let found: AddressPlace = super::block_on(async { client.get(&path).await })?;
-                print(args, &found, &format!("{address}: {}", found.place))
+                let found: AddressPlace = super::block_on(super::ASKING, async { client.get(&path).await })?;
+                super::print(args.json, &found, &format!("{address}: {}", found.place))
             }
             Err(_) => {
                 let path = format!("/v1/pods/{}", percent_encoded(what));
-                let found: PodAddresses = super::block_on(async { client.get(&path).await })?;
+                let found: PodAddresses = super::block_on(super::ASKING, async { client.get(&path).await })?;
                 if found.addresses.is_empty() {
                     bail!("{what} has no address on this host");
                 }
-                print(args, &found, &format!("{what}: {}", join(&found.addresses)))
+                super::print(args.json, &found, &format!("{what}: {}", join(&found.addresses)))
             }
         },
     }
@@ -56,16 +60,8 @@ fn give(args: &IpamArgs, client: &Client, id: &str, address: Option<IpAddr>) -> 
         id: id.to_owned(),
         address,
     };
-    let plan: PodPlan = super::block_on(async { client.post("/v1/pods", &request).await })?;
-    print(args, &plan, &plan.address.to_string())
-}
-
-fn print(args: &IpamArgs, json: &impl Serialize, text: &str) -> anyhow::Result<()> {
-    match args.json {
-        true => println!("{}", serde_json::to_string_pretty(json)?),
-        false => println!("{text}"),
-    }
-    Ok(())
+    let plan = super::allocate(client, &request)?;
+    super::print(args.json, &plan, &plan.address.to_string())
 }
 
 fn join(addresses: &[IpAddr]) -> String {
@@ -101,7 +97,8 @@ fn write_screen(out: &mut String, status: &IpamStatus) -> std::fmt::Result {
     writeln!(out, "range       {}, slots of {}", status.range, status.slot_size)?;
     writeln!(
         out,
-        "here        {} free, {} used, {} resting",
+        "here        {} owned, {} free, {} used, {} resting",
+        status.owned,
         status.free,
         status.used.len(),
         status.resting
@@ -113,9 +110,7 @@ fn write_screen(out: &mut String, status: &IpamStatus) -> std::fmt::Result {
             status.lent, status.borrowed
         )?;
     }
-    if status.waiting > 0 {
-        writeln!(out, "waiting     {} requests", status.waiting)?;
-    }
+    super::status::write_waiting(out, &status.waiting)?;
     writeln!(
         out,
         "epoch       {}, {} members",

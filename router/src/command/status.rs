@@ -4,35 +4,29 @@ use crate::api::client::Client;
 use crate::cli::StatusArgs;
 use comfy_table::{Table, presets};
 use std::fmt::Write as _;
-use weft_wire::api::{ClusterStatus, LinkState, PeerStatus, Status};
+use weft_wire::api::{ClusterStatus, IpamSummary, LinkState, PeerStatus, Status, WaitingRequest};
 
 /// Peers that the screen shows; the others are counted, and are in the JSON.
 const PEERS_SHOWN: usize = 24;
+/// Requests for addresses that the screen shows.
+const WAITING_SHOWN: usize = 4;
 /// Pods that the screen shows.
 const PODS_SHOWN: usize = 8;
 
 pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.router.socket);
-    let status: Status = super::block_on(async { client.get("/v1/status").await })?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-    } else {
-        print!("{}", render(&status));
-    }
-    Ok(())
+    let status: Status = super::block_on(super::ASKING, async { client.get("/v1/status").await })?;
+    super::print(args.router.json, &status, render(&status).trim_end())
 }
 
 pub(crate) fn peers(args: &StatusArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.router.socket);
-    let status: Status = super::block_on(async { client.get("/v1/status").await })?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&status.peers)?);
-    } else if status.peers.is_empty() {
-        println!("no other host is known yet");
-    } else {
-        println!("{}", peer_table(&status.peers, Reasons::All));
-    }
-    Ok(())
+    let status: Status = super::block_on(super::ASKING, async { client.get("/v1/status").await })?;
+    let words = match status.peers.as_slice() {
+        [] => "no other host is known yet".to_owned(),
+        peers => peer_table(peers, Reasons::All).to_string(),
+    };
+    super::print(args.router.json, &status.peers, &words)
 }
 
 fn render(status: &Status) -> String {
@@ -86,6 +80,9 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
         status.pod_mtu,
         duration(status.uptime_s)
     )?;
+    if let Some(ipam) = &status.ipam {
+        write_ipam(out, ipam)?;
+    }
     for warning in &status.warnings {
         writeln!(out, "warning     {warning}")?;
     }
@@ -125,6 +122,44 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
     Ok(())
 }
 
+fn write_ipam(out: &mut String, ipam: &IpamSummary) -> std::fmt::Result {
+    write!(
+        out,
+        "addresses   {} owned, {} free, {} used",
+        ipam.owned, ipam.free, ipam.used
+    )?;
+    for (count, what) in [
+        (ipam.resting, "resting"),
+        (ipam.lent, "lent to others"),
+        (ipam.borrowed, "borrowed"),
+    ] {
+        if count > 0 {
+            write!(out, ", {count} {what}")?;
+        }
+    }
+    writeln!(out)?;
+    write_waiting(out, &ipam.waiting)?;
+    if let Some(hindrance) = &ipam.hindrance {
+        writeln!(out, "hindrance   {hindrance}")?;
+    }
+    Ok(())
+}
+
+/// Who waits for an address, and for what.
+pub(super) fn write_waiting(out: &mut String, waiting: &[WaitingRequest]) -> std::fmt::Result {
+    for request in waiting.iter().take(WAITING_SHOWN) {
+        writeln!(out, "waiting     {}: {}", request.id, request.reason)?;
+    }
+    if waiting.len() > WAITING_SHOWN {
+        writeln!(
+            out,
+            "and {} more wait: weft ipam --json",
+            waiting.len() - WAITING_SHOWN
+        )?;
+    }
+    Ok(())
+}
+
 /// For which peers the reason of their mode is shown.
 #[derive(Clone, Copy, PartialEq)]
 enum Reasons {
@@ -136,7 +171,7 @@ fn peer_table(peers: &[PeerStatus], reasons: Reasons) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
-        "PEER", "MESH", "RTT", "MODE", "SINCE", "ENDPOINT", "SENT", "RECEIVED", "",
+        "PEER", "MESH", "RTT", "MODE", "SINCE", "MTU", "ENDPOINT", "SENT", "RECEIVED", "",
     ]);
     for peer in peers {
         let name = if peer.name.is_empty() {
@@ -155,6 +190,7 @@ fn peer_table(peers: &[PeerStatus], reasons: Reasons) -> Table {
             peer.mesh_rtt_us.map(rtt).unwrap_or_default(),
             mode,
             duration(peer.since_s),
+            peer.mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             peer.endpoint.map(|e| e.to_string()).unwrap_or_default(),
             bytes(peer.traffic.tx_bytes),
             bytes(peer.traffic.rx_bytes),
@@ -228,6 +264,7 @@ mod tests {
             reason: "no answer from 192.0.2.9:6783".into(),
             encrypted: mode == "sleeve",
             cipher: None,
+            mtu: Some(1316),
             endpoint: None,
             since_s: 61,
             traffic: Traffic {
@@ -251,6 +288,21 @@ mod tests {
             peers: std::iter::once(peer("silent", "none"))
                 .chain((0..40).map(|i| peer(&format!("b{i}"), "sleeve")))
                 .collect(),
+            ipam: Some(IpamSummary {
+                owned: 1_024,
+                free: 1_016,
+                used: 6,
+                lent: 2,
+                borrowed: 0,
+                resting: 0,
+                waiting: (0..9)
+                    .map(|at| WaitingRequest {
+                        id: format!("db{at}"),
+                        reason: "waiting for host b to lend an address".into(),
+                    })
+                    .collect(),
+                hindrance: Some("it has just started".into()),
+            }),
             pods: vec![Pod {
                 id: "web".into(),
                 address: "10.32.0.1/12".parse().unwrap(),
@@ -283,9 +335,14 @@ mod tests {
             "2 bad seal",
             "1 unknown key",
             "warning     something",
+            "1316",
+            "addresses   1024 owned, 1016 free, 6 used, 2 lent to others\n",
+            "waiting     db0: waiting for host b to lend an address",
+            "and 5 more wait",
+            "hindrance   it has just started",
         ] {
             assert!(screen.contains(part), "{part} is missing in:\n{screen}");
         }
-        assert!(screen.lines().count() <= 50, "{screen}");
+        assert!(screen.lines().count() <= 56, "{screen}");
     }
 }

@@ -2,24 +2,24 @@
 
 use crate::api::client::Client;
 use crate::cli::TargetArgs;
-use weft_wire::api::TargetRequest;
+use weft_wire::api::{Target, TargetRequest};
 
 pub(crate) fn connect(args: &TargetArgs) -> anyhow::Result<()> {
-    tell(args, "/v1/connect")?;
-    println!("trying {}; `weft status` shows how it goes", args.target);
-    Ok(())
+    let told = tell(args, "/v1/connect")?;
+    let words = format!("trying {}; `weft status` shows how it goes", told.target);
+    super::print(args.router.json, &told, &words)
 }
 
 pub(crate) fn forget(args: &TargetArgs) -> anyhow::Result<()> {
-    tell(args, "/v1/forget")?;
-    println!("no longer trying {}; a connection that stands stays", args.target);
-    Ok(())
+    let told = tell(args, "/v1/forget")?;
+    let words = format!("no longer trying {}; a connection that stands stays", told.target);
+    super::print(args.router.json, &told, &words)
 }
 
-fn tell(args: &TargetArgs, path: &str) -> anyhow::Result<()> {
+fn tell(args: &TargetArgs, path: &str) -> anyhow::Result<Target> {
     let request = TargetRequest {
         target: args.target.clone(),
     };
     let client = Client::new(&args.router.socket);
-    super::block_on(async { client.tell(path, &request).await })
+    super::block_on(super::ASKING, client.post(path, &request))
 }

@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`start`] | everything before the first packet: state, founding or joining, sockets |
+//! | [`askers`] | who waits for an answer of the address space |
 //! | [`tcp`] | the mesh's connections |
 //! | [`underlay`] | at which addresses this host can be reached, and with which MTU |
 //! | [`bridge`] | keeps the kernel as the node wants it |
@@ -10,6 +11,7 @@
 //!
 //! One task owns the node; all others send it [`NodeEvent`]s. The engine's threads never wait for it.
 
+mod askers;
 mod bridge;
 mod notices;
 mod start;
@@ -18,16 +20,17 @@ mod underlay;
 
 pub(crate) use start::run;
 
-use std::collections::{BTreeMap, BTreeSet};
+use askers::Askers;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use tcp::Connections;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_gossip::{ConnId, PersistToken};
-use weft_ipam_crdt::RequestId;
+use weft_ipam_crdt::{Request as Ipam, RequestId};
 use weft_node::report::EngineReport;
-use weft_node::{EngineCommand, Input, IpamRequest, MeshCommand, Node, Output};
+use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
 use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_wire::api::{FreeRequest, IpamStatus, PodPlan, PodRequest, Status};
 use weft_wire::{Mac, Time};
@@ -51,22 +54,32 @@ pub(crate) type NodeHandle = mpsc::Sender<Request>;
 pub(crate) enum Request {
     /// The status, without pods.
     Status(oneshot::Sender<Status>),
-    /// An address for a pod, and how to wire it.
-    Allocate(PodRequest, oneshot::Sender<Result<PodPlan, String>>),
-    /// A pod is gone, or one of its addresses.
-    Free(FreeRequest, oneshot::Sender<Vec<IpAddr>>),
+    /// An address for a pod, and how to wire it. The number is the caller's choice, above zero and not used before.
+    Allocate(RequestId, PodRequest, oneshot::Sender<Result<PodPlan, String>>),
+    /// Nobody waits for this answer any longer.
+    Cancel(RequestId),
+    /// A pod is gone, or one of its addresses. Numbers as for [`Request::Allocate`].
+    Free(RequestId, FreeRequest, oneshot::Sender<Vec<IpAddr>>),
     /// Addresses of a pod of this host.
     AddressesOf(String, oneshot::Sender<Vec<IpAddr>>),
     /// Where an address lives, in words.
     Lookup(IpAddr, oneshot::Sender<String>),
     /// The address space; none before this host is a member.
     Ipam(oneshot::Sender<Option<IpamStatus>>),
-    /// Try this address until it answers.
-    Connect(String, oneshot::Sender<Result<(), String>>),
+    /// Try this address until it answers. The answer is the address with its port.
+    Connect(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Try this address no more.
-    Forget(String, oneshot::Sender<Result<(), String>>),
+    Forget(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
+}
+
+/// Why an address is not tried, or not given up: a sentence.
+pub(crate) enum TargetRefusal {
+    /// It is no address.
+    Malformed(String),
+    /// It is not tried anyway.
+    NotTried(String),
 }
 
 /// What reaches the node's task.
@@ -88,12 +101,6 @@ enum SaveToken {
     Ipam(weft_ipam_crdt::PersistToken),
 }
 
-/// Who waits for an answer of the address space.
-enum Asker {
-    Allocate(oneshot::Sender<Result<PodPlan, String>>),
-    Free(oneshot::Sender<Vec<IpAddr>>),
-}
-
 /// The node and everything it acts on.
 struct Daemon {
     clock: Instant,
@@ -103,8 +110,7 @@ struct Daemon {
     saves: mpsc::Sender<(SaveToken, Save)>,
     /// A sentence once a write could not be handed over: the router must end, since it would wait for it for ever.
     save_trouble: Option<String>,
-    askers: BTreeMap<RequestId, Asker>,
-    asked: u64,
+    askers: Askers,
     remote_macs: watch::Sender<BTreeSet<Mac>>,
     bridge_trouble: watch::Receiver<Option<String>>,
     accepted: u64,
@@ -188,17 +194,12 @@ impl Daemon {
             Output::Mesh(MeshCommand::Close { conn }) => self.connections.close(conn),
             Output::Persist { token, state } => self.save(SaveToken::Mesh(token), Save::Cluster(state)),
             Output::PersistIpam { token, changes } => self.save(SaveToken::Ipam(token), Save::Ipam(changes)),
-            // Whoever asked may have gone; then nobody needs the answer.
             Output::Allocated { request, result } => {
-                if let Some(Asker::Allocate(answer)) = self.askers.remove(&request) {
-                    let _ = answer.send(result);
+                if let Some(free) = self.askers.allocated(request, result) {
+                    self.input(Input::Ipam(free));
                 }
             }
-            Output::Freed { request, addresses } => {
-                if let Some(Asker::Free(answer)) = self.askers.remove(&request) {
-                    let _ = answer.send(addresses);
-                }
-            }
+            Output::Freed { request, addresses } => self.askers.freed(request, addresses),
             Output::Engine(command) => self.command(command),
             Output::RemoteMacs(macs) => {
                 self.remote_macs.send_replace(macs);
@@ -213,14 +214,6 @@ impl Daemon {
                 "the disk takes no writes: {SAVES_MAX} of them wait, or its writer has ended"
             ));
         }
-    }
-
-    /// Asks the address space on behalf of somebody.
-    fn ask(&mut self, asker: Asker, request: impl FnOnce(RequestId) -> IpamRequest) {
-        self.asked += 1;
-        let number = RequestId(self.asked);
-        self.askers.insert(number, asker);
-        self.input(Input::Ipam(request(number)));
     }
 
     fn command(&mut self, command: EngineCommand) {
@@ -309,18 +302,18 @@ impl Daemon {
             Request::Status(answer) => {
                 let _ = answer.send(self.status());
             }
-            Request::Allocate(PodRequest { id, address }, answer) => {
-                self.ask(Asker::Allocate(answer), |request| match address {
-                    Some(address) => IpamRequest::Claim { id, address, request },
-                    None => IpamRequest::Allocate { id, request },
-                });
+            Request::Allocate(request, PodRequest { id, address }, answer) => {
+                let is_new = self.node.addresses_of(&id).is_empty();
+                self.askers.allocate(request, &id, is_new, answer);
+                self.input(Input::Ipam(match address {
+                    Some(address) => Ipam::Claim { id, address, request },
+                    None => Ipam::Allocate { id, request },
+                }));
             }
-            Request::Free(FreeRequest { id, address }, answer) => {
-                self.ask(Asker::Free(answer), |request| IpamRequest::Free {
-                    id,
-                    address,
-                    request,
-                });
+            Request::Cancel(request) => self.input(Input::Ipam(Ipam::Cancel(request))),
+            Request::Free(request, FreeRequest { id, address }, answer) => {
+                self.askers.free(request, answer);
+                self.input(Input::Ipam(Ipam::Free { id, address, request }));
             }
             Request::AddressesOf(id, answer) => {
                 let _ = answer.send(self.node.addresses_of(&id));
@@ -332,10 +325,7 @@ impl Daemon {
                 let _ = answer.send(self.node.ipam_status());
             }
             Request::Connect(target, answer) => {
-                let target = parse_peer(&target, self.port).map_err(|error| error.to_string());
-                let _ = answer.send(target.map(|target| {
-                    self.input(Input::Mesh(weft_gossip::Input::AddTarget(target)));
-                }));
+                let _ = answer.send(self.connect(&target));
             }
             Request::Forget(target, answer) => {
                 let _ = answer.send(self.forget(&target));
@@ -348,18 +338,28 @@ impl Daemon {
         false
     }
 
+    fn target(&self, text: &str) -> Result<String, TargetRefusal> {
+        parse_peer(text, self.port).map_err(|error| TargetRefusal::Malformed(error.to_string()))
+    }
+
+    fn connect(&mut self, target: &str) -> Result<String, TargetRefusal> {
+        let target = self.target(target)?;
+        self.input(Input::Mesh(weft_gossip::Input::AddTarget(target.clone())));
+        Ok(target)
+    }
+
     /// Gives up an address; the error names those that are tried.
-    fn forget(&mut self, target: &str) -> Result<(), String> {
-        let target = parse_peer(target, self.port).map_err(|error| error.to_string())?;
+    fn forget(&mut self, target: &str) -> Result<String, TargetRefusal> {
+        let target = self.target(target)?;
         let known = self.node.targets();
         if !known.contains(&target) {
-            return Err(match known.as_slice() {
+            return Err(TargetRefusal::NotTried(match known.as_slice() {
                 [] => format!("{target} is not tried: no address is"),
                 some => format!("{target} is not tried; tried are: {}", some.join(", ")),
-            });
+            }));
         }
-        self.input(Input::Mesh(weft_gossip::Input::RemoveTarget(target)));
-        Ok(())
+        self.input(Input::Mesh(weft_gossip::Input::RemoveTarget(target.clone())));
+        Ok(target)
     }
 
     fn status(&self) -> Status {

@@ -96,6 +96,32 @@ impl Api {
         serde_json::from_slice(&answer).map_err(|e| self.not_json("/v1/ipam", e))
     }
 
+    /// Sends any request, with a JSON body or an empty one, and returns status and body of the answer.
+    ///
+    /// # Errors
+    /// When the router hangs up, or answers with something else than HTTP.
+    pub fn raw(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+        let (status, answer) = self
+            .exchange(method, path, body.as_bytes())
+            .map_err(|e| Error::io(format!("ask the router on {} for {path}", self.place), e))?;
+        Ok((status, String::from_utf8_lossy(&answer).into_owned()))
+    }
+
+    /// Asks for an address without waiting for the answer: the request is open until the connection is dropped.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub fn begin_claim(&mut self, id: &str, address: IpAddr) -> Result<()> {
+        let path = "/v1/pods";
+        let request = PodRequest {
+            id: id.to_owned(),
+            address: Some(address),
+        };
+        let body = serde_json::to_vec(&request).map_err(|e| self.not_json(path, e))?;
+        self.send("POST", path, &body)
+            .map_err(|e| Error::io(format!("ask the router on {} for {path}", self.place), e))
+    }
+
     fn call(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>> {
         let (status, answer) = self
             .exchange(method, path, body)
@@ -115,13 +141,7 @@ impl Api {
     }
 
     fn exchange(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: weft\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        request.extend_from_slice(body);
-        self.stream.get_mut().write_all(&request)?;
+        self.send(method, path, body)?;
         let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
         let status = self
             .line()?
@@ -133,6 +153,8 @@ impl Api {
         for _ in 0..HEADERS_MAX {
             let line = self.line()?;
             if line.is_empty() {
+                // RFC 9110 §15.3.5: 204 has no body.
+                let length = if status == 204 { Some(0) } else { length };
                 let length = length
                     .filter(|length| *length <= ANSWER_MAX)
                     .ok_or_else(|| wrong("the answer has no usable length"))?;
@@ -147,6 +169,16 @@ impl Api {
             }
         }
         Err(wrong("the answer has too many headers"))
+    }
+
+    fn send(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<()> {
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: weft\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        self.stream.get_mut().write_all(&request)
     }
 
     /// A line without its end.

@@ -24,6 +24,7 @@
 //! | [`host`] | [`Host`]: a namespace with one or more interfaces, where `weft` runs |
 //! | [`router`] | [`Router`]: a running `weft up` |
 //! | [`api`] | [`Api`]: a connection to its socket, for thousands of requests |
+//! | [`schema`] | [`Schema`]: docs/api.schema.json, and whether an answer is exactly what it says |
 //! | [`program`] | where the `weft` binary is, and running it with a bound |
 //! | [`pod`] | [`Pod`]: a namespace attached with `weft attach` |
 //! | [`station`] | [`Station`]: what hosts and pods have in common, and what traffic they can make |
@@ -47,6 +48,7 @@ pub mod pod;
 pub mod program;
 pub mod recording;
 pub mod router;
+pub mod schema;
 pub mod station;
 pub mod switch;
 pub mod transfer;
@@ -65,6 +67,7 @@ pub use pod::Pod;
 pub use program::Output;
 pub use recording::{Recorded, Recording};
 pub use router::Router;
+pub use schema::Schema;
 pub use station::Station;
 pub use switch::Switch;
 pub use transfer::{Content, Transfer};

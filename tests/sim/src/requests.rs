@@ -6,8 +6,8 @@ use crate::queue::Event;
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use weft_ipam_crdt::RequestId;
-use weft_node::{Input, IpamRequest};
+use weft_ipam_crdt::{Request, RequestId};
+use weft_node::Input;
 use weft_wire::api::PodPlan;
 
 /// Pods that a host has at most.
@@ -49,7 +49,7 @@ impl World {
                 self.see(host, &Seen::Left { id: &id });
                 // Nobody takes an answer that is still under way.
                 self.requests.open.retain(|_, asked| *asked != (host, id.clone()));
-                IpamRequest::Free {
+                Request::Free {
                     id,
                     address: None,
                     request,
@@ -57,7 +57,7 @@ impl World {
             }
             false => {
                 self.requests.open.insert(request, (host, id.clone()));
-                IpamRequest::Allocate { id, request }
+                Request::Allocate { id, request }
             }
         };
         self.record

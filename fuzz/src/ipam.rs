@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use weft_ipam_crdt::message::{AskId, Message, Refusal};
 use weft_ipam_crdt::{
-    AddressSpace, Change, Held, Input, Ipam, IpamConfig, IpamState, Output, PersistToken, RequestId, Role,
-    WAITING_MAX,
+    AddressSpace, Change, Held, Input, Ipam, IpamConfig, IpamState, Output, PersistToken, Request, RequestId,
+    Role, WAITING_MAX,
 };
 use weft_wire::envelope::{KindNumber, RegisterKey, Stamp};
 use weft_wire::ipam::{
@@ -309,7 +309,7 @@ impl World {
                     self.spoiled.extend(run.slots());
                 }
             }
-            assert!(host.ipam.summary().waiting <= WAITING_MAX as u64);
+            assert!(host.ipam.waiting().count() <= WAITING_MAX);
         }
         let is_pod = |held: &Held| matches!(held, Held::Pod(_) | Held::Borrowed { .. });
         let [a, b] = [0, 1].map(|host| self.hosts[host].ipam.state().addresses());
@@ -391,24 +391,24 @@ fn step(world: &mut World, data: &mut Bytes<'_>) {
         0 => {
             let request = world.request(host);
             let id = pod(data);
-            world.give(host, Input::Allocate { id, request });
+            world.give(host, Input::Request(Request::Allocate { id, request }));
         }
         1 => {
             let request = world.request(host);
             let (id, address) = (pod(data), address(world, data));
-            world.give(host, Input::Claim { id, address, request });
+            world.give(host, Input::Request(Request::Claim { id, address, request }));
         }
         2 => {
             let request = world.request(host);
             let id = pod(data);
             let address = data.coin().then(|| address(world, data));
-            world.give(host, Input::Free { id, address, request });
+            world.give(host, Input::Request(Request::Free { id, address, request }));
         }
         3 => {
             let asked = world.hosts[host].asked.iter().nth(data.below(4)).copied();
             if let Some(request) = asked {
                 // An answer that was under way may still come.
-                world.give(host, Input::Cancel(request));
+                world.give(host, Input::Request(Request::Cancel(request)));
             }
         }
         4 => {

@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -108,6 +109,19 @@ impl Turn {
     }
 }
 
+/// Opens the namespace of a pod by path.
+///
+/// # Errors
+/// As [`Namespace::open`], and [`Error::OwnNamespace`] when it is the one of the calling thread: the host's.
+pub fn open_pod(path: impl AsRef<Path>) -> Result<Namespace> {
+    let path = path.as_ref();
+    let pod = Namespace::open(path)?;
+    if pod.id() == Namespace::current()?.id() {
+        return Err(Error::OwnNamespace { path: path.into() });
+    }
+    Ok(pod)
+}
+
 /// Connects a pod to the bridge by a veth pair. Attached already with the same values: repairs
 /// what differs, otherwise changes nothing.
 ///
@@ -177,6 +191,18 @@ pub fn detach(id: &str) -> Result<bool> {
     };
     own(&found, id)?;
     link::delete(&host)
+}
+
+/// The attachment of an id, if it is there and finished.
+///
+/// # Errors
+/// When the kernel cannot be asked, or the interface of that name records another id.
+pub fn find(id: &str) -> Result<Option<Attachment>> {
+    check_id(id)?;
+    match link::find(&host_ifname(id))? {
+        Some(found) => own(&found, id),
+        None => Ok(None),
+    }
 }
 
 /// The attachments of a bridge, ordered by id.

@@ -60,6 +60,12 @@ pub enum Error {
         /// The path given.
         path: PathBuf,
     },
+    /// A pod's namespace is the host's own.
+    #[error("{} is the network namespace of this host itself: a pod needs one of its own", path.display())]
+    OwnNamespace {
+        /// The path given.
+        path: PathBuf,
+    },
     /// A value that the kernel or this package cannot take.
     #[error("{what} {value:?} is not usable: {rule}")]
     Invalid {

@@ -4,7 +4,9 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use weft_kernel::attach::{AttachRequest, Attachment, attach, attachments, detach, host_ifname};
+use weft_kernel::attach::{
+    AttachRequest, Attachment, attach, attachments, detach, find, host_ifname, open_pod,
+};
 use weft_kernel::capture::Capture;
 use weft_kernel::link::{self, BridgeAttributes, Link, PortFlags, VethEnd};
 use weft_kernel::{Error, Namespace, addr, route};
@@ -337,6 +339,33 @@ fn ipv6_and_a_gateway() {
             .any(|r| r.is_default() && r.gateway == request.gateway)
     );
     assert!(!lab.in_host(|| weft_kernel::sysctl::ipv6_enabled(&made.host_ifname)));
+}
+
+#[test]
+fn an_attachment_is_found_by_its_id_alone() {
+    let lab = Host::with_pods(2);
+    assert_eq!(lab.in_host(|| find("web-1")), None);
+    let made = lab.attach(&lab.request(0)).unwrap();
+    assert_eq!(lab.in_host(|| find("web-1")), Some(made));
+    assert_eq!(lab.in_host(|| find("web-2")), None);
+    // One without a record is half done.
+    let host = host_ifname("web-2");
+    let half = || link::create_veth(&VethEnd::here(&host), &VethEnd::inside("eth0", &lab.pods[1]));
+    lab.in_host(half);
+    assert_eq!(lab.in_host(|| find("web-2")), None);
+}
+
+#[test]
+fn the_namespace_of_the_host_is_no_pod() {
+    let lab = Host::with_pods(1);
+    let pod = lab.pods[0].path();
+    assert_eq!(lab.in_host(|| open_pod(&pod)).id(), lab.pods[0].id());
+    let own = lab.host.path();
+    let refused = lab.host.run(|| open_pod(&own)).unwrap();
+    assert!(
+        matches!(&refused, Err(Error::OwnNamespace { path }) if *path == own),
+        "{refused:?}"
+    );
 }
 
 #[test]

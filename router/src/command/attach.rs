@@ -7,7 +7,7 @@ use crate::cli::{AttachArgs, DetachArgs};
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
 use weft_kernel::attach::{AttachRequest, Attachment};
-use weft_kernel::{Namespace, link};
+use weft_kernel::link;
 use weft_wire::Mac;
 use weft_wire::api::{Detached, FreeRequest, Pod, PodAddresses, PodRequest};
 
@@ -20,13 +20,7 @@ pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
         Some(id) => id.clone(),
         None => default_id(&args.netns)?,
     };
-    let netns = Namespace::open(&path)?;
-    if netns.id() == Namespace::current()?.id() {
-        bail!(
-            "{} is the namespace of this host itself: a pod needs one of its own",
-            path.display()
-        );
-    }
+    let netns = weft_kernel::attach::open_pod(&path)?;
     let client = Client::new(&args.router.socket);
     let request = PodRequest {
         id: id.clone(),

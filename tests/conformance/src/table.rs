@@ -55,6 +55,7 @@ pub const PACKAGES: &[Package] = &[
             WIRE, GOSSIP, IPAM, SLEEVE, ENGINE, FASTPATH, DRIVER, NODE, KERNEL, LAB,
         ],
     ),
+    shell("weft-cni", "cni", &[WIRE, KERNEL]),
     test(LAB, "tests/lab", &[WIRE, KERNEL]),
     test("weft-sim", "tests/sim", &[WIRE, GOSSIP, IPAM, SLEEVE, NODE]),
     test("weft-conformance", "tests/conformance", &[]),

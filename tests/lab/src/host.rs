@@ -146,6 +146,27 @@ impl Host {
         Pod::attach(self, name, None)
     }
 
+    /// A pod that something else than `weft attach` has put on this host's overlay.
+    ///
+    /// # Errors
+    /// When the name is unusable.
+    pub fn foreign_pod(
+        &self,
+        name: &str,
+        namespace: Namespace,
+        interface: &str,
+        addresses: Vec<IpAddr>,
+    ) -> Result<Station> {
+        check_name(name)?;
+        Ok(Station {
+            lab: Arc::clone(&self.lab),
+            name: name.to_owned(),
+            namespace,
+            interface: interface.to_owned(),
+            addresses,
+        })
+    }
+
     /// The packet filter of this host.
     #[must_use]
     pub fn firewall(&self) -> Firewall {

@@ -1,6 +1,7 @@
 //! What hosts and pods have in common: a namespace, an interface, addresses, and traffic.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::frames::{self, Ear, Frame};
 use crate::lab::Shared;
 use crate::ping::{self, PingPlan, PingReport};
+use crate::program::{self, Output};
 use crate::recording::Recording;
 use crate::transfer::{self, Content, Transfer};
 
@@ -88,6 +90,14 @@ impl Station {
             .copied()
             .find(|address| test(address))
             .ok_or_else(|| Error::invalid(format!("the address of {}", self.name), rule))
+    }
+
+    /// Runs a command here to its end, with `input` on its standard input.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not end. A failure of it is in the [`Output`].
+    pub fn run(&self, command: Command, input: Option<&str>) -> Result<Output> {
+        program::run(&self.lab, &self.namespace, &self.name, command, input)
     }
 
     /// Sends `count` echo requests, and returns when all are answered or the default patience is over.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use weft_wire::limits::{DEFAULT_PORT, ENDPOINTS_MAX, NAME_MAX};
 use weft_wire::mtu::{POD_MTU_CAP, POD_MTU_MIN};
 
-use crate::store::DEFAULT_MACHINE_ID_FILE;
+use weft_store::{CrashAt, DEFAULT_MACHINE_ID_FILE};
 
 /// File that is read when it exists and `--config` names no other.
 const DEFAULT_CONFIG_FILE: &str = "/etc/weft/weft.toml";
@@ -117,6 +117,11 @@ pub(crate) struct UpOptions {
     #[arg(long, value_name = "FILE", env = "WEFT_CONFIG")]
     #[serde(skip)]
     config: Option<PathBuf>,
+
+    /// Test aid: die as by SIGKILL at this write point, POINT or POINT:N for the N-th time.
+    #[arg(long, value_name = "POINT", hide = true)]
+    #[serde(skip)]
+    crash_at: Option<CrashAt>,
 }
 
 /// What `weft up` runs with: every default filled in, every value checked.
@@ -137,6 +142,8 @@ pub(crate) struct Settings {
     pub(crate) machine_id_file: PathBuf,
     pub(crate) log_level: LogLevel,
     pub(crate) log_format: LogFormat,
+    /// Where to die, for a test.
+    pub(crate) crash_at: Option<CrashAt>,
 }
 
 /// Why the options cannot be used.
@@ -246,6 +253,7 @@ impl UpOptions {
                 .unwrap_or_else(|| DEFAULT_MACHINE_ID_FILE.into()),
             log_level: self.log_level.or(file.log_level).unwrap_or_default(),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            crash_at: self.crash_at,
         })
     }
 }
@@ -395,6 +403,10 @@ mod tests {
         assert!(refuse(&["--name", ""]).contains("name"));
         assert!(refuse(&["--token-file", "/nonexistent/token"]).contains("/nonexistent/token"));
         assert!(refuse(&["--advertise", "nowhere"]).contains("nowhere"));
+        let refusal = Cli::try_parse_from(["weft", "--crash-at", "nowhere"])
+            .err()
+            .unwrap();
+        assert!(refusal.to_string().contains("records-synced"), "{refusal}");
     }
 
     #[test]

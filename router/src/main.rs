@@ -5,7 +5,6 @@
 //! | [`cli`], [`config`] | the command line, and the options of `weft up` with their sources |
 //! | [`command`] | commands that ask a running router or the kernel |
 //! | [`daemon`] | `weft up` |
-//! | [`store`] | the state file |
 //! | [`api`] | the local socket, both sides |
 //! | [`random`] | randomness from the kernel |
 //! | [`demo`] | `weft demo` |
@@ -18,7 +17,6 @@ mod config;
 mod daemon;
 mod demo;
 mod random;
-mod store;
 
 use clap::{CommandFactory as _, Parser};
 use cli::{Cli, Command};

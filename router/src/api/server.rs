@@ -240,10 +240,13 @@ async fn free(
     root_only(caller)?;
     let request = accept(body)?;
     let id = request.id.clone();
-    let addresses = api
+    match api
         .ask(|answer| Request::Free(api.number(), request, answer))
-        .await?;
-    Ok(Json(PodAddresses { id, addresses }).into_response())
+        .await?
+    {
+        Ok(addresses) => Ok(Json(PodAddresses { id, addresses }).into_response()),
+        Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
+    }
 }
 
 async fn addresses_of(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Refusal> {

@@ -10,6 +10,9 @@ use weft_wire::api::PodPlan;
 /// Number of a request whose answer nobody reads.
 const NOBODY: RequestId = RequestId(0);
 
+/// What was freed, or why nothing can be.
+type Freed = Result<Vec<IpAddr>, String>;
+
 /// Somebody who wants an address.
 struct Allocate {
     id: String,
@@ -22,7 +25,7 @@ struct Allocate {
 #[derive(Default)]
 pub(super) struct Askers {
     allocate: BTreeMap<RequestId, Allocate>,
-    free: BTreeMap<RequestId, oneshot::Sender<Vec<IpAddr>>>,
+    free: BTreeMap<RequestId, oneshot::Sender<Freed>>,
 }
 
 impl Askers {
@@ -39,7 +42,7 @@ impl Askers {
     }
 
     /// Somebody gives addresses back.
-    pub(super) fn free(&mut self, request: RequestId, answer: oneshot::Sender<Vec<IpAddr>>) {
+    pub(super) fn free(&mut self, request: RequestId, answer: oneshot::Sender<Freed>) {
         self.free.insert(request, answer);
     }
 
@@ -71,10 +74,22 @@ impl Askers {
         }
     }
 
+    /// Tells all that there is nothing now, and why. What still comes for them comes as if they had hung up: a new
+    /// address is freed again.
+    pub(super) fn refuse_all(&mut self, why: &str) {
+        for asker in self.allocate.values_mut() {
+            let (nobody, _) = oneshot::channel();
+            let _ = std::mem::replace(&mut asker.answer, nobody).send(Err(why.to_owned()));
+        }
+        for (_, answer) in std::mem::take(&mut self.free) {
+            let _ = answer.send(Err(why.to_owned()));
+        }
+    }
+
     /// Passes an answer on, if somebody still wants it.
     pub(super) fn freed(&mut self, request: RequestId, addresses: Vec<IpAddr>) {
         if let Some(answer) = self.free.remove(&request) {
-            let _ = answer.send(addresses);
+            let _ = answer.send(Ok(addresses));
         }
     }
 }
@@ -114,6 +129,28 @@ mod tests {
                 request: NOBODY
             })
         );
+    }
+
+    #[test]
+    fn those_who_are_refused_are_told_once_and_leave_nothing_behind() {
+        let mut askers = Askers::default();
+        let mut new = ask(&mut askers, 1, "web", true);
+        let mut old = ask(&mut askers, 2, "db", false);
+        let (answer, mut freed) = oneshot::channel();
+        askers.free(RequestId(3), answer);
+        askers.refuse_all("full");
+        askers.refuse_all("still full");
+        let full = || Err("full".to_owned());
+        assert_eq!(
+            (new.try_recv().unwrap(), old.try_recv().unwrap()),
+            (full(), full())
+        );
+        assert_eq!(freed.try_recv().unwrap(), Err("full".to_owned()));
+        assert!(matches!(
+            askers.allocated(RequestId(1), plan()),
+            Some(Request::Free { .. })
+        ));
+        assert_eq!(askers.allocated(RequestId(2), plan()), None);
     }
 
     #[test]

@@ -7,12 +7,14 @@
 //! | [`tcp`] | the mesh's connections |
 //! | [`underlay`] | at which addresses this host can be reached, and with which MTU |
 //! | [`bridge`] | keeps the kernel as the node wants it |
+//! | [`disk`] | the thread that writes the state, and what is refused while the disk takes nothing |
 //! | [`notices`] | what the node has to say, as log lines |
 //!
 //! One task owns the node; all others send it [`NodeEvent`]s. The engine's threads never wait for it.
 
 mod askers;
 mod bridge;
+mod disk;
 mod notices;
 mod start;
 mod tcp;
@@ -32,16 +34,15 @@ use weft_ipam_crdt::{Request as Ipam, RequestId};
 use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
 use weft_sleeve_engine::{Engine, EngineEvent};
+use weft_store::Save;
+use weft_store::writer::SAVES_MAX;
 use weft_wire::api::{FreeRequest, IpamStatus, PodPlan, PodRequest, Status};
 use weft_wire::{Mac, Time};
 
 use crate::config::parse_peer;
-use crate::store::{Save, Store};
 
 /// Events that wait for the node. Readers of connections wait when it is full; the engine drops and counts.
 const EVENTS_MAX: usize = 1_024;
-/// Writes that wait for the disk; the writer takes all of them at once and syncs them together.
-const SAVES_MAX: usize = 4_096;
 /// Events that the node takes before it does what came out of them: the engine's floods must not starve the timers.
 const EVENTS_PER_TURN: usize = 64;
 /// How often the engine's counters are read: what rekeying and keepalives are decided on.
@@ -59,7 +60,11 @@ pub(crate) enum Request {
     /// Nobody waits for this answer any longer.
     Cancel(RequestId),
     /// A pod is gone, or one of its addresses. Numbers as for [`Request::Allocate`].
-    Free(RequestId, FreeRequest, oneshot::Sender<Vec<IpAddr>>),
+    Free(
+        RequestId,
+        FreeRequest,
+        oneshot::Sender<Result<Vec<IpAddr>, String>>,
+    ),
     /// Addresses of a pod of this host.
     AddressesOf(String, oneshot::Sender<Vec<IpAddr>>),
     /// Where an address lives, in words.
@@ -84,13 +89,31 @@ pub(crate) enum TargetRefusal {
 
 /// What reaches the node's task.
 enum NodeEvent {
-    Dialled { conn: ConnId, stream: TcpStream },
-    DialFailed { conn: ConnId, why: String },
-    Accepted { stream: TcpStream, from: SocketAddr },
-    Frame { conn: ConnId, bytes: Vec<u8> },
-    Written { conn: ConnId },
-    Closed { conn: ConnId },
+    Dialled {
+        conn: ConnId,
+        stream: TcpStream,
+    },
+    DialFailed {
+        conn: ConnId,
+        why: String,
+    },
+    Accepted {
+        stream: TcpStream,
+        from: SocketAddr,
+    },
+    Frame {
+        conn: ConnId,
+        bytes: Vec<u8>,
+    },
+    Written {
+        conn: ConnId,
+    },
+    Closed {
+        conn: ConnId,
+    },
     Persisted(SaveToken),
+    /// A sentence while the disk takes no writes.
+    Disk(Option<String>),
     Engine(EngineEvent),
 }
 
@@ -110,6 +133,8 @@ struct Daemon {
     saves: mpsc::Sender<(SaveToken, Save)>,
     /// A sentence once a write could not be handed over: the router must end, since it would wait for it for ever.
     save_trouble: Option<String>,
+    /// A sentence while the disk takes no writes: then nothing is given out.
+    disk_trouble: Option<String>,
     askers: Askers,
     remote_macs: watch::Sender<BTreeSet<Mac>>,
     bridge_trouble: watch::Receiver<Option<String>>,
@@ -265,6 +290,10 @@ impl Daemon {
                 self.input(Input::IpamPersisted(token));
                 return self.save_trouble.take();
             }
+            NodeEvent::Disk(trouble) => {
+                self.disk_changed(trouble);
+                return None;
+            }
             NodeEvent::Engine(event) => return self.engine_event(event),
         };
         self.input(Input::Mesh(mesh));
@@ -303,6 +332,10 @@ impl Daemon {
                 let _ = answer.send(self.status());
             }
             Request::Allocate(request, PodRequest { id, address }, answer) => {
+                if let Some(why) = &self.disk_trouble {
+                    let _ = answer.send(Err(why.clone()));
+                    return false;
+                }
                 let is_new = self.node.addresses_of(&id).is_empty();
                 self.askers.allocate(request, &id, is_new, answer);
                 self.input(Input::Ipam(match address {
@@ -312,6 +345,10 @@ impl Daemon {
             }
             Request::Cancel(request) => self.input(Input::Ipam(Ipam::Cancel(request))),
             Request::Free(request, FreeRequest { id, address }, answer) => {
+                if let Some(why) = &self.disk_trouble {
+                    let _ = answer.send(Err(why.clone()));
+                    return false;
+                }
                 self.askers.free(request, answer);
                 self.input(Input::Ipam(Ipam::Free { id, address, request }));
             }
@@ -374,43 +411,7 @@ impl Daemon {
             },
         );
         status.warnings.extend(self.bridge_trouble.borrow().clone());
+        status.warnings.extend(self.disk_trouble.clone());
         status
-    }
-}
-
-/// Makes writes durable in order, all that wait with one sync.
-fn write_states(
-    mut store: Store,
-    mut saves: mpsc::Receiver<(SaveToken, Save)>,
-    token: Option<String>,
-    events: &mpsc::Sender<NodeEvent>,
-    failures: &mpsc::Sender<String>,
-) {
-    let mut token = token;
-    let mut waiting = Vec::new();
-    while saves.blocking_recv_many(&mut waiting, SAVES_MAX) > 0 {
-        let (mut mesh, mut ipam, mut batch) = (None, None, Vec::with_capacity(waiting.len()));
-        for (number, save) in waiting.drain(..) {
-            match number {
-                SaveToken::Mesh(_) => mesh = Some(number),
-                SaveToken::Ipam(_) => ipam = Some(number),
-            }
-            batch.push(save);
-        }
-        // The token is kept as soon as there is a cluster that it admits to.
-        let saved = store.save(&batch).and_then(|()| match token.take() {
-            Some(token) => store.save_token(&token),
-            None => Ok(()),
-        });
-        if let Err(error) = saved {
-            let _ = failures.blocking_send(error.to_string());
-            return;
-        }
-        // A number stands for all before it.
-        for number in [mesh, ipam].into_iter().flatten() {
-            if events.blocking_send(NodeEvent::Persisted(number)).is_err() {
-                return;
-            }
-        }
     }
 }

@@ -1,12 +1,11 @@
 //! Everything before the first packet: state, founding or joining, sockets, kernel, engine.
 
 use super::underlay::{self, Underlay};
-use super::{Daemon, EVENTS_MAX, Ended, NodeEvent, SAVES_MAX, bridge, tcp, write_states};
+use super::{Daemon, EVENTS_MAX, Ended, bridge, disk, tcp};
 use crate::api::server;
 use crate::command::{BRIDGE, TAP};
 use crate::config::{LogFormat, LogLevel, Settings};
 use crate::random;
-use crate::store::{MachineId, Save, State, Store};
 use anyhow::{Context, anyhow, bail};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -23,6 +22,7 @@ use weft_kernel::link;
 use weft_node::{Node, NodeConfig};
 use weft_sleeve::Cipher;
 use weft_sleeve_engine::{Engine as _, EngineConfig, PlainEngine};
+use weft_store::{MachineId, Save, State, Store};
 use weft_wire::mtu::{OVERHEAD, POD_MTU_MIN, pod_mtu};
 use weft_wire::record::Genesis;
 use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, Time};
@@ -69,12 +69,11 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     let (events, taken) = mpsc::channel(EVENTS_MAX);
     let (failures, failed) = mpsc::channel(1);
     let (requests, asked) = mpsc::channel(REQUESTS_MAX);
-    let (saves, to_save) = mpsc::channel(SAVES_MAX);
     let engine_events = events.clone();
     let engine = PlainEngine::start(EngineConfig {
         tap: TAP.into(),
         socket: udp,
-        events: Box::new(move |event| engine_events.try_send(NodeEvent::Engine(event)).is_ok()),
+        events: Box::new(move |event| engine_events.try_send(super::NodeEvent::Engine(event)).is_ok()),
     })?;
     for lack in engine.description().degradations {
         tracing::warn!("{lack}");
@@ -108,13 +107,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             seed: random::seed()?,
         },
     )?;
-    let writer = {
-        let events = events.clone();
-        std::thread::Builder::new()
-            .name("weft-state".into())
-            .spawn(move || write_states(store, to_save, token_text, &events, &failures))
-            .context("no thread for the state file")?
-    };
+    let (saves, writer) = disk::start(store, token_text, events.clone(), failures)?;
     tokio::spawn(tcp::accept(listener, events.clone()));
     let api = tokio::spawn(server::serve(api, requests));
     let mut daemon = Daemon {
@@ -124,6 +117,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         engine: Box::new(engine),
         saves,
         save_trouble: None,
+        disk_trouble: None,
         askers: super::askers::Askers::default(),
         remote_macs,
         bridge_trouble,
@@ -189,8 +183,9 @@ fn open_state(settings: &Settings, rng: &mut ChaCha20Rng) -> anyhow::Result<Open
     let noise = NoiseKeypair::generate(rng).context("X25519 is not compiled in")?;
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
-    let (mut store, mut state) =
-        Store::open(&settings.state_dir, machine, || (NodeKey::from_seed(seed), noise))?;
+    let (mut store, mut state) = Store::open(&settings.state_dir, machine, settings.crash_at, || {
+        (NodeKey::from_seed(seed), noise)
+    })?;
     let token = match (settings.token.clone().zip(given), store.token()?) {
         (Some(given), _) => Some(given),
         (None, Some(text)) => {

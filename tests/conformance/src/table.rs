@@ -32,6 +32,7 @@ const ENGINE: &str = "weft-sleeve-engine";
 const FASTPATH: &str = "weft-fastpath";
 const DRIVER: &str = "weft-fastpath-driver";
 const NODE: &str = "weft-node";
+const STORE: &str = "weft-store";
 const KERNEL: &str = "weft-kernel";
 /// The package of network tests; any shell may use it in its own tests.
 pub const LAB: &str = "weft-lab";
@@ -48,15 +49,18 @@ pub const PACKAGES: &[Package] = &[
     shell(KERNEL, "kernel", &[]),
     shell(ENGINE, "sleeve/engine", &[WIRE, SLEEVE, KERNEL]),
     shell(DRIVER, "fastpath/driver", &[WIRE, FASTPATH, KERNEL]),
+    shell(STORE, "router/store", &[WIRE, GOSSIP, IPAM]),
     shell(
         "weft",
         "router",
         &[
-            WIRE, GOSSIP, IPAM, SLEEVE, ENGINE, FASTPATH, DRIVER, NODE, KERNEL, LAB,
+            WIRE, GOSSIP, IPAM, SLEEVE, ENGINE, FASTPATH, DRIVER, NODE, STORE, KERNEL, LAB,
         ],
     ),
     shell("weft-cni", "cni", &[WIRE, KERNEL]),
-    test(LAB, "tests/lab", &[WIRE, KERNEL]),
+    shell("bench", "bench", &[WIRE, GOSSIP, IPAM, STORE]),
+    // The store for the names of its write points.
+    test(LAB, "tests/lab", &[WIRE, KERNEL, STORE]),
     test("weft-sim", "tests/sim", &[WIRE, GOSSIP, IPAM, SLEEVE, NODE]),
     test("weft-conformance", "tests/conformance", &[]),
     test("weft-fuzz", "fuzz", &[WIRE, GOSSIP, IPAM, SLEEVE]),

@@ -9,13 +9,14 @@
 //! behind it were appended one after the other; the last of them may be torn by a crash, and then was never
 //! acknowledged. Of several records of one kind the last one stands; changes of the address state add up.
 
-use super::machine::MachineId;
+use crate::error::FormatError;
+use crate::machine::MachineId;
 use weft_wire::hash::hash;
 use weft_wire::{NodeKey, NoiseKeypair};
 
 const MAGIC: &[u8; 8] = b"WEFTSTAT";
 /// Version of the layout above.
-pub(super) const FORMAT_VERSION: u16 = 1;
+pub(crate) const FORMAT_VERSION: u16 = 1;
 const HEADER_LEN: usize = 16;
 const RECORD_HEADER_LEN: usize = 8;
 const CHECKSUM_LEN: usize = 8;
@@ -23,7 +24,7 @@ const CHECKSUM_LEN: usize = 8;
 /// What a record holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
-pub(super) enum RecordKind {
+pub(crate) enum RecordKind {
     /// Machine binding 32, Ed25519 seed 32, X25519 secret 32.
     Identity = 1,
     /// Incarnation 8.
@@ -50,50 +51,6 @@ impl RecordKind {
     }
 }
 
-/// Why octets are not a state file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FormatError {
-    /// The first octets are not the magic.
-    #[error("this is not a weft state file")]
-    NotAStateFile,
-    /// A newer format.
-    #[error("format {found} is newer than this program")]
-    Newer {
-        /// Format version of the file.
-        found: u16,
-    },
-    /// The file ends within a record.
-    #[error("it ends in the middle of a record, at octet {at}")]
-    Truncated {
-        /// Where the record begins.
-        at: usize,
-    },
-    /// A checksum does not match.
-    #[error("the record at octet {at} is damaged")]
-    Checksum {
-        /// Where the record begins.
-        at: usize,
-    },
-    /// A record of a kind that this version does not know.
-    #[error("the record at octet {at} is of an unknown kind")]
-    UnknownKind {
-        /// Where the record begins.
-        at: usize,
-    },
-    /// A record that must be there is not.
-    #[error("its {0} record is missing or malformed")]
-    Missing(&'static str),
-    /// The cluster record does not decode.
-    #[error("its cluster record is malformed")]
-    Cluster,
-    /// The address state does not decode.
-    #[error("its address state is malformed")]
-    Ipam,
-    /// Larger than any state.
-    #[error("it is larger than any state can be")]
-    TooLarge,
-}
-
 fn checksum(head_and_body: &[u8]) -> [u8; CHECKSUM_LEN] {
     let mut out = [0; CHECKSUM_LEN];
     out.copy_from_slice(&hash("weft state record v1", &[head_and_body])[..CHECKSUM_LEN]);
@@ -115,7 +72,7 @@ fn file_check(header: &[u8]) -> [u8; 2] {
 }
 
 /// Writes one record that will stand at `place` in the file.
-pub(super) fn encode_record(kind: RecordKind, body: &[u8], place: usize) -> Vec<u8> {
+pub(crate) fn encode_record(kind: RecordKind, body: &[u8], place: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(RECORD_HEADER_LEN + body.len() + CHECKSUM_LEN);
     out.extend_from_slice(&(kind as u16).to_be_bytes());
     // Bodies are bounded far below 4 GiB by STATE_FILE_MAX.
@@ -129,7 +86,7 @@ pub(super) fn encode_record(kind: RecordKind, body: &[u8], place: usize) -> Vec<
 }
 
 /// A file whose snapshot is these records.
-pub(super) fn encode(records: &[(RecordKind, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn encode(records: &[(RecordKind, Vec<u8>)]) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
@@ -146,15 +103,15 @@ pub(super) fn encode(records: &[(RecordKind, Vec<u8>)]) -> Vec<u8> {
 
 /// What a file holds.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Contents<'a> {
+pub(crate) struct Contents<'a> {
     /// The records, in order.
-    pub(super) records: Vec<(RecordKind, &'a [u8])>,
+    pub(crate) records: Vec<(RecordKind, &'a [u8])>,
     /// Where a torn record was left out, if one was.
-    pub(super) torn_at: Option<usize>,
+    pub(crate) torn_at: Option<usize>,
 }
 
 /// The records of a file, in order.
-pub(super) fn decode(bytes: &[u8]) -> Result<Contents<'_>, FormatError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Contents<'_>, FormatError> {
     let header = bytes.get(..HEADER_LEN).ok_or(FormatError::NotAStateFile)?;
     if &header[..8] != MAGIC {
         return Err(FormatError::NotAStateFile);
@@ -246,12 +203,12 @@ fn is_torn(bytes: &[u8], at: usize) -> bool {
 }
 
 /// Body of the identity record.
-pub(super) fn encode_identity(machine: &MachineId, key: &NodeKey, noise: &NoiseKeypair) -> Vec<u8> {
+pub(crate) fn encode_identity(machine: &MachineId, key: &NodeKey, noise: &NoiseKeypair) -> Vec<u8> {
     [machine.binding(), key.seed(), noise.secret].concat()
 }
 
 /// Machine binding and keys from the identity record.
-pub(super) fn decode_identity(body: &[u8]) -> Result<([u8; 32], NodeKey, NoiseKeypair), FormatError> {
+pub(crate) fn decode_identity(body: &[u8]) -> Result<([u8; 32], NodeKey, NoiseKeypair), FormatError> {
     let missing = FormatError::Missing("identity");
     let part = |i: usize| -> Result<[u8; 32], FormatError> {
         body.get(32 * i..32 * (i + 1))

@@ -5,17 +5,18 @@
 //! file or the new one. In between, changes are appended and synced together. `STATE_DIR/lock` is held while a
 //! router runs.
 
-mod format;
-mod machine;
-
-pub(crate) use machine::{DEFAULT_MACHINE_ID_FILE, MachineId};
-
-use format::{FormatError, RecordKind};
+use crate::error::{FormatError, StoreError};
+use crate::file::{check_owner, make_directory, replace};
+use crate::format::{self, RecordKind};
+use crate::machine::MachineId;
+use crate::point::{Append, CrashAt, Occasion, Points, WritePoint};
 use rustix::fs::{FlockOperation, flock};
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use weft_gossip::DurableState;
 use weft_ipam_crdt::{Change, IpamState};
 use weft_wire::codec::encode;
@@ -30,63 +31,46 @@ const APPENDED_MIN: u64 = 1 << 20;
 /// Longest encoded change of the address state: a grant of all slots of a fragmented host.
 const CHANGE_MAX: usize = 1 << 20;
 
-/// Why the state cannot be used; each sentence names the file and the cure.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    /// The state directory cannot be made or entered.
-    #[error("state directory {path}: {source}; choose another with --state-dir")]
-    Directory { path: PathBuf, source: std::io::Error },
-    /// Another router holds the lock.
-    #[error(
-        "state directory {path} is in use by another weft router; stop that one, or choose another with --state-dir"
-    )]
-    Locked { path: PathBuf },
-    /// Reading or writing failed.
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
-    /// The file is not what a router wrote.
-    #[error(
-        "{path}: {why}; nothing was changed. Restore the file, or move it away: this host then becomes a new node"
-    )]
-    Damaged { path: PathBuf, why: FormatError },
-    /// A newer program wrote the file.
-    #[error(
-        "{path} was written by a newer weft (format {found}, this program reads up to {known}): start that version"
-    )]
-    Newer { path: PathBuf, found: u16, known: u16 },
-    /// The file came from another machine.
-    #[error(
-        "{path} belongs to another machine: a node's identity must never run twice. If this host is a copy, move \
-         the file away: it then becomes a new node and joins again with the token"
-    )]
-    OtherMachine { path: PathBuf },
-}
-
 /// What a router is and knows when it starts.
-pub(crate) struct State {
+pub struct State {
     /// The node's identity.
-    pub(crate) key: NodeKey,
+    pub key: NodeKey,
     /// Its Noise static key.
-    pub(crate) noise: NoiseKeypair,
+    pub noise: NoiseKeypair,
     /// Grows at each start.
-    pub(crate) incarnation: u64,
+    pub incarnation: u64,
     /// Genesis, secrets and records; none before the node has joined.
-    pub(crate) durable: Option<DurableState>,
+    pub durable: Option<DurableState>,
     /// Slots and addresses; none before the node has joined.
-    pub(crate) ipam: Option<IpamState>,
+    pub ipam: Option<IpamState>,
 }
 
 /// Something that must be durable.
 #[derive(Clone, Debug)]
-pub(crate) enum Save {
+pub enum Save {
     /// This is the cluster's state now.
     Cluster(DurableState),
     /// The address state changed like this.
     Ipam(Vec<Change>),
 }
 
+/// Counts the syncs of a store, from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct Syncs(Arc<AtomicU64>);
+
+impl Syncs {
+    /// Calls of fsync and fdatasync that the kernel has answered with success since the store was opened.
+    pub fn so_far(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// The open state directory; the lock is held until it is dropped.
-pub(crate) struct Store {
+pub struct Store {
     directory: PathBuf,
     identity: Vec<u8>,
     incarnation: u64,
@@ -96,30 +80,39 @@ pub(crate) struct Store {
     /// Octets of the file, and how many of them are its snapshot.
     length: u64,
     snapshot: u64,
+    /// True after a write that failed: the file lacks what this value holds.
+    is_behind: bool,
+    points: Points,
+    syncs: Syncs,
     _lock: File,
 }
 
 impl Store {
     /// True when a host has had its state in this directory before.
-    pub(crate) fn exists(directory: &Path) -> bool {
+    pub fn exists(directory: &Path) -> bool {
         directory.join("state").exists()
     }
 
-    /// Opens or makes the state of this host and raises its incarnation, durably, before it returns.
-    pub(crate) fn open(
+    /// Opens or makes the state of this host and raises its incarnation, durably, before it returns. `crash_at` is a
+    /// test aid, see [`crate::point`].
+    ///
+    /// # Errors
+    /// Whatever keeps the state from being used; the file is then as it was.
+    pub fn open(
         directory: &Path,
         machine: MachineId,
+        crash_at: Option<CrashAt>,
         new_identity: impl FnOnce() -> (NodeKey, NoiseKeypair),
     ) -> Result<(Self, State), StoreError> {
-        let in_directory = |source| StoreError::Directory {
-            path: directory.into(),
-            source,
+        let in_directory = |source: std::io::Error| match StoreError::of_io(directory, source) {
+            StoreError::Io { path, source } => StoreError::Directory { path, source },
+            named => named,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(in_directory)?;
+        let mut points = Points::new(crash_at);
+        if make_directory(directory).map_err(in_directory)? {
+            points.reach(WritePoint::DirectoryMade);
+        }
+        check_owner(directory)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -131,17 +124,18 @@ impl Store {
             path: directory.into(),
         })?;
         let path = directory.join("state");
-        let stored = match read(&path)? {
-            Some(bytes) => decode(&path, &bytes, &machine)?,
+        let (stored, occasion) = match read(&path)? {
+            Some(bytes) => (decode(&path, &bytes, &machine)?, Occasion::Start),
             None => {
                 let (key, noise) = new_identity();
-                State {
+                let new = State {
                     key,
                     noise,
                     incarnation: 0,
                     durable: None,
                     ipam: None,
-                }
+                };
+                (new, Occasion::First)
             }
         };
         let state = State {
@@ -157,14 +151,21 @@ impl Store {
             file: lock.try_clone().map_err(in_directory)?,
             length: 0,
             snapshot: 0,
+            is_behind: false,
+            points,
+            syncs: Syncs::default(),
             _lock: lock,
         };
-        store.rewrite()?;
+        store.rewrite(occasion)?;
         Ok((store, state))
     }
 
-    /// Makes all of this durable, with one sync.
-    pub(crate) fn save(&mut self, saves: &[Save]) -> Result<(), StoreError> {
+    /// Makes all of this durable, with one sync, and with it whatever a call that failed before has left.
+    ///
+    /// # Errors
+    /// It could not be written. The file then holds all that was durable before; this value keeps the rest, so the
+    /// next call, also one with nothing new, tries to write all of it.
+    pub fn save(&mut self, saves: &[Save]) -> Result<(), StoreError> {
         let mut appended = Vec::new();
         for save in saves {
             let place = self.length as usize + appended.len();
@@ -193,27 +194,42 @@ impl Store {
                 }
             }
         }
-        if self.length + appended.len() as u64 > APPENDED_FACTOR * self.snapshot + APPENDED_MIN {
-            return self.rewrite();
+        let length = self.length + appended.len() as u64;
+        let is_long = length > APPENDED_FACTOR * self.snapshot + APPENDED_MIN;
+        if self.is_behind || is_long || self.points.awaits_fold() {
+            return self.rewrite(Occasion::Fold);
         }
-        let outcome = self
-            .file
-            .write_all_at(&appended, self.length)
-            .and_then(|()| self.file.sync_data());
-        match outcome {
-            Ok(()) => {
-                self.length += appended.len() as u64;
-                Ok(())
-            }
-            Err(source) => {
-                // What was acknowledged before stays; nothing of this write may be found later.
-                let _ = self.file.set_len(self.length);
-                Err(StoreError::Io {
-                    path: self.directory.join("state"),
-                    source,
-                })
-            }
+        if appended.is_empty() {
+            return Ok(());
         }
+        self.append(&appended).map_err(|source| {
+            // What was acknowledged before stays; nothing of this write may be found later. A file whose sync
+            // failed is not written again either: the kernel may have dropped what it could not write (fsync(2)).
+            self.is_behind = true;
+            let _ = self.file.set_len(self.length);
+            StoreError::of_io(&self.directory.join("state"), source)
+        })
+    }
+
+    fn append(&mut self, records: &[u8]) -> std::io::Result<()> {
+        let torn = WritePoint::Records(Append::Torn);
+        if self.points.awaits(torn) {
+            self.file
+                .write_all_at(&records[..records.len() / 2], self.length)?;
+            self.points.reach(torn);
+        }
+        self.file.write_all_at(records, self.length)?;
+        self.points.reach(WritePoint::Records(Append::Written));
+        self.file.sync_data()?;
+        self.syncs.count();
+        self.points.reach(WritePoint::Records(Append::Synced));
+        self.length += records.len() as u64;
+        Ok(())
+    }
+
+    /// Counts this store's syncs.
+    pub fn syncs(&self) -> Syncs {
+        self.syncs.clone()
     }
 
     fn take_cluster(&mut self, durable: &DurableState) -> Result<(), StoreError> {
@@ -230,7 +246,9 @@ impl Store {
     }
 
     /// Replaces the file by a snapshot of all.
-    fn rewrite(&mut self) -> Result<(), StoreError> {
+    fn rewrite(&mut self, occasion: Occasion) -> Result<(), StoreError> {
+        // Until it has succeeded the open file may be the old one, behind the name or without one.
+        self.is_behind = true;
         let mut records = vec![
             (RecordKind::Identity, self.identity.clone()),
             (RecordKind::Incarnation, self.incarnation.to_be_bytes().to_vec()),
@@ -246,42 +264,55 @@ impl Store {
                 .map(|ipam| (RecordKind::IpamState, ipam.encode())),
         );
         let bytes = format::encode(&records);
-        replace(&self.directory, "state", &bytes)?;
+        let place = (self.directory.as_path(), "state");
+        replace(place, &bytes, occasion, &mut self.points, &self.syncs)?;
         let path = self.directory.join("state");
         self.file = OpenOptions::new()
             .write(true)
             .open(&path)
-            .map_err(|source| StoreError::Io { path, source })?;
+            .map_err(|source| StoreError::of_io(&path, source))?;
         (self.length, self.snapshot) = (bytes.len() as u64, bytes.len() as u64);
+        self.is_behind = false;
         Ok(())
     }
 
     /// The join token that was kept for the next start, if any.
-    pub(crate) fn token(&self) -> Result<Option<String>, StoreError> {
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn token(&self) -> Result<Option<String>, StoreError> {
         let path = self.token_path();
         match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text.trim().to_owned())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StoreError::Io { path, source }),
+            Err(source) => Err(StoreError::of_io(&path, source)),
         }
     }
 
     /// Keeps the join token, so that this host can admit others after a restart.
-    pub(crate) fn save_token(&self, token: &str) -> Result<(), StoreError> {
-        replace(&self.directory, "token", format!("{token}\n").as_bytes())
+    ///
+    /// # Errors
+    /// It could not be written; the token that was kept before still is.
+    pub fn save_token(&mut self, token: &str) -> Result<(), StoreError> {
+        let place = (self.directory.as_path(), "token");
+        let text = format!("{token}\n");
+        replace(
+            place,
+            text.as_bytes(),
+            Occasion::Token,
+            &mut self.points,
+            &self.syncs,
+        )
     }
 
     /// Where the join token is kept.
-    pub(crate) fn token_path(&self) -> PathBuf {
+    pub fn token_path(&self) -> PathBuf {
         self.directory.join("token")
     }
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let io = |source| StoreError::Io {
-        path: path.into(),
-        source,
-    };
+    let io = |source| StoreError::of_io(path, source);
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -366,32 +397,6 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, Store
     })
 }
 
-/// Writes a file so that a crash leaves the old octets or the new ones, never a mixture.
-fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-    let path = directory.join(name);
-    let beside = directory.join(format!("{name}.new"));
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, &path)?;
-        File::open(directory)?.sync_all()
-    };
-    write().map_err(|source| {
-        // The old file still stands; what was written beside it is of no use to anybody.
-        let _ = std::fs::remove_file(&beside);
-        StoreError::Io {
-            path: path.clone(),
-            source,
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,7 +404,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     fn open(directory: &Path, machine: &str) -> Result<(Store, State), StoreError> {
-        Store::open(directory, MachineId::from_text(machine).unwrap(), || {
+        Store::open(directory, MachineId::from_text(machine).unwrap(), None, || {
             let noise = NoiseKeypair::generate(&mut ChaCha20Rng::from_seed([1; 32])).unwrap();
             (NodeKey::from_seed([2; 32]), noise)
         })
@@ -532,5 +537,78 @@ mod tests {
         assert!(error.to_string().contains("state"), "{error}");
         drop(store);
         assert_eq!(held(&open(dir.path(), MACHINE).unwrap().1), 1);
+    }
+
+    #[test]
+    fn what_a_failed_write_has_left_is_written_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path(), MACHINE).unwrap();
+        store.save(&[Save::Cluster(founded()), pod(1)]).unwrap();
+        // A directory in the place of the file beside it: neither the log nor a snapshot can be written.
+        store.file = File::open(dir.path().join("state")).unwrap();
+        let blocked = dir.path().join("state.new");
+        std::fs::create_dir(&blocked).unwrap();
+        assert!(store.save(&[pod(2)]).is_err());
+        let error = store.save(&[pod(3)]).unwrap_err();
+        assert!(error.may_pass(), "{error}");
+        std::fs::remove_dir(&blocked).unwrap();
+        let before = store.syncs().so_far();
+        store.save(&[]).unwrap();
+        // The file and its directory.
+        assert_eq!(store.syncs().so_far(), before + 2);
+        store.save(&[pod(4), pod(5)]).unwrap();
+        assert_eq!(store.syncs().so_far(), before + 3);
+        drop(store);
+        assert_eq!(held(&open(dir.path(), MACHINE).unwrap().1), 5);
+    }
+
+    #[test]
+    fn a_flipped_octet_anywhere_in_the_log_loses_no_earlier_record_silently() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path(), MACHINE).unwrap();
+        store.save(&[Save::Cluster(founded()), pod(1)]).unwrap();
+        let begin = store.length as usize;
+        store.save(&[pod(2)]).unwrap();
+        let end = store.length as usize;
+        store.save(&[pod(3)]).unwrap();
+        drop(store);
+        let path = dir.path().join("state");
+        let good = std::fs::read(&path).unwrap();
+        for at in begin..end {
+            let mut bad = good.clone();
+            bad[at] ^= 0x01;
+            std::fs::write(&path, &bad).unwrap();
+            let error = open(dir.path(), MACHINE).err().unwrap();
+            assert!(
+                error.to_string().contains("Restore the file"),
+                "octet {at}: {error}"
+            );
+            assert_eq!(std::fs::read(&path).unwrap(), bad, "octet {at}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_may_change_is_refused_with_the_cure() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |mode| std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o770);
+        let error = open(dir.path(), MACHINE).err().unwrap().to_string();
+        assert!(
+            error.contains("mode 770") && error.contains("chmod 700"),
+            "{error}"
+        );
+        mode(0o755);
+        drop(open(dir.path(), MACHINE).unwrap());
+        if rustix::process::geteuid().is_root() {
+            chown(dir.path(), Some(4_242), None).unwrap();
+            let error = open(dir.path(), MACHINE).err().unwrap().to_string();
+            assert!(
+                error.contains("user 4242") && error.contains("chown 0"),
+                "{error}"
+            );
+            chown(dir.path(), Some(0), None).unwrap();
+        }
+        assert_eq!(open(dir.path(), MACHINE).unwrap().1.incarnation, 2);
     }
 }

@@ -1,0 +1,56 @@
+//! The thread that writes the state, and what the daemon refuses while the disk takes nothing.
+
+use super::{Daemon, NodeEvent, SaveToken};
+use anyhow::Context;
+use std::thread::JoinHandle;
+use tokio::sync::mpsc;
+use weft_store::writer::{self, SAVES_MAX};
+use weft_store::{Save, Store, StoreError, Told};
+
+type Saves = mpsc::Sender<(SaveToken, Save)>;
+
+/// Starts the writer; it ends when the sender is dropped. `join_token` is kept with the first write.
+pub(super) fn start(
+    store: Store,
+    join_token: Option<String>,
+    events: mpsc::Sender<NodeEvent>,
+    failures: mpsc::Sender<String>,
+) -> anyhow::Result<(Saves, JoinHandle<()>)> {
+    let (saves, to_save) = mpsc::channel(SAVES_MAX);
+    let tell = move |told| {
+        let event = match told {
+            Told::Durable(number) => NodeEvent::Persisted(number),
+            Told::Refused(error) => NodeEvent::Disk(Some(sentence(&error))),
+            Told::Recovered => NodeEvent::Disk(None),
+            Told::Failed(error) => return failures.blocking_send(error.to_string()).is_ok(),
+        };
+        events.blocking_send(event).is_ok()
+    };
+    let thread = std::thread::Builder::new()
+        .name("weft-state".into())
+        .spawn(move || writer::run(store, to_save, join_token, tell))
+        .context("no thread for the state file")?;
+    Ok((saves, thread))
+}
+
+fn sentence(error: &StoreError) -> String {
+    format!(
+        "no address is given out or freed, and no host let in, until the state can be written again: {error}. It is \
+         tried again by itself; traffic is not touched"
+    )
+}
+
+impl Daemon {
+    /// The disk refuses, or takes writes again. Nobody is left waiting for a disk.
+    pub(super) fn disk_changed(&mut self, trouble: Option<String>) {
+        match &trouble {
+            Some(why) if self.disk_trouble.is_none() => tracing::error!("{why}"),
+            None if self.disk_trouble.is_some() => tracing::info!("the state can be written again"),
+            _ => {}
+        }
+        if let Some(why) = &trouble {
+            self.askers.refuse_all(why);
+        }
+        self.disk_trouble = trouble;
+    }
+}

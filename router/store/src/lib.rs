@@ -1,0 +1,26 @@
+//! What a host keeps on its disk: identity, incarnation, what it knows of its cluster, and its addresses.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`store`] | [`Store`]: the state directory, its lock, the log and its snapshots |
+//! | [`writer`] | the loop that makes writes durable, all that wait with one sync, and goes on when the disk is full |
+//! | [`point`] | [`WritePoint`]: where a crash makes a difference, and dying there on purpose |
+//! | [`machine`] | the machine id that the state is bound to |
+//! | [`error`] | every reason for which the state cannot be used or written |
+//! | `format` | the octets of the file |
+//! | `file` | replacing a file as a whole |
+#![forbid(unsafe_code)]
+
+pub mod error;
+mod file;
+mod format;
+pub mod machine;
+pub mod point;
+pub mod store;
+pub mod writer;
+
+pub use error::{FormatError, StoreError};
+pub use machine::{DEFAULT_MACHINE_ID_FILE, MachineId, MachineIdError};
+pub use point::{CrashAt, WritePoint};
+pub use store::{Save, State, Store, Syncs};
+pub use writer::Told;

@@ -1,0 +1,289 @@
+//! A router that dies at any of the points where something becomes durable, and its next start.
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail as a test fails")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use weft_lab::{Api, Host, Lab, Router, Switch};
+use weft_store::WritePoint;
+use weft_store::point::{Append, Occasion, Step};
+use weft_wire::api::{ClusterStatus, Status};
+
+/// For anything that needs no timeout to pass first.
+const SOON: Duration = Duration::from_secs(20);
+/// A router that does not answer yet is asked again after this.
+const GLANCE: Duration = Duration::from_millis(10);
+/// Connections that ask a router for addresses at once, so that the disk always has something to do.
+const WORKERS: usize = 4;
+/// The time of getting to a point at which a router under work dies, so that some of it was answered before.
+const UNDER_WORK: &str = ":20";
+
+fn is_member(status: &Status) -> bool {
+    matches!(status.cluster, ClusterStatus::Member { .. })
+}
+
+/// The keys of a host as its state file holds them, behind the file's and the record's headers; none without a file.
+fn identity(host: &Host) -> Option<Vec<u8>> {
+    let bytes = fs::read(host.state_dir().join("state")).ok()?;
+    Some(bytes.get(24..24 + 96)?.to_vec())
+}
+
+fn genesis(status: &Status) -> String {
+    match &status.cluster {
+        ClusterStatus::Member { genesis, .. } => genesis.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What was given out: each address with the pod that has it. Names of pods begin with their host's.
+#[derive(Default)]
+struct Given(BTreeMap<IpAddr, String>);
+
+impl Given {
+    fn add(&mut self, id: String, address: IpAddr) {
+        if let Some(other) = self.0.insert(address, id.clone()) {
+            panic!("{address} is given to {other} and to {id}");
+        }
+    }
+
+    fn allocate(&mut self, host: &Host, label: &str) {
+        let id = format!("{}-{label}", host.name());
+        let address = Api::connect(host).unwrap().allocate(&id).unwrap();
+        self.add(id, address);
+    }
+
+    /// These hosts hold every address that was answered to them, and no address has two pods, answered or not.
+    fn assert_held(&self, hosts: &[&Host]) {
+        let mut held = BTreeMap::new();
+        for host in hosts {
+            for used in Api::connect(host).unwrap().ipam().unwrap().used {
+                assert!(used.id.starts_with(host.name()), "{used:?} on {}", host.name());
+                assert_eq!(held.insert(used.address, used.id), None, "{}", used.address);
+            }
+        }
+        let of_these = |id: &String| hosts.iter().any(|host| id.starts_with(host.name()));
+        for (address, id) in self.0.iter().filter(|(_, id)| of_these(id)) {
+            assert_eq!(held.get(address), Some(id), "{address} was answered");
+        }
+    }
+}
+
+/// A host that is killed again and again.
+struct Victim {
+    host: Host,
+    arguments: Vec<String>,
+    identity: Option<Vec<u8>>,
+    running: Option<Router>,
+}
+
+impl Victim {
+    fn new(lab: &Lab, switch: &Switch, name: &str, arguments: &[&str]) -> Self {
+        Self {
+            host: lab.host(name).on(switch).build().unwrap(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            identity: None,
+            running: None,
+        }
+    }
+
+    /// Starts it, does this work, and sees it die at this point.
+    fn die_at<T>(&mut self, point: WritePoint, time: &str, work: impl FnOnce(&Router) -> T) -> T {
+        drop(self.running.take());
+        let crash = ["--crash-at".to_owned(), format!("{point}{time}")];
+        let router = self.host.up(self.arguments.iter().chain(&crash)).unwrap();
+        let done = work(&router);
+        let ended = router.wait(SOON).unwrap();
+        let ended = ended.unwrap_or_else(|| panic!("{point} was never reached\n{}", router.log_tail()));
+        assert_eq!(ended.signal(), Some(9), "{point}: {ended}\n{}", router.log_tail());
+        let last_words = format!("dies at write point {point},");
+        assert!(router.log_tail().contains(&last_words), "{}", router.log_tail());
+        done
+    }
+
+    /// Starts it again, as what it was before.
+    fn come_back(&mut self) -> Status {
+        let before = identity(&self.host);
+        assert!(before.is_some() && (self.identity.is_none() || self.identity == before));
+        let router = self.host.up(&self.arguments).unwrap();
+        let status = router.wait_until("it is a member", SOON, is_member).unwrap();
+        assert_eq!(identity(&self.host), before);
+        self.identity = before;
+        self.running = Some(router);
+        status
+    }
+}
+
+/// Asks a router for addresses on several connections until it dies; what it answered.
+fn flood(router: &Router, label: &str) -> Vec<(String, IpAddr)> {
+    let host = router.host();
+    let work = |worker| {
+        let mut answered = Vec::new();
+        let mut api = loop {
+            match Api::connect(host) {
+                Ok(api) => break api,
+                // It may have had so much else to write that it is dead already.
+                Err(_) if router.wait(GLANCE).unwrap().is_some() => return answered,
+                Err(_) => {}
+            }
+        };
+        for number in 0.. {
+            let id = format!("{}-{label}-{worker}-{number}", host.name());
+            let Ok(address) = api.allocate(&id) else { break };
+            answered.push((id, address));
+        }
+        answered
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|worker| scope.spawn(move || work(worker)))
+            .collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap())
+            .collect()
+    })
+}
+
+#[test]
+fn a_member_dies_at_every_write_point() {
+    let lab = Lab::new("points").unwrap();
+    let switch = lab.switch().unwrap();
+    let founder = lab
+        .host("a")
+        .on(&switch)
+        .build()
+        .unwrap()
+        .up(["--found"])
+        .unwrap();
+    founder.wait_until("it is a member", SOON, is_member).unwrap();
+    let token = lab.secret_file("token", &founder.token().unwrap()).unwrap();
+    let token = token.to_str().unwrap();
+    let a = founder.host();
+    let at_a = a.address().unwrap().to_string();
+    let joining = ["--peer", &at_a, "--token-file", token];
+    let mut victims = ["b", "c"].map(|name| Victim::new(&lab, &switch, name, &joining));
+    let at_b = victims[0].host.address().unwrap().to_string();
+    let mut newcomers = Vec::new();
+    let mut given = Given::default();
+    let mut answered_before = 0;
+
+    for (number, point) in WritePoint::ALL.into_iter().enumerate() {
+        let label = point.to_string();
+        let [b, c] = &mut victims;
+        let victim = match point {
+            WritePoint::DirectoryMade | WritePoint::File(Occasion::First, _) => {
+                let is_last = point == WritePoint::File(Occasion::First, Step::Durable);
+                let victim = if is_last { c } else { b };
+                victim.die_at(point, "", |_| ());
+                let is_there = matches!(
+                    point,
+                    WritePoint::File(Occasion::First, Step::Renamed | Step::Durable)
+                );
+                assert_eq!(identity(&victim.host).is_some(), is_there, "{point}");
+                if !is_there {
+                    // It never was: its next start is a new host's.
+                    continue;
+                }
+                victim
+            }
+            WritePoint::File(Occasion::Start, _) => {
+                b.die_at(point, "", |_| ());
+                b
+            }
+            WritePoint::File(Occasion::Token, _) => {
+                // Kept with the first write, which an address that nobody may ever hear of brings about.
+                c.die_at(point, "", |router| {
+                    let _ = router
+                        .wait_ready(SOON)
+                        .map(|_| Api::connect(router.host()).map(|mut api| api.allocate("c-first")));
+                });
+                c
+            }
+            WritePoint::File(Occasion::Fold, _) | WritePoint::Records(_) => {
+                let lets_in = matches!(point, WritePoint::Records(_));
+                let answered = b.die_at(point, UNDER_WORK, |router| {
+                    if lets_in {
+                        let host = lab.host(&format!("n{number}")).on(&switch).build().unwrap();
+                        newcomers.push(host.up(["--peer", &at_b, "--token-file", token]).unwrap());
+                    }
+                    flood(router, &label)
+                });
+                answered_before += answered.len();
+                for (id, address) in answered {
+                    given.add(id, address);
+                }
+                b
+            }
+        };
+        // The other host goes on without it.
+        given.allocate(a, &label);
+        let cluster = genesis(&victim.come_back());
+        assert_eq!(cluster, genesis(&founder.status().unwrap()), "{point}");
+        given.assert_held(&[a, &victim.host]);
+        given.allocate(&victim.host, &format!("after-{label}"));
+    }
+
+    for newcomer in &newcomers {
+        newcomer.wait_until("it is let in", SOON, is_member).unwrap();
+    }
+    let [b, c] = &mut victims;
+    for victim in [&mut *b, &mut *c] {
+        drop(victim.running.take());
+        victim.come_back();
+    }
+    given.assert_held(&[a, &b.host, &c.host]);
+    assert!(answered_before > 0, "no router had work when it died");
+}
+
+#[test]
+fn a_founder_dies_at_every_write_point_before_it_has_founded() {
+    let lab = Lab::new("founding").unwrap();
+    let switch = lab.switch().unwrap();
+    let mut founder = Victim::new(&lab, &switch, "a", &["--found"]);
+    let (mut keys, mut token, mut died) = (None, None, 0);
+    let once_there = |kept: &mut Option<Vec<u8>>, now: Option<Vec<u8>>, point| {
+        assert!(
+            kept.is_none() || *kept == now,
+            "{point}: what was kept has changed"
+        );
+        *kept = now;
+    };
+    for point in WritePoint::ALL {
+        let counts = match point {
+            WritePoint::DirectoryMade | WritePoint::Records(Append::Torn | Append::Written) => true,
+            // Its last step is only reached by one that has not got to the step before.
+            WritePoint::File(Occasion::First, step) => step != Step::Durable,
+            WritePoint::File(occasion, _) => occasion == Occasion::Token,
+            WritePoint::Records(Append::Synced) => false,
+        };
+        if !counts {
+            continue;
+        }
+        founder.die_at(point, "", |_| ());
+        died += 1;
+        once_there(&mut keys, identity(&founder.host), point);
+        once_there(
+            &mut token,
+            fs::read(founder.host.state_dir().join("token")).ok(),
+            point,
+        );
+    }
+    assert_eq!(died, 12);
+    assert!(keys.is_some() && token.is_some());
+    founder.identity = keys;
+    let first = genesis(&founder.come_back());
+    assert_eq!(
+        genesis(&founder.running.as_ref().unwrap().status().unwrap()),
+        first
+    );
+    let mut given = Given::default();
+    given.allocate(&founder.host, "x");
+    drop(founder.running.take());
+    assert_eq!(genesis(&founder.come_back()), first);
+    given.assert_held(&[&founder.host]);
+    let kept = fs::read_to_string(founder.host.state_dir().join("token")).unwrap();
+    assert_eq!(founder.running.as_ref().unwrap().token().unwrap(), kept.trim());
+}

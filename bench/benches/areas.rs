@@ -1,4 +1,5 @@
 //! The program behind `cargo bench -p bench`.
+#![forbid(unsafe_code)]
 
 use anyhow::Context;
 use bench::area::{self, AREAS};
@@ -6,6 +7,7 @@ use bench::machine::Machine;
 use bench::report::{AreaReport, Report};
 use clap::Parser;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Runs that a figure has at least: fewer have no middle with two ends.
 const RUNS_MIN: u64 = 3;
@@ -14,7 +16,7 @@ const RUNS_MAX: u64 = 1_000;
 
 /// Measures what parts of weft cost on this machine. It never judges: see bench/README.md for how to read it.
 #[derive(Parser)]
-#[command(name = "cargo bench -p bench --", after_help = areas())]
+#[command(name = "bench", bin_name = "cargo bench -p bench --", after_help = areas())]
 struct Args {
     /// Areas to measure; all when none is named.
     #[arg(value_name = "AREA")]
@@ -40,8 +42,17 @@ fn areas() -> String {
     format!("Areas:\n{}", lines.collect::<String>())
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
     let selected = area::select(&args.areas)?;
     let folder = args.dir.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;

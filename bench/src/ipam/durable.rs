@@ -18,6 +18,8 @@ use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, Time};
 
 /// Addresses of one run, whatever the number of callers: half a second of a disk that syncs in 0.2 ms.
 const ADDRESSES: usize = 2_400;
+/// Events that wait for the machine, as in the daemon.
+const EVENTS_MAX: usize = 1_024;
 /// Any machine id will do for a state that lives for one run.
 const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef";
 
@@ -46,7 +48,7 @@ pub(super) fn run(folder: &Path, callers: usize) -> anyhow::Result<Vec<Sample>> 
     store.save(&[Save::Cluster(founded)])?;
     let syncs = store.syncs();
 
-    let (events, taken) = mpsc::channel();
+    let (events, taken) = mpsc::sync_channel(EVENTS_MAX);
     let (to_disk, to_save) = saves::channel(SAVES_MAX);
     let mut ipam = cluster.machine()?;
     let before = syncs.so_far();
@@ -87,7 +89,7 @@ fn joined<T>(result: std::thread::Result<anyhow::Result<T>>) -> anyhow::Result<T
 }
 
 /// Asks for addresses, one after the other; how long each took.
-fn call(caller: usize, count: usize, events: &mpsc::Sender<Event>) -> anyhow::Result<Vec<Duration>> {
+fn call(caller: usize, count: usize, events: &mpsc::SyncSender<Event>) -> anyhow::Result<Vec<Duration>> {
     let (answer, answered) = mpsc::sync_channel(1);
     let mut times = Vec::with_capacity(count);
     for number in 0..count {

@@ -82,6 +82,9 @@ fn refusal(host: &Host, arguments: &[&str]) -> String {
     last.to_owned()
 }
 
+/// What is wrong with a file, what makes it so, and words of the refusal.
+type Spoil = (&'static str, fn(&mut Vec<u8>), [&'static str; 2]);
+
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);
@@ -109,7 +112,7 @@ fn a_state_that_cannot_be_used_is_refused_in_words_and_left_as_it_is() {
 
     let path = host.state_dir().join("state");
     let good = fs::read(&path).unwrap();
-    let spoil: [(&str, fn(&mut Vec<u8>), [&str; 2]); 5] = [
+    let spoil: [Spoil; 5] = [
         (
             "cut off",
             |bytes| bytes.truncate(100),

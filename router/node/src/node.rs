@@ -242,7 +242,7 @@ impl Node {
             .chain([self.config.underlay_mtu])
             .min()
             .unwrap_or(self.config.underlay_mtu);
-        // pod_mtu never exceeds its argument.
+        // pod_mtu never exceeds 1500.
         self.config
             .mtu
             .unwrap_or_else(|| pod_mtu(usize::from(smallest)) as u16)

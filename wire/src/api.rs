@@ -96,7 +96,6 @@ pub struct PeerStatus {
     /// Where its datagrams are sent.
     pub endpoint: Option<SocketAddr>,
     /// Largest IP packet that is known to reach it, in octets.
-    #[serde(default)]
     pub path_mtu: Option<u16>,
     /// Seconds since the mode last changed.
     pub since_s: u64,
@@ -117,10 +116,8 @@ pub struct Traffic {
     /// Octets of frames received.
     pub rx_bytes: u64,
     /// Of the frames sent, those that were larger than the path and went in pieces.
-    #[serde(default)]
     pub tx_fragmented: u64,
     /// Of the frames received, those that came in pieces.
-    #[serde(default)]
     pub rx_reassembled: u64,
 }
 

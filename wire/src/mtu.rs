@@ -36,13 +36,18 @@ pub const POD_MTU_MIN: usize = 1280;
 /// On an underlay under 1414 the largest frames of a pod so need two datagrams each, which costs speed; a smaller
 /// MTU would cost the pods IPv6.
 pub const fn pod_mtu(smallest_underlay: usize) -> usize {
-    let capped = if smallest_underlay < POD_MTU_CAP {
-        smallest_underlay
+    let whole = whole_mtu(smallest_underlay);
+    if whole < POD_MTU_MIN { POD_MTU_MIN } else { whole }
+}
+
+/// The largest MTU of pods, on an underlay of [`POD_MTU_CAP`] at most, with which every frame goes whole over this underlay.
+pub const fn whole_mtu(underlay: usize) -> usize {
+    let capped = if underlay < POD_MTU_CAP {
+        underlay
     } else {
         POD_MTU_CAP
     };
-    let left = capped.saturating_sub(OVERHEAD);
-    if left < POD_MTU_MIN { POD_MTU_MIN } else { left }
+    capped.saturating_sub(OVERHEAD)
 }
 
 /// Octets that UDP and IP put around a datagram to this address.
@@ -77,5 +82,6 @@ mod tests {
         assert_eq!(pod_mtu(1414), 1280);
         assert_eq!(pod_mtu(1413), 1280);
         assert_eq!(pod_mtu(68), 1280);
+        assert_eq!((whole_mtu(1500), whole_mtu(1280), whole_mtu(68)), (1366, 1146, 0));
     }
 }

@@ -83,6 +83,10 @@ pub enum Input<'a> {
         received: u64,
         /// Of those sealed, the ones that carried frames or pieces of frames.
         frames: u64,
+        /// Of these, the datagrams longer than [`path_mtu::FLOOR`]: a path that shrinks loses them first.
+        ///
+        /// [`path_mtu::FLOOR`]: crate::path_mtu::FLOOR
+        large: u64,
     },
     /// A probe that [`Output::Probe`] asked for was answered.
     ProbeAnswered {

@@ -83,8 +83,9 @@ impl Sleeve {
                 sent,
                 received,
                 frames,
+                large,
             } => self.with_session(now, local, |peer, _| {
-                peer.note(now, local, sent, received, frames)
+                peer.note(now, local, sent, received, frames, large)
             }),
             Input::ProbeAnswered { local, probe } => self.with_session(now, local, |peer, _| {
                 peer.heard = now;

@@ -33,7 +33,7 @@ pub const ANSWER_FIRST: Duration = Duration::from_millis(500);
 pub const ANSWER_MIN: Duration = Duration::from_millis(200);
 /// And at most this long: no path is slower.
 pub const ANSWER_MAX: Duration = Duration::from_secs(1);
-/// While frames are sent, the size in use is confirmed so often: a path that shrank without a word is noticed within
+/// While large frames are sent, the size in use is confirmed so often: a path that shrank without a word is noticed within
 /// this, the second in which traffic is noticed, and the tries.
 pub const CONFIRM_AFTER: Duration = Duration::from_secs(2);
 /// A larger size is looked for again so often (`PMTU_RAISE_TIMER`; the value of RFC 8899 §5.1.1).
@@ -238,7 +238,7 @@ impl PathMtu {
         }
     }
 
-    /// Frames were sent: on a path in use the size in use must be known to pass.
+    /// Frames longer than [`FLOOR`] were sent: the size in use must still be known to pass.
     pub fn on_traffic(&mut self, now: Time) {
         if let Awaits::Raise { at } = self.awaits
             && self.size > FLOOR

@@ -23,6 +23,8 @@ pub(crate) struct Session {
     sent: u64,
     /// Of these, those that carried frames.
     frames: u64,
+    /// Of those, the large ones.
+    large: u64,
     received: u64,
     last_sent: Time,
     /// How long it may be silent before the next keepalive.
@@ -51,6 +53,7 @@ impl Session {
             rekey_at: now + REKEY_AFTER + grace + shared.jitter(REKEY_JITTER),
             sent: 0,
             frames: 0,
+            large: 0,
             received: 0,
             last_sent: now,
             keepalive_pause: match role {
@@ -457,18 +460,25 @@ impl Peer {
     }
 
     /// Takes in the engine's counts for one of the sessions.
-    pub(crate) fn note(&mut self, now: Time, local: SessionIndex, sent: u64, received: u64, frames: u64) {
+    pub(crate) fn note(
+        &mut self,
+        now: Time,
+        local: SessionIndex,
+        sent: u64,
+        received: u64,
+        frames: u64,
+        large: u64,
+    ) {
         if let Some(session) = self.current.as_mut().filter(|s| s.local == local) {
             if received > session.received {
                 self.heard = now;
             }
-            let carried = session.frames;
+            let is_tested = large > session.large;
+            session.large = session.large.max(large);
             if session.note(now, sent, received, frames) {
                 self.used = now;
             }
-            if frames > carried
-                && let Some(path) = &mut self.path
-            {
+            if is_tested && let Some(path) = &mut self.path {
                 path.on_traffic(now);
             }
         } else if let Some(previous) = self.previous.as_mut().filter(|p| p.local == local)

@@ -67,6 +67,8 @@ pub enum Input<'a> {
         received: u64,
         /// Of those sealed, the ones that carried frames.
         frames: u64,
+        /// Of these, the datagrams longer than `weft_sleeve::path_mtu::FLOOR`.
+        large: u64,
     },
     /// A probe was answered.
     ProbeAnswered {

@@ -180,6 +180,7 @@ impl Node {
                 sent,
                 received,
                 frames,
+                large,
             } => {
                 self.sleeve(
                     now,
@@ -188,6 +189,7 @@ impl Node {
                         sent,
                         received,
                         frames,
+                        large,
                     },
                 );
             }

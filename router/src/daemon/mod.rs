@@ -290,12 +290,12 @@ impl Daemon {
 
     fn report_activity(&mut self) {
         for (local, counters) in self.engine.counters().sessions {
-            let (sent, received, frames) = (counters.sent, counters.received, counters.frames);
             self.input(Input::Activity {
                 local,
-                sent,
-                received,
-                frames,
+                sent: counters.sent,
+                received: counters.received,
+                frames: counters.frames,
+                large: counters.large,
             });
         }
     }

@@ -155,6 +155,8 @@ pub struct SessionCounters {
     pub sent: u64,
     /// Of those, the ones for frames and pieces of frames.
     pub frames: u64,
+    /// Of those, the datagrams longer than [`weft_sleeve::path_mtu::FLOOR`].
+    pub large: u64,
     /// Datagrams that opened and were no replay.
     pub received: u64,
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use weft_sleeve::path_mtu::FLOOR;
 use weft_sleeve::{COUNTER_LIMIT, Cipher, ReplayWindow, SessionKeys};
 use weft_wire::datagram::{FLAG_BY_RELAY, HEADER_LEN, Header, Kind, TAG_LEN, nonce};
 use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
@@ -29,6 +30,8 @@ pub(crate) struct Session {
     received: AtomicU64,
     /// Counters used for frames and pieces of frames.
     frames: AtomicU64,
+    /// Of those, the ones longer than [`FLOOR`].
+    large: AtomicU64,
     /// Number of the next frame that is cut.
     next_cut: AtomicU64,
     /// Number of the probe whose answer is awaited; 0 for none.
@@ -69,6 +72,7 @@ impl Session {
             next: AtomicU64::new(0),
             received: AtomicU64::new(0),
             frames: AtomicU64::new(0),
+            large: AtomicU64::new(0),
             next_cut: AtomicU64::new(0),
             awaited_probe: AtomicU64::new(0),
             refused_size: AtomicU16::new(0),
@@ -82,6 +86,7 @@ impl Session {
     /// Completes a datagram in place: the content stands behind the room for the header and before the room for
     /// the tag.
     pub(crate) fn seal(&self, kind: Kind, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let length = datagram.len();
         let parts = datagram
             .split_first_chunk_mut::<HEADER_LEN>()
             .and_then(|(header, rest)| Some((header, rest.split_last_chunk_mut::<TAG_LEN>()?)));
@@ -105,6 +110,9 @@ impl Session {
         tag.copy_from_slice(sealed.as_ref());
         if matches!(kind, Kind::Data | Kind::Flood | Kind::Frag | Kind::FloodFrag) {
             self.frames.fetch_add(1, Relaxed);
+            if length > usize::from(FLOOR) {
+                self.large.fetch_add(1, Relaxed);
+            }
         }
         Ok(())
     }
@@ -214,6 +222,7 @@ impl Session {
         SessionCounters {
             sent: self.next.load(Relaxed).min(COUNTER_LIMIT),
             frames: self.frames.load(Relaxed),
+            large: self.large.load(Relaxed),
             received: self.received.load(Relaxed),
         }
     }
@@ -339,22 +348,10 @@ mod tests {
                 assert_eq!(opened(&other, &datagram), Ok(content.to_vec()));
                 assert_eq!(opened(&other, &datagram), Err(DropReason::Replayed));
             }
-            assert_eq!(
-                one.counters(),
-                SessionCounters {
-                    sent: 3,
-                    frames: 3,
-                    received: 0
-                }
-            );
-            assert_eq!(
-                other.counters(),
-                SessionCounters {
-                    sent: 0,
-                    frames: 0,
-                    received: 3
-                }
-            );
+            let one = one.counters();
+            assert_eq!((one.sent, one.frames, one.large, one.received), (3, 3, 0, 0));
+            let other = other.counters();
+            assert_eq!((other.sent, other.frames, other.received), (0, 0, 3));
         }
     }
 

@@ -196,9 +196,10 @@ fn the_edge_is_exact(underlay: u32, mtu: u32, path: usize) {
         let count = |host: &Host, peer: &Host| host.engine.counters().peers[&peer.node];
         assert_eq!(count(&one, &other).tx_fragmented, at);
         let sessions = one.engine.counters().sessions;
+        let counted = sessions[&SessionIndex(100)];
         assert_eq!(
-            sessions[&SessionIndex(100)].frames,
-            at * 3,
+            (counted.frames, counted.large),
+            (at * 3, at * 3),
             "one datagram, and two"
         );
     }

@@ -57,6 +57,7 @@ struct Live {
     sent: u64,
     received: u64,
     frames: u64,
+    large: u64,
     selected: bool,
 }
 
@@ -199,6 +200,8 @@ pub(crate) struct World {
     /// Octets of the largest packet that the network carries, and that the hosts' interfaces take.
     pub(crate) carries: usize,
     pub(crate) interface: usize,
+    /// Octets of a frame.
+    pub(crate) frame_len: usize,
     wire: BTreeMap<(Time, u64), Flight>,
     number: u64,
     rng: ChaCha20Rng,
@@ -220,6 +223,7 @@ impl World {
             spread: Duration::ZERO,
             carries: 1_500,
             interface: 1_500,
+            frame_len: 60,
             wire: BTreeMap::new(),
             number: 0,
             rng: ChaCha20Rng::from_seed([9; 32]),
@@ -288,6 +292,7 @@ impl World {
                     sent: 0,
                     received: 0,
                     frames: 0,
+                    large: 0,
                     selected: false,
                     keys,
                 };
@@ -379,6 +384,7 @@ impl World {
         }
         live.sent += 1;
         live.frames += u64::from(matches!(kind, Kind::Data | Kind::Flood));
+        live.large += u64::from(kind == Kind::Data && plaintext.len() > usize::from(path_mtu::FLOOR));
         assert!(
             self.nonces.insert((live.keys.send, counter)),
             "a nonce was used twice"
@@ -392,7 +398,7 @@ impl World {
     /// One frame from host `i` to host `j`; false when there is no session to send it under.
     pub(crate) fn frame(&mut self, i: usize, j: usize) -> bool {
         let mut content = Vec::new();
-        write_data(&mut content, Meta::default(), &[0x5a; 60]);
+        write_data(&mut content, Meta::default(), &vec![0x5a; self.frame_len]);
         self.seal_and_put(i, self.hosts[j].id(), Kind::Data, &content)
     }
 
@@ -515,9 +521,9 @@ impl World {
             let counts: Vec<_> = self.hosts[i]
                 .sessions
                 .values()
-                .map(|live| (live.keys.local, live.sent, live.received, live.frames))
+                .map(|live| (live.keys.local, live.sent, live.received, live.frames, live.large))
                 .collect();
-            for (local, sent, received, frames) in counts {
+            for (local, sent, received, frames, large) in counts {
                 self.input(
                     i,
                     Input::Activity {
@@ -525,6 +531,7 @@ impl World {
                         sent,
                         received,
                         frames,
+                        large,
                     },
                 );
             }

@@ -12,6 +12,13 @@ fn size(world: &World) -> Option<u16> {
     world.hosts[0].datagrams.get(&world.id(1)).copied()
 }
 
+/// Two hosts with a session, and frames that only a path of some size carries.
+fn joined() -> World {
+    let mut world = World::joined();
+    world.frame_len = 1_000;
+    world
+}
+
 fn probes(world: &World) -> usize {
     world
         .sent
@@ -35,7 +42,7 @@ fn a_new_session_finds_the_usual_size_within_round_trips() {
 
 #[test]
 fn a_path_that_shrinks_is_noticed_under_traffic_and_a_rekey_keeps_what_was_found() {
-    let mut world = World::joined();
+    let mut world = joined();
     world.run(SECOND);
     world.carries = 1_400;
     world.run_with_traffic(CONFIRM_AFTER + Duration::from_secs(3), 0, 1);
@@ -50,7 +57,7 @@ fn a_path_that_shrinks_is_noticed_under_traffic_and_a_rekey_keeps_what_was_found
 
 #[test]
 fn a_new_address_is_a_new_path() {
-    let mut world = World::joined();
+    let mut world = joined();
     world.run(SECOND);
     assert_eq!(size(&world), Some(1_472));
     world.carries = 1_300;
@@ -63,7 +70,7 @@ fn a_new_address_is_a_new_path() {
 
 #[test]
 fn what_the_kernel_refuses_counts_at_once() {
-    let mut world = World::joined();
+    let mut world = joined();
     world.run(SECOND);
     (world.carries, world.interface) = (1_400, 1_400);
     let (local, _) = world.hosts[0].session(world.id(1)).unwrap();
@@ -75,11 +82,15 @@ fn what_the_kernel_refuses_counts_at_once() {
 
 #[test]
 fn idle_ends_do_not_keep_each_other_probing() {
-    let mut world = World::joined();
+    let mut world = joined();
     world.run_with_traffic(Duration::from_secs(10), 0, 1);
     world.run(Duration::from_secs(5));
     let before = probes(&world);
     world.run(Duration::from_secs(300));
+    assert_eq!(probes(&world), before);
+    // Small frames pass any path, and are no reason to ask.
+    world.frame_len = 60;
+    world.run_with_traffic(Duration::from_secs(10), 0, 1);
     assert_eq!(probes(&world), before);
     assert_eq!(world.state(0, 1), PeerState::Established);
 }

@@ -215,6 +215,8 @@ fn a_switch_that_shrinks_without_a_word_under_a_transfer() {
     assert_eq!(shrunk.load(Ordering::Relaxed), 1);
     let status = routers[0].status().unwrap();
     assert!(path_mtu(&status) <= 1_300, "{}", path_mtu(&status));
+    // The other end has sent nothing large, and has not noticed: now it does, and may lose some of these.
+    full_pings(&pods[0], &pods[1], 1_366, 200);
     wait_for_path(&routers, 1_300);
     for (from, to) in [(&pods[0], &pods[1]), (&pods[1], &pods[0])] {
         assert_eq!(full_pings(from, to, 1_366, 100), 0);

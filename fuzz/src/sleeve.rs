@@ -179,7 +179,8 @@ impl World {
                     .and_then(|local| host.installed.get(local));
                 assert_eq!(session.map(|keys| keys.cipher), Some(cipher));
             }
-            Output::Endpoint { .. } | Output::Down { .. } | Output::Dropped(..) => {}
+            Output::Probe { local, .. } => assert!(host.installed.contains_key(&local)),
+            Output::Endpoint { .. } | Output::PathMtu { .. } | Output::Down { .. } | Output::Dropped(..) => {}
         }
     }
 
@@ -372,6 +373,8 @@ fn step(world: &mut World, data: &mut Bytes<'_>) {
                     local,
                     sent,
                     received,
+                    frames: sent,
+                    large: sent,
                 },
             );
         }

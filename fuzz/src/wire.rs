@@ -7,9 +7,10 @@ use weft_gossip::JoinToken;
 use weft_gossip::token::StretchCost;
 use weft_sleeve::Content;
 use weft_sleeve::content::{write_data, write_flood};
+use weft_sleeve::fragment::Cut;
 use weft_wire::datagram::{
     FLOOD_PREFIX_LEN, FloodPrefix, FragPrefix, HEADER_LEN, Header, Kind, META_LEN, Meta, ProbeBody,
-    RELAY_SHIM_LEN, RelayShim,
+    RELAY_SHIM_LEN, RelayShim, TAG_LEN,
 };
 use weft_wire::envelope::{ENVELOPE_MAX, Envelope, EnvelopeError, KindNumber, Stamp};
 use weft_wire::ipam::{
@@ -60,6 +61,14 @@ pub fn datagram(data: &[u8]) {
             check_frame(frame);
             write_flood(&mut again, meta, prefix, frame);
         }
+        Ok(Content::Piece { cut, prefix, octets }) => {
+            assert_eq!(cut == Cut::Flood, kind == Kind::FloodFrag);
+            return assert_eq!([&prefix.to_bytes(), octets].concat(), opened);
+        }
+        Ok(Content::Probe(body)) => {
+            return assert_eq!(usize::from(body.size), HEADER_LEN + opened.len() + TAG_LEN);
+        }
+        Ok(Content::ProbeAck(body)) => return assert_eq!(body.to_bytes()[..10], opened[..10]),
         Ok(Content::Keepalive) | Err(_) => return,
     }
     // The last two octets of the meta are reserved: ignored when read, zero when written.

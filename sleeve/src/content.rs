@@ -3,12 +3,19 @@
 //! ```text
 //! DATA       meta 16 | frame, or one slice of a super-frame
 //! FLOOD      meta 16 | origin hash 8 | sequence 8 | frame
+//! FRAG       frame number 8 | offset 4 | length 4 | piece of a frame
+//! FLOOD-FRAG frame number 8 | offset 4 | length 4 | piece of: origin hash 8 | sequence 8 | frame
+//! PROBE      probe number 8 | size 2 | reserved 6 | padding
+//! PROBE-ACK  probe number 8 | size 2 | reserved 6
 //! KEEPALIVE  nothing
 //! ```
 
+use crate::fragment::Cut;
 use alloc::vec::Vec;
 use weft_wire::DropReason;
-use weft_wire::datagram::{FloodPrefix, Kind, Meta};
+use weft_wire::datagram::{
+    FloodPrefix, FragPrefix, HEADER_LEN, Kind, Meta, PROBE_BODY_LEN, ProbeBody, TAG_LEN,
+};
 use weft_wire::limits::FRAME_MAX;
 use weft_wire::mtu::ETHERNET_HEADER;
 
@@ -38,6 +45,19 @@ pub enum Content<'a> {
         /// The frame, as above.
         frame: &'a [u8],
     },
+    /// One piece of something that was cut.
+    Piece {
+        /// What was cut.
+        cut: Cut,
+        /// Of which frame it is, and where in it.
+        prefix: FragPrefix,
+        /// The piece.
+        octets: &'a [u8],
+    },
+    /// A question about the path.
+    Probe(ProbeBody),
+    /// Its answer.
+    ProbeAck(ProbeBody),
     /// A sign of life.
     Keepalive,
 }
@@ -68,9 +88,43 @@ impl<'a> Content<'a> {
                 }
                 checked(frame).map(|frame| Self::Flood { meta, prefix, frame })
             }
+            Kind::Frag | Kind::FloodFrag => {
+                let (prefix, octets) = FragPrefix::split(opened).ok_or(DropReason::BadContent)?;
+                let cut = if kind == Kind::Frag {
+                    Cut::Frame
+                } else {
+                    Cut::Flood
+                };
+                Ok(Self::Piece { cut, prefix, octets })
+            }
+            Kind::Probe => {
+                let body = ProbeBody::parse(opened).ok_or(DropReason::BadContent)?;
+                if usize::from(body.size) != HEADER_LEN + opened.len() + TAG_LEN {
+                    return Err(DropReason::BadContent);
+                }
+                Ok(Self::Probe(body))
+            }
+            Kind::ProbeAck => match ProbeBody::parse(opened) {
+                Some(body) if opened.len() == PROBE_BODY_LEN => Ok(Self::ProbeAck(body)),
+                _ => Err(DropReason::BadContent),
+            },
             Kind::Keepalive if opened.is_empty() => Ok(Self::Keepalive),
             Kind::Keepalive => Err(DropReason::BadContent),
-            _ => Err(DropReason::KindNotServed),
+            Kind::Init | Kind::Resp | Kind::Cookie | Kind::Relay => Err(DropReason::KindNotServed),
+        }
+    }
+
+    /// Reads what was put together from pieces.
+    ///
+    /// `BadContent` and `RuntFrame` as they say.
+    pub fn whole(cut: Cut, content: &'a [u8]) -> Result<Self, DropReason> {
+        let meta = Meta::default();
+        match cut {
+            Cut::Frame => checked(content).map(|frame| Self::Frame { meta, frame }),
+            Cut::Flood => {
+                let (prefix, frame) = FloodPrefix::split(content).ok_or(DropReason::BadContent)?;
+                checked(frame).map(|frame| Self::Flood { meta, prefix, frame })
+            }
         }
     }
 }
@@ -125,6 +179,33 @@ mod tests {
         };
         assert_eq!(Content::parse(Kind::Flood, &flood), Ok(expected));
         assert_eq!(Content::parse(Kind::Keepalive, &[]), Ok(Content::Keepalive));
+        let whole = [&prefix.to_bytes()[..], &frame].concat();
+        assert_eq!(
+            Content::whole(Cut::Flood, &whole),
+            Content::parse(Kind::Flood, &flood)
+        );
+        assert_eq!(
+            Content::whole(Cut::Frame, &frame),
+            Content::parse(Kind::Data, &data)
+        );
+        let body = ProbeBody { number: 5, size: 100 };
+        let mut probe = body.to_bytes().to_vec();
+        assert_eq!(
+            Content::parse(Kind::ProbeAck, &probe),
+            Ok(Content::ProbeAck(body))
+        );
+        probe.resize(100 - HEADER_LEN - TAG_LEN, 0);
+        assert_eq!(Content::parse(Kind::Probe, &probe), Ok(Content::Probe(body)));
+    }
+
+    #[test]
+    fn what_was_put_together_is_checked_as_what_came_whole() {
+        assert_eq!(Content::whole(Cut::Frame, &[0; 13]), Err(DropReason::RuntFrame));
+        assert_eq!(Content::whole(Cut::Flood, &[0; 15]), Err(DropReason::BadContent));
+        assert_eq!(
+            Content::whole(Cut::Flood, &[0; 16 + 13]),
+            Err(DropReason::RuntFrame)
+        );
     }
 
     #[test]
@@ -151,7 +232,13 @@ mod tests {
             (Kind::Flood, 31, DropReason::BadContent),
             (Kind::Flood, 32 + 13, DropReason::RuntFrame),
             (Kind::Keepalive, 1, DropReason::BadContent),
-            (Kind::Frag, 64, DropReason::KindNotServed),
+            (Kind::Frag, 15, DropReason::BadContent),
+            (Kind::FloodFrag, 15, DropReason::BadContent),
+            (Kind::Probe, 15, DropReason::BadContent),
+            // It says a size of 0.
+            (Kind::Probe, 64, DropReason::BadContent),
+            (Kind::ProbeAck, 15, DropReason::BadContent),
+            (Kind::ProbeAck, 17, DropReason::BadContent),
             (Kind::Relay, 64, DropReason::KindNotServed),
         ] {
             assert_eq!(

@@ -1,6 +1,7 @@
 //! What goes into the core and what comes out.
 
 use crate::keys::{Cipher, SessionKeys};
+use crate::path_mtu::Probe;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::SocketAddr;
@@ -80,6 +81,33 @@ pub enum Input<'a> {
         sent: u64,
         /// Datagrams opened under it since it was installed, keepalives included.
         received: u64,
+        /// Of those sealed, the ones that carried frames or pieces of frames.
+        frames: u64,
+        /// Of these, the datagrams longer than [`path_mtu::FLOOR`]: a path that shrinks loses them first.
+        ///
+        /// [`path_mtu::FLOOR`]: crate::path_mtu::FLOOR
+        large: u64,
+    },
+    /// A probe that [`Output::Probe`] asked for was answered.
+    ProbeAnswered {
+        /// The session.
+        local: SessionIndex,
+        /// The probe.
+        probe: Probe,
+    },
+    /// The local kernel refused a probe for its size.
+    ProbeRefused {
+        /// The session.
+        local: SessionIndex,
+        /// The probe.
+        probe: Probe,
+    },
+    /// The local kernel refused a datagram that carried a frame for its size.
+    TooBig {
+        /// The session.
+        local: SessionIndex,
+        /// Octets of the datagram.
+        size: u16,
     },
     /// The time that `poll_timeout` named has come.
     Timeout,
@@ -120,6 +148,23 @@ pub enum Output {
     Keepalive {
         /// The session.
         local: SessionIndex,
+    },
+    /// Seal and send one PROBE under this session that fills so many octets of UDP payload. An answer, or the kernel's
+    /// refusal, comes back as an input.
+    Probe {
+        /// The session.
+        local: SessionIndex,
+        /// Number and size.
+        probe: Probe,
+    },
+    /// Datagrams to this peer may have at most so many octets from now on; before the first, [`path_mtu::BASE`].
+    ///
+    /// [`path_mtu::BASE`]: crate::path_mtu::BASE
+    PathMtu {
+        /// The peer.
+        peer: NodeId,
+        /// Octets of UDP payload.
+        datagram: u16,
     },
     /// Frames can travel to this peer, or do so with another cipher than before.
     Up {
@@ -215,6 +260,8 @@ pub struct PeerView {
     pub since: Time,
     /// Where datagrams to it go, once it was heard from there.
     pub endpoint: Option<SocketAddr>,
+    /// Largest IP packet that is known to reach it, while there is a session.
+    pub path_mtu: Option<u16>,
     /// Session that is used for sending.
     pub session: Option<SessionIndex>,
     /// Its cipher.

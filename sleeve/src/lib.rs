@@ -17,6 +17,8 @@
 //! | [`replay`] | [`ReplayWindow`]: which counters were seen |
 //! | [`table`] | [`ForwardingTable`]: what the engine's workers read for each frame |
 //! | [`content`] | layout of what stands sealed in DATA, FLOOD and KEEPALIVE |
+//! | [`path_mtu`] | [`PathMtu`]: how large a datagram may be on a path |
+//! | [`fragment`] | cuts frames that are larger than the path, and [`Reassembler`] puts them together |
 //! | [`timing`] | every interval and count of the session lifecycle, with its reason |
 //!
 //! # Life of a session
@@ -36,6 +38,7 @@
 extern crate alloc;
 
 pub mod content;
+pub mod fragment;
 pub mod gate;
 mod handshake;
 mod inbound;
@@ -43,6 +46,7 @@ pub mod io;
 pub mod keys;
 pub mod machine;
 pub mod message;
+pub mod path_mtu;
 mod peer;
 pub mod replay;
 mod shared;
@@ -50,9 +54,11 @@ pub mod table;
 pub mod timing;
 
 pub use content::Content;
+pub use fragment::Reassembler;
 pub use io::{DownReason, Input, LocalNode, Output, PeerInfo, PeerState, PeerView};
 pub use keys::{Cipher, Role, SessionKeys};
 pub use machine::Sleeve;
+pub use path_mtu::{PathMtu, Probe};
 pub use replay::{ReplayError, ReplayWindow};
 pub use table::{ForwardingTable, PeerPath};
 pub use timing::{COUNTER_LIMIT, INSTALLED_MAX};

@@ -74,7 +74,7 @@ impl Sleeve {
             Input::Roamed { local, from } => self.with_session(now, local, |peer, shared| {
                 // One that was replaced may deliver, late, what was sent before the peer moved.
                 if peer.current.as_ref().is_some_and(|s| s.local == local) {
-                    peer.move_to(from, shared);
+                    peer.move_to(now, from, shared);
                 }
             }),
             Input::UnknownIndex { from } => self.on_unknown_index(now, from),
@@ -82,7 +82,21 @@ impl Sleeve {
                 local,
                 sent,
                 received,
-            } => self.with_session(now, local, |peer, _| peer.note(now, local, sent, received)),
+                frames,
+                large,
+            } => self.with_session(now, local, |peer, _| {
+                peer.note(now, local, sent, received, frames, large)
+            }),
+            Input::ProbeAnswered { local, probe } => self.with_session(now, local, |peer, _| {
+                peer.heard = now;
+                peer.with_path(|path| path.on_answer(now, probe));
+            }),
+            Input::ProbeRefused { local, probe } => self.with_session(now, local, |peer, _| {
+                peer.with_path(|path| path.on_refused(now, probe));
+            }),
+            Input::TooBig { local, size } => self.with_session(now, local, |peer, _| {
+                peer.with_path(|path| path.on_too_big(now, size));
+            }),
             Input::Timeout => self.on_timeout(now),
         }
     }
@@ -239,6 +253,7 @@ impl Sleeve {
             return;
         };
         peer.expire(now, &mut self.shared);
+        peer.probe(now, &mut self.shared);
         if peer.is_initiation_due(now) {
             self.initiate(now, node);
         }

@@ -4,6 +4,7 @@ use crate::handshake::Initiation;
 use crate::io::{DownReason, Output, PeerInfo, PeerState, PeerView};
 use crate::keys::{Cipher, Role, SessionKeys};
 use crate::message::MAC_LEN;
+use crate::path_mtu::{BASE, PathMtu};
 use crate::shared::Shared;
 use crate::timing::*;
 use alloc::boxed::Box;
@@ -20,15 +21,15 @@ pub(crate) struct Session {
     established: Time,
     rekey_at: Time,
     sent: u64,
-    /// `sent` without keepalives.
-    sent_data: u64,
+    /// Of these, those that carried frames.
+    frames: u64,
+    /// Of those, the large ones.
+    large: u64,
     received: u64,
     last_sent: Time,
     /// How long it may be silent before the next keepalive.
     keepalive_pause: Duration,
-    /// Keepalives that we asked for.
-    keepalives: u64,
-    /// `sent_data` and `received` when traffic other than keepalives was last noticed.
+    /// `frames` and `received` when traffic other than keepalives was last noticed.
     noticed: (u64, u64, Time),
 }
 
@@ -51,14 +52,14 @@ impl Session {
             established: now,
             rekey_at: now + REKEY_AFTER + grace + shared.jitter(REKEY_JITTER),
             sent: 0,
-            sent_data: 0,
+            frames: 0,
+            large: 0,
             received: 0,
             last_sent: now,
             keepalive_pause: match role {
                 Role::Initiator => CONFIRM_MIN,
                 Role::Responder => KEEPALIVE_AFTER,
             },
-            keepalives: 0,
             noticed: (0, 0, now),
         }
     }
@@ -77,16 +78,16 @@ impl Session {
 
     fn keepalive(&mut self, now: Time, shared: &mut Shared) {
         self.last_sent = now;
-        self.keepalives += 1;
         self.keepalive_pause = (self.keepalive_pause * 2).min(KEEPALIVE_AFTER);
         shared.push(Output::Keepalive { local: self.local });
     }
 
     /// Takes in the engine's counts; true when more than keepalives travelled.
-    fn note(&mut self, now: Time, sent: u64, received: u64) -> bool {
-        // Our own keepalives are no news: `last_sent` knows of them since they were asked for.
-        if sent.saturating_sub(self.keepalives) > self.sent_data {
-            self.sent_data = sent.saturating_sub(self.keepalives);
+    fn note(&mut self, now: Time, sent: u64, received: u64, frames: u64) -> bool {
+        // Keepalives are no news: `last_sent` knows of them since they were asked for. Nor are probes and answers:
+        // two ends must not keep each other probing.
+        if frames > self.frames {
+            self.frames = frames;
             self.last_sent = now;
         }
         self.sent = self.sent.max(sent);
@@ -101,12 +102,12 @@ impl Session {
         if most >= self.rekey_after_datagrams() {
             self.rekey_at = self.rekey_at.min(now);
         }
-        let (data, heard, since) = self.noticed;
+        let (carried, heard, since) = self.noticed;
         // One keepalive in each interval, and the few by which an initiator shows a new session.
         let signs = now.since(since).as_secs() / KEEPALIVE_AFTER.as_secs() + 4;
-        let used = self.sent_data > data || self.received - heard > signs;
+        let used = self.frames > carried || self.received - heard > signs;
         if used {
-            self.noticed = (self.sent_data, self.received, now);
+            self.noticed = (self.frames, self.received, now);
         }
         used
     }
@@ -161,6 +162,10 @@ pub(crate) struct Peer {
     pub(crate) previous: Option<Previous>,
     /// Where it was last heard from, authenticated.
     pub(crate) endpoint: Option<SocketAddr>,
+    /// What the path there carries, from the first session on.
+    path: Option<PathMtu>,
+    /// What the engine was told of it.
+    datagram: u16,
     /// Where a datagram of its came from that proves less: tried once.
     pub(crate) hint: Option<SocketAddr>,
     /// Initiations since the last answer.
@@ -172,7 +177,7 @@ pub(crate) struct Peer {
     pub(crate) cookie: Option<([u8; MAC_LEN], Time)>,
     pub(crate) last_error: Option<DropReason>,
     /// When anything opened last, under any of its sessions.
-    heard: Time,
+    pub(crate) heard: Time,
     /// When more than keepalives travelled last.
     pub(crate) used: Time,
     state: PeerState,
@@ -191,6 +196,8 @@ impl Peer {
             current: None,
             previous: None,
             endpoint: None,
+            path: None,
+            datagram: BASE,
             hint: None,
             tries: 0,
             last_init: None,
@@ -260,6 +267,9 @@ impl Peer {
         };
         if let Some(session) = &self.current {
             at = at.min(session.keepalive_at()).min(self.heard + DEAD_AFTER);
+            if let Some(path) = &self.path {
+                at = at.min(path.poll_timeout());
+            }
         }
         if let Some(previous) = &self.previous {
             at = at.min(previous.until);
@@ -280,6 +290,33 @@ impl Peer {
             Some(_) if now.since(self.heard) >= DEAD_AFTER => self.end(DownReason::Silent, shared),
             Some(session) if session.keepalive_at() <= now => session.keepalive(now, shared),
             _ => {}
+        }
+    }
+
+    /// Does something with what is known of the path.
+    pub(crate) fn with_path(&mut self, act: impl FnOnce(&mut PathMtu)) {
+        if let Some(path) = &mut self.path {
+            act(path);
+        }
+    }
+
+    /// Sends the probe that is due, and says what the path carries.
+    pub(crate) fn probe(&mut self, now: Time, shared: &mut Shared) {
+        let (Some(session), Some(path)) = (&self.current, &mut self.path) else {
+            return;
+        };
+        if let Some(probe) = path.poll_probe(now, self.heard) {
+            shared.push(Output::Probe {
+                local: session.local,
+                probe,
+            });
+        }
+        if path.size() != self.datagram {
+            self.datagram = path.size();
+            shared.push(Output::PathMtu {
+                peer: self.node,
+                datagram: self.datagram,
+            });
         }
     }
 
@@ -366,7 +403,7 @@ impl Peer {
         self.wanted = true;
         self.heard = now;
         if let Some(from) = from {
-            self.move_to(from, shared);
+            self.move_to(now, from, shared);
         }
         shared.push(Output::Select {
             peer: self.node,
@@ -390,13 +427,19 @@ impl Peer {
                     received: old.received,
                 });
             }
-            None => self.used = now,
+            None => {
+                self.used = now;
+                // What the path was like before the last session ended is old.
+                if let Some((path, endpoint)) = self.path.as_mut().zip(self.endpoint) {
+                    path.restart(now, &endpoint);
+                }
+            }
         }
         self.current = Some(session);
     }
 
     /// Notes where it was heard from.
-    pub(crate) fn move_to(&mut self, endpoint: SocketAddr, shared: &mut Shared) {
+    pub(crate) fn move_to(&mut self, now: Time, endpoint: SocketAddr, shared: &mut Shared) {
         if self.endpoint == Some(endpoint) {
             return;
         }
@@ -406,6 +449,10 @@ impl Peer {
             shared.known.remove(&(old, self.node));
         }
         shared.known.insert((endpoint, self.node));
+        match &mut self.path {
+            Some(path) => path.restart(now, &endpoint),
+            None => self.path = Some(PathMtu::new(now, &endpoint)),
+        }
         shared.push(Output::Endpoint {
             peer: self.node,
             endpoint,
@@ -413,13 +460,26 @@ impl Peer {
     }
 
     /// Takes in the engine's counts for one of the sessions.
-    pub(crate) fn note(&mut self, now: Time, local: SessionIndex, sent: u64, received: u64) {
+    pub(crate) fn note(
+        &mut self,
+        now: Time,
+        local: SessionIndex,
+        sent: u64,
+        received: u64,
+        frames: u64,
+        large: u64,
+    ) {
         if let Some(session) = self.current.as_mut().filter(|s| s.local == local) {
             if received > session.received {
                 self.heard = now;
             }
-            if session.note(now, sent, received) {
+            let is_tested = large > session.large;
+            session.large = session.large.max(large);
+            if session.note(now, sent, received, frames) {
                 self.used = now;
+            }
+            if is_tested && let Some(path) = &mut self.path {
+                path.on_traffic(now);
             }
         } else if let Some(previous) = self.previous.as_mut().filter(|p| p.local == local)
             && received > previous.received
@@ -454,6 +514,7 @@ impl Peer {
             state: self.state,
             since: self.since,
             endpoint: self.endpoint,
+            path_mtu: self.current.as_ref().and(self.path.as_ref()).map(PathMtu::packet),
             session: self.current.as_ref().map(|s| s.local),
             cipher: self.current.as_ref().map(|s| s.cipher),
             established: self.current.as_ref().map(|s| s.established),

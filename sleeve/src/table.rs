@@ -28,6 +28,8 @@ pub struct PeerPath {
     pub session: Option<SessionIndex>,
     /// Address to send to; `None` until the peer was heard from.
     pub endpoint: Option<SocketAddr>,
+    /// Octets of UDP payload that the path there carries; larger frames go in pieces.
+    pub datagram: u16,
 }
 
 impl PeerPath {
@@ -74,6 +76,7 @@ mod tests {
             hash: NodeId([n; 32]).peer_hash(),
             session,
             endpoint: Some(([192, 0, 2, n], 6783).into()),
+            datagram: crate::path_mtu::BASE,
         };
         let mac = Mac([2, 0, 0, 0, 0, 1]);
         let mut table = ForwardingTable::empty(PeerHash([0; 8]));

@@ -95,6 +95,8 @@ pub struct PeerStatus {
     pub mtu: Option<u16>,
     /// Where its datagrams are sent.
     pub endpoint: Option<SocketAddr>,
+    /// Largest IP packet that is known to reach it, in octets.
+    pub path_mtu: Option<u16>,
     /// Seconds since the mode last changed.
     pub since_s: u64,
     /// Frames and octets of frames sent to and received from it since the router started.
@@ -113,6 +115,10 @@ pub struct Traffic {
     pub rx_frames: u64,
     /// Octets of frames received.
     pub rx_bytes: u64,
+    /// Of the frames sent, those that were larger than the path and went in pieces.
+    pub tx_fragmented: u64,
+    /// Of the frames received, those that came in pieces.
+    pub rx_reassembled: u64,
 }
 
 /// State of the mesh link to a peer.

@@ -18,6 +18,8 @@ pub const TAG_LEN: usize = 16;
 pub const META_LEN: usize = 16;
 /// Octets between meta and frame in a FLOOD datagram: origin hash 8, sequence 8.
 pub const FLOOD_PREFIX_LEN: usize = 16;
+/// Octets of [`ProbeBody`]: all of PROBE-ACK, and the beginning of PROBE.
+pub const PROBE_BODY_LEN: usize = 16;
 /// Octets of the clear shim before a relayed datagram.
 pub const RELAY_SHIM_LEN: usize = 20;
 /// Flag in the clear header: this datagram travelled by relay, its sender's address is not the peer's.
@@ -41,6 +43,8 @@ pub enum Kind {
     ProbeAck = 0x05,
     /// Nothing but a sign of life.
     Keepalive = 0x06,
+    /// One piece of a frame for everybody that is larger than the path.
+    FloodFrag = 0x07,
     /// First handshake message.
     Init = 0x10,
     /// Second handshake message.
@@ -61,6 +65,7 @@ impl Kind {
             0x04 => Self::Probe,
             0x05 => Self::ProbeAck,
             0x06 => Self::Keepalive,
+            0x07 => Self::FloodFrag,
             0x10 => Self::Init,
             0x11 => Self::Resp,
             0x12 => Self::Cookie,
@@ -286,16 +291,18 @@ impl RelayShim {
     }
 }
 
-/// What stands sealed before the piece of a frame in FRAG, in place of the meta: the same 16 octets.
+/// What stands sealed before the piece of a frame in FRAG and FLOOD-FRAG, in place of the meta: the same 16 octets.
+///
+/// What is cut is the frame; in FLOOD-FRAG the [`FloodPrefix`] and then the frame.
 ///
 /// `0 frame number 8 | 8 offset 4 | 12 frame length 4`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragPrefix {
-    /// Number of the frame within the session.
+    /// Number of the frame within the session and direction.
     pub frame: u64,
     /// Where this piece begins in the frame, in octets.
     pub offset: u32,
-    /// Octets of the whole frame.
+    /// Octets of all that was cut.
     pub length: u32,
 }
 
@@ -336,8 +343,8 @@ pub struct ProbeBody {
 
 impl ProbeBody {
     /// The body's octets.
-    pub fn to_bytes(self) -> [u8; 16] {
-        let mut out = [0; 16];
+    pub fn to_bytes(self) -> [u8; PROBE_BODY_LEN] {
+        let mut out = [0; PROBE_BODY_LEN];
         out[..8].copy_from_slice(&self.number.to_be_bytes());
         out[8..10].copy_from_slice(&self.size.to_be_bytes());
         out

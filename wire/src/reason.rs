@@ -57,6 +57,14 @@ reasons! {
         RuntFrame => "runt_frame",
         /// The frame is longer than the engine carries.
         OversizeFrame => "oversize_frame",
+        /// The piece lies outside its frame, or says another length or kind than the pieces before it.
+        BadFragment => "bad_fragment",
+        /// The piece repeats octets of its frame that came already.
+        OverlappingFragment => "overlapping_fragment",
+        /// Pieces of the frame did not come in time.
+        ReassemblyTimeout => "reassembly_timeout",
+        /// The room for incomplete frames was full, and this frame the oldest.
+        ReassemblyFull => "reassembly_full",
         /// The frame's source address is a group address or zero.
         InvalidSource => "invalid_source",
         /// No session to the host behind the destination is up yet.
@@ -87,7 +95,7 @@ reasons! {
         NoCommonCipher => "no_common_cipher",
         /// Of two crossing initiations the other one stands.
         CrossingInitiation => "crossing_initiation",
-        /// A response or cookie to an initiation that is not awaited.
+        /// A response, cookie or answer to a probe that is not awaited.
         NotAwaited => "not_awaited",
         /// Under load: the sender must come back with a cookie.
         CookieRequired => "cookie_required",

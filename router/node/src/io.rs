@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use weft_gossip::{ConnId, DialTarget, DurableState, PersistToken};
 use weft_ipam_crdt::{Change, RequestId};
-use weft_sleeve::{Cipher, DownReason, ForwardingTable, SessionKeys};
+use weft_sleeve::{Cipher, DownReason, ForwardingTable, Probe, SessionKeys};
 use weft_wire::api::PodPlan;
 use weft_wire::{DropReason, GenesisId, Mac, NodeId, RejectReason, SessionIndex};
 
@@ -65,6 +65,31 @@ pub enum Input<'a> {
         sent: u64,
         /// Datagrams opened under it.
         received: u64,
+        /// Of those sealed, the ones that carried frames.
+        frames: u64,
+        /// Of these, the datagrams longer than `weft_sleeve::path_mtu::FLOOR`.
+        large: u64,
+    },
+    /// A probe was answered.
+    ProbeAnswered {
+        /// The session.
+        local: SessionIndex,
+        /// The probe.
+        probe: Probe,
+    },
+    /// The kernel refused a probe for its size.
+    ProbeRefused {
+        /// The session.
+        local: SessionIndex,
+        /// The probe.
+        probe: Probe,
+    },
+    /// The kernel refused a datagram with a frame for its size.
+    TooBig {
+        /// The session.
+        local: SessionIndex,
+        /// Octets of the datagram.
+        size: u16,
     },
     /// The time that `poll_timeout` named has come.
     Timeout,
@@ -153,6 +178,8 @@ pub enum EngineCommand {
     },
     /// Seal and send one keepalive.
     Keepalive(SessionIndex),
+    /// Seal and send one probe.
+    Probe(SessionIndex, Probe),
 }
 
 /// What somebody may want to read in the log.

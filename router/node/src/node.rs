@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use weft_gossip::{DurableState, Identity, Mesh, MeshConfig, MeshEvent, StateError};
 use weft_ipam_crdt::{AddressSpace, Ipam, IpamConfig, IpamState, Role};
+use weft_sleeve::path_mtu::BASE;
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, LocalNode, PeerInfo, PeerPath, Sleeve};
 use weft_wire::envelope::RegisterKey;
 use weft_wire::hash::derive;
@@ -52,6 +53,8 @@ pub(crate) struct Path {
     pub(crate) session: Option<SessionIndex>,
     /// Address to send to.
     pub(crate) endpoint: Option<SocketAddr>,
+    /// Octets that datagrams to it may have.
+    pub(crate) datagram: u16,
     /// Why there is no session, when there was one.
     pub(crate) down: Option<DownReason>,
     /// When frames began, or ceased, to travel.
@@ -176,6 +179,8 @@ impl Node {
                 local,
                 sent,
                 received,
+                frames,
+                large,
             } => {
                 self.sleeve(
                     now,
@@ -183,9 +188,18 @@ impl Node {
                         local,
                         sent,
                         received,
+                        frames,
+                        large,
                     },
                 );
             }
+            Input::ProbeAnswered { local, probe } => {
+                self.sleeve(now, weft_sleeve::Input::ProbeAnswered { local, probe })
+            }
+            Input::ProbeRefused { local, probe } => {
+                self.sleeve(now, weft_sleeve::Input::ProbeRefused { local, probe })
+            }
+            Input::TooBig { local, size } => self.sleeve(now, weft_sleeve::Input::TooBig { local, size }),
             Input::Learned { mac, peer } => self.changed_macs(|macs| macs.learn(now, mac, peer)),
             Input::Ipam(request) => self.on_ipam_request(now, request),
             Input::IpamPersisted(token) => self.ipam(now, weft_ipam_crdt::Input::Persisted(token)),
@@ -242,7 +256,7 @@ impl Node {
             .chain([self.config.underlay_mtu])
             .min()
             .unwrap_or(self.config.underlay_mtu);
-        // pod_mtu never exceeds its argument.
+        // pod_mtu never exceeds 1500.
         self.config
             .mtu
             .unwrap_or_else(|| pod_mtu(usize::from(smallest)) as u16)
@@ -309,11 +323,7 @@ impl Node {
                 break;
             }
         }
-        if core::mem::take(&mut self.table_changed) {
-            let table = self.table();
-            self.outputs
-                .push_back(Output::Engine(EngineCommand::Publish(table)));
-        }
+        self.publish_if_changed();
         if core::mem::take(&mut self.macs_changed) {
             self.outputs
                 .push_back(Output::RemoteMacs(self.macs.iter().map(|(mac, _)| mac).collect()));
@@ -505,6 +515,7 @@ impl Node {
             Path {
                 session: None,
                 endpoint: None,
+                datagram: BASE,
                 down: None,
                 since: now,
             }
@@ -517,13 +528,15 @@ impl Node {
             weft_sleeve::Output::Install(keys) => Output::Engine(EngineCommand::Install(keys)),
             weft_sleeve::Output::Remove { local } => Output::Engine(EngineCommand::Remove(local)),
             weft_sleeve::Output::Keepalive { local } => {
-                // The engine looks the endpoint up in the table, so the table must be there first.
-                if core::mem::take(&mut self.table_changed) {
-                    let table = self.table();
-                    self.outputs
-                        .push_back(Output::Engine(EngineCommand::Publish(table)));
-                }
+                self.publish_if_changed();
                 Output::Engine(EngineCommand::Keepalive(local))
+            }
+            weft_sleeve::Output::Probe { local, probe } => {
+                self.publish_if_changed();
+                Output::Engine(EngineCommand::Probe(local, probe))
+            }
+            weft_sleeve::Output::PathMtu { peer, datagram } => {
+                return self.change_path(peer, |path| path.datagram = datagram);
             }
             weft_sleeve::Output::Select { peer, local } => {
                 return self.change_path(peer, |path| path.session = Some(local));
@@ -557,6 +570,16 @@ impl Node {
         self.outputs.push_back(output);
     }
 
+    /// Hands the engine the table, if it has changed: before a datagram leaves to an endpoint that stands in it, and at
+    /// the end of each input.
+    fn publish_if_changed(&mut self) {
+        if core::mem::take(&mut self.table_changed) {
+            let table = self.table();
+            self.outputs
+                .push_back(Output::Engine(EngineCommand::Publish(table)));
+        }
+    }
+
     fn change_path(&mut self, peer: NodeId, change: impl FnOnce(&mut Path)) {
         if let Some(path) = self.paths.get_mut(&peer) {
             change(path);
@@ -576,6 +599,7 @@ impl Node {
                 hash,
                 session,
                 endpoint,
+                datagram: path.datagram,
             });
         }
         let place = |(mac, peer): (Mac, NodeId)| Some((mac, *positions.get(&peer)?));

@@ -11,7 +11,7 @@ use weft_wire::api::{
     ClusterStatus, IpamRange, IpamStatus, IpamSummary, LinkState, PeerStatus, Status, TargetStatus, Traffic,
     UsedAddress, WaitingRequest,
 };
-use weft_wire::mtu::pod_mtu;
+use weft_wire::mtu::whole_mtu;
 use weft_wire::{DropReason, NodeId, RejectReason, Time};
 
 /// What the engine counted, as far as the status shows it.
@@ -215,8 +215,8 @@ impl Node {
         let linked_name = link.map(|link| link.name.clone()).unwrap_or_default();
         let mtu = record.as_ref().map(|record| {
             let smaller = record.underlay_mtu.min(self.config.underlay_mtu);
-            // pod_mtu never exceeds its argument.
-            pod_mtu(usize::from(smaller)) as u16
+            // whole_mtu never exceeds its argument.
+            whole_mtu(usize::from(smaller)) as u16
         });
         PeerStatus {
             node: peer.to_string(),
@@ -239,6 +239,7 @@ impl Node {
                 .map(|cipher| cipher.label().to_string()),
             mtu,
             endpoint: path.and_then(|path| path.endpoint),
+            path_mtu: view.and_then(|view| view.path_mtu),
             since_s: path.map_or(0, |path| now.since(path.since).as_secs()),
             traffic: engine.traffic.get(peer).copied().unwrap_or_default(),
         }

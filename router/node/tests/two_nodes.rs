@@ -9,7 +9,7 @@ use weft_gossip::{ConnId, DialTarget, DurableState, Identity, Input as Mesh, Joi
 use weft_ipam_crdt::{IpamState, Request, RequestId};
 use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
-use weft_sleeve::{Cipher, ForwardingTable};
+use weft_sleeve::{Cipher, ForwardingTable, Probe};
 use weft_wire::api::{ClusterStatus, LinkState, PodPlan, Status};
 use weft_wire::record::Genesis;
 use weft_wire::{ClusterSecret, DropReason, Mac, NodeKey, NoiseKeypair, SessionIndex, Time};
@@ -43,6 +43,7 @@ enum Event {
     Mesh(Mesh),
     Datagram(SocketAddr, Vec<u8>),
     Opened(SessionIndex, SocketAddr),
+    Probed(SessionIndex, Probe),
     IpamPersisted(weft_ipam_crdt::PersistToken),
 }
 
@@ -218,6 +219,15 @@ impl Net {
                     self.inputs.push_back((other, Event::Opened(only, from)));
                 }
             }
+            Output::Engine(EngineCommand::Probe(local, probe)) => {
+                let table = self.hosts[host].table.as_ref();
+                let path = table.and_then(|t| t.peers.iter().find(|p| p.session == Some(local)));
+                assert!(
+                    path.is_some_and(|path| path.ready().is_some()),
+                    "a table comes before a probe"
+                );
+                self.inputs.push_back((host, Event::Probed(local, probe)));
+            }
             Output::PersistIpam { token, changes } => {
                 let Host { stored, ipam, .. } = &mut self.hosts[host];
                 let stored = stored.as_ref().expect("membership is stored before addresses");
@@ -252,6 +262,11 @@ impl Net {
                     Event::Datagram(from, bytes) => self.feed(host, Input::Handshake { from, bytes: &bytes }),
                     Event::IpamPersisted(token) => self.feed(host, Input::IpamPersisted(token)),
                     Event::Opened(local, from) => self.feed(host, Input::Opened { local, from }),
+                    // Host 1's underlay has an MTU of 1,450.
+                    Event::Probed(local, probe) if probe.size > 1_450 - 28 => {
+                        self.feed(host, Input::ProbeRefused { local, probe });
+                    }
+                    Event::Probed(local, probe) => self.feed(host, Input::ProbeAnswered { local, probe }),
                 }
             }
             self.now = self.now + STEP;
@@ -294,7 +309,7 @@ fn joined_pair() -> Net {
 
 #[test]
 fn a_newcomer_joins_and_frames_can_travel_both_ways() {
-    let net = joined_pair();
+    let mut net = joined_pair();
     for host in [0, 1] {
         let status = net.status(host);
         assert!(
@@ -313,6 +328,13 @@ fn a_newcomer_joins_and_frames_can_travel_both_ways() {
         // The smaller underlay, host 1's, decides: 1450 - 134.
         assert_eq!(status.pod_mtu, 1316);
     }
+    net.run_until("the path is known", Duration::from_secs(1), |net| {
+        (0..2).all(|host| {
+            let found = net.status(host).peers[0].path_mtu.unwrap_or_default();
+            let table = net.hosts[host].table.as_ref().expect("a table");
+            (1_434..=1_450).contains(&found) && table.peers[0].datagram == found - 28
+        })
+    });
     let [a, b] = [0, 1].map(|host| net.hosts[host].stored.clone().expect("stored").genesis().id());
     assert_eq!(a, b);
 }

@@ -171,7 +171,7 @@ fn peer_table(peers: &[PeerStatus], reasons: Reasons) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
-        "PEER", "MESH", "RTT", "MODE", "SINCE", "MTU", "ENDPOINT", "SENT", "RECEIVED", "",
+        "PEER", "MESH", "RTT", "MODE", "SINCE", "MTU", "PATH MTU", "ENDPOINT", "SENT", "RECEIVED", "",
     ]);
     for peer in peers {
         let name = if peer.name.is_empty() {
@@ -191,6 +191,7 @@ fn peer_table(peers: &[PeerStatus], reasons: Reasons) -> Table {
             mode,
             duration(peer.since_s),
             peer.mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
+            peer.path_mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             peer.endpoint.map(|e| e.to_string()).unwrap_or_default(),
             bytes(peer.traffic.tx_bytes),
             bytes(peer.traffic.rx_bytes),
@@ -266,6 +267,7 @@ mod tests {
             cipher: None,
             mtu: Some(1316),
             endpoint: None,
+            path_mtu: Some(1_452),
             since_s: 61,
             traffic: Traffic {
                 tx_bytes: 1_500_000,
@@ -327,6 +329,7 @@ mod tests {
             "3 members",
             "no answer from 192.0.2.9:6783",
             "1.5 ms",
+            "1452",
             "1.5 MB",
             "sleeve, encrypted",
             "and 17 more",

@@ -252,6 +252,7 @@ impl Daemon {
             EngineCommand::Publish(table) => self.engine.publish(&table),
             EngineCommand::Send { to, bytes } => self.engine.send(to, &bytes),
             EngineCommand::Keepalive(local) => self.engine.keepalive(local),
+            EngineCommand::Probe(local, probe) => self.engine.probe(local, probe),
         }
     }
 
@@ -308,6 +309,9 @@ impl Daemon {
             EngineEvent::UnknownIndex { from } => self.input(Input::UnknownIndex { from }),
             EngineEvent::Learned { mac, peer } => self.input(Input::Learned { mac, peer }),
             EngineEvent::Wanted { peer } => self.input(Input::Wanted { peer }),
+            EngineEvent::ProbeAnswered { local, probe } => self.input(Input::ProbeAnswered { local, probe }),
+            EngineEvent::ProbeRefused { local, probe } => self.input(Input::ProbeRefused { local, probe }),
+            EngineEvent::TooBig { local, size } => self.input(Input::TooBig { local, size }),
             EngineEvent::Failed { what } => return Some(what),
         }
         None
@@ -315,11 +319,12 @@ impl Daemon {
 
     fn report_activity(&mut self) {
         for (local, counters) in self.engine.counters().sessions {
-            let (sent, received) = (counters.sent, counters.received);
             self.input(Input::Activity {
                 local,
-                sent,
-                received,
+                sent: counters.sent,
+                received: counters.received,
+                frames: counters.frames,
+                large: counters.large,
             });
         }
     }

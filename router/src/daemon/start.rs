@@ -23,7 +23,7 @@ use weft_node::{Node, NodeConfig};
 use weft_sleeve::Cipher;
 use weft_sleeve_engine::{Engine as _, EngineConfig, PlainEngine};
 use weft_store::{MachineId, Save, State, Store};
-use weft_wire::mtu::{OVERHEAD, POD_MTU_MIN, pod_mtu};
+use weft_wire::mtu::{OVERHEAD, pod_mtu};
 use weft_wire::record::Genesis;
 use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, Time};
 
@@ -248,6 +248,11 @@ fn announce(settings: &Settings, state: &State, underlay: &Underlay, store: &Sto
     println!("weft: FILE is a copy of {}", store.token_path().display());
 }
 
+/// Octets of the largest TCP segment of the mesh (RFC 9293 §3.7.1): an IPv6 packet of 1,280 octets, which every path
+/// carries. The mesh must live where packets that are too large vanish without a word, and moves too little to gain from
+/// larger ones.
+const MESH_SEGMENT: u32 = 1_220;
+
 /// TCP listener and UDP socket on one port.
 fn bind(listen: Option<IpAddr>, port: u16) -> anyhow::Result<(TcpListener, UdpSocket)> {
     let address = SocketAddr::new(listen.unwrap_or_else(any_address), port);
@@ -282,6 +287,8 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> std::io::Resul
     if kind == Type::STREAM {
         // Connections of the router that ran before may still be closing.
         socket.set_reuse_address(true)?;
+        // Binds both ends of every connection that is accepted here.
+        socket.set_tcp_mss(MESH_SEGMENT)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -293,10 +300,11 @@ fn bridge_mtu(settings: &Settings, underlay: &Underlay) -> u16 {
     let own = settings
         .mtu
         .unwrap_or_else(|| pod_mtu(usize::from(underlay.mtu)) as u16);
-    if usize::from(own) < POD_MTU_MIN {
+    let whole = usize::from(own) + OVERHEAD;
+    if usize::from(underlay.mtu) < whole {
         tracing::warn!(
-            "the underlay's MTU of {} leaves {own} for pods, less than the {POD_MTU_MIN} that IPv6 needs: the sleeve adds \
-             {OVERHEAD} octets",
+            "frames of the pods' MTU of {own} need {whole} octets, and the underlay carries {}: the largest go in two \
+             pieces, which costs speed",
             underlay.mtu
         );
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
-use weft_sleeve::{ForwardingTable, SessionKeys};
+use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
 use weft_wire::api::Traffic;
 use weft_wire::{DropReason, Mac, NodeId, SessionIndex};
 
@@ -32,6 +32,10 @@ pub trait Engine: Send + Sync {
 
     /// Sends one KEEPALIVE under a session, to the endpoint that the table has for its peer.
     fn keepalive(&self, local: SessionIndex);
+
+    /// Sends one PROBE under a session, to the endpoint that the table has for its peer. What comes of it is an event:
+    /// [`EngineEvent::ProbeAnswered`], [`EngineEvent::ProbeRefused`], or none.
+    fn probe(&self, local: SessionIndex, probe: Probe);
 
     /// Everything counted so far.
     fn counters(&self) -> Counters;
@@ -100,6 +104,28 @@ pub enum EngineEvent {
         /// The peer.
         peer: NodeId,
     },
+    /// The last probe under this session was answered. Reported once.
+    ProbeAnswered {
+        /// The session.
+        local: SessionIndex,
+        /// The probe.
+        probe: Probe,
+    },
+    /// The kernel refused a probe for its size.
+    ProbeRefused {
+        /// The session.
+        local: SessionIndex,
+        /// The probe.
+        probe: Probe,
+    },
+    /// The kernel refused a datagram with a frame for its size; the frame was sent in smaller pieces. Reported once
+    /// for each size that the table names.
+    TooBig {
+        /// The session.
+        local: SessionIndex,
+        /// Octets of the datagram.
+        size: u16,
+    },
     /// The engine carries no more frames.
     Failed {
         /// A sentence: what happened, and the cure.
@@ -127,6 +153,10 @@ pub struct Counters {
 pub struct SessionCounters {
     /// Counters used for sealing.
     pub sent: u64,
+    /// Of those, the ones for frames and pieces of frames.
+    pub frames: u64,
+    /// Of those, the datagrams longer than [`weft_sleeve::path_mtu::FLOOR`].
+    pub large: u64,
     /// Datagrams that opened and were no replay.
     pub received: u64,
 }

@@ -1,11 +1,12 @@
 //! One session at work: its keys, its counters and its replay window.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use weft_sleeve::path_mtu::FLOOR;
 use weft_sleeve::{COUNTER_LIMIT, Cipher, ReplayWindow, SessionKeys};
 use weft_wire::datagram::{FLAG_BY_RELAY, HEADER_LEN, Header, Kind, TAG_LEN, nonce};
 use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
@@ -27,6 +28,16 @@ pub(crate) struct Session {
     /// Counter of the next datagram that is sent. It runs on past the limit, and could not wrap within centuries.
     next: AtomicU64,
     received: AtomicU64,
+    /// Counters used for frames and pieces of frames.
+    frames: AtomicU64,
+    /// Of those, the ones longer than [`FLOOR`].
+    large: AtomicU64,
+    /// Number of the next frame that is cut.
+    next_cut: AtomicU64,
+    /// Number of the probe whose answer is awaited; 0 for none.
+    awaited_probe: AtomicU64,
+    /// The size in the table that the kernel has refused; 0 for none.
+    refused_size: AtomicU16,
     /// Only the receiving worker takes this lock.
     receiver: Mutex<Receiver>,
 }
@@ -60,6 +71,11 @@ impl Session {
             opening: LessSafeKey::new(UnboundKey::new(algorithm, &keys.receive)?),
             next: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
+            large: AtomicU64::new(0),
+            next_cut: AtomicU64::new(0),
+            awaited_probe: AtomicU64::new(0),
+            refused_size: AtomicU16::new(0),
             receiver: Mutex::new(Receiver {
                 window: ReplayWindow::new(),
                 source: Source::AwaitingFirst,
@@ -70,6 +86,7 @@ impl Session {
     /// Completes a datagram in place: the content stands behind the room for the header and before the room for
     /// the tag.
     pub(crate) fn seal(&self, kind: Kind, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let length = datagram.len();
         let parts = datagram
             .split_first_chunk_mut::<HEADER_LEN>()
             .and_then(|(header, rest)| Some((header, rest.split_last_chunk_mut::<TAG_LEN>()?)));
@@ -91,7 +108,51 @@ impl Session {
             // Only a content of 64 GiB is refused (RFC 5116 §5.1).
             .map_err(|_| DropReason::OversizeFrame)?;
         tag.copy_from_slice(sealed.as_ref());
+        if matches!(kind, Kind::Data | Kind::Flood | Kind::Frag | Kind::FloodFrag) {
+            self.frames.fetch_add(1, Relaxed);
+            if length > usize::from(FLOOR) {
+                self.large.fetch_add(1, Relaxed);
+            }
+        }
         Ok(())
+    }
+
+    /// Takes back the seal of a datagram that never left: what was sealed stands in its place again.
+    pub(crate) fn unseal(&self, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let Ok(header) = Header::parse(datagram) else {
+            return Err(DropReason::DatagramTooShort);
+        };
+        let (clear, sealed) = datagram.split_at_mut(HEADER_LEN);
+        let nonce = Nonce::assume_unique_for_key(nonce(header.counter));
+        self.sealing
+            .open_in_place(nonce, Aad::from(&*clear), sealed)
+            .map(|_| ())
+            .map_err(|_| DropReason::BadSeal)
+    }
+
+    /// Number of a frame that is cut now.
+    pub(crate) fn next_cut(&self) -> u64 {
+        self.next_cut.fetch_add(1, Relaxed)
+    }
+
+    /// From now on the answer to this probe is awaited, and to no other.
+    pub(crate) fn await_probe(&self, number: u64) {
+        self.awaited_probe.store(number, Relaxed);
+    }
+
+    /// True, once, for the probe whose answer is awaited.
+    pub(crate) fn is_awaited(&self, number: u64) -> bool {
+        let awaited = &self.awaited_probe;
+        number != 0 && awaited.compare_exchange(number, 0, Relaxed, Relaxed).is_ok()
+    }
+
+    /// The size that the kernel has refused.
+    pub(crate) fn refused_size(&self) -> Option<u16> {
+        Some(self.refused_size.load(Relaxed)).filter(|size| *size > 0)
+    }
+
+    pub(crate) fn set_refused_size(&self, size: Option<u16>) {
+        self.refused_size.store(size.unwrap_or(0), Relaxed);
     }
 
     /// Opens a datagram in place and returns its content. A replay is told before any work is done on it; the
@@ -160,6 +221,8 @@ impl Session {
     pub(crate) fn counters(&self) -> SessionCounters {
         SessionCounters {
             sent: self.next.load(Relaxed).min(COUNTER_LIMIT),
+            frames: self.frames.load(Relaxed),
+            large: self.large.load(Relaxed),
             received: self.received.load(Relaxed),
         }
     }
@@ -203,6 +266,7 @@ mod tests {
                 (Kind::Data, "data"),
                 (Kind::Flood, "flood"),
                 (Kind::Frag, "frag"),
+                (Kind::FloodFrag, "flood_frag"),
                 (Kind::Probe, "probe"),
                 (Kind::ProbeAck, "probe_ack"),
                 (Kind::Keepalive, "keepalive"),
@@ -284,8 +348,10 @@ mod tests {
                 assert_eq!(opened(&other, &datagram), Ok(content.to_vec()));
                 assert_eq!(opened(&other, &datagram), Err(DropReason::Replayed));
             }
-            assert_eq!(one.counters(), SessionCounters { sent: 3, received: 0 });
-            assert_eq!(other.counters(), SessionCounters { sent: 0, received: 3 });
+            let one = one.counters();
+            assert_eq!((one.sent, one.frames, one.large, one.received), (3, 3, 0, 0));
+            let other = other.counters();
+            assert_eq!((other.sent, other.frames, other.received), (0, 0, 3));
         }
     }
 
@@ -312,6 +378,33 @@ mod tests {
             );
             assert_eq!(other.counters().received, 1);
         }
+    }
+
+    #[test]
+    fn a_seal_can_be_taken_back_and_its_counter_stays_used() {
+        for cipher in Cipher::ALL {
+            let (one, _) = pair(cipher);
+            let mut datagram = sealed(&one, Kind::Data, b"content");
+            one.unseal(&mut datagram).unwrap();
+            assert_eq!(&datagram[HEADER_LEN..datagram.len() - TAG_LEN], b"content");
+            assert_eq!(
+                Header::parse(&sealed(&one, Kind::Data, b"content"))
+                    .unwrap()
+                    .counter,
+                1
+            );
+            datagram[HEADER_LEN] ^= 1;
+            assert_eq!(one.unseal(&mut datagram), Err(DropReason::BadSeal));
+        }
+    }
+
+    #[test]
+    fn an_answer_passes_once_and_only_to_the_last_probe() {
+        let (session, _) = pair(Cipher::Aes256Gcm);
+        assert!(!session.is_awaited(0) && !session.is_awaited(1));
+        session.await_probe(1);
+        session.await_probe(2);
+        assert!(!session.is_awaited(1) && session.is_awaited(2) && !session.is_awaited(2));
     }
 
     #[test]

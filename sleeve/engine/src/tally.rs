@@ -27,11 +27,16 @@ impl Tally {
 
     /// Counts a drop and logs it, at most once a second per reason. `other` is the far end, where there is one.
     pub(crate) fn drop(&self, reason: DropReason, other: Option<SocketAddr>) {
+        self.drop_many(reason, 1, other);
+    }
+
+    /// The same for several at once.
+    pub(crate) fn drop_many(&self, reason: DropReason, count: u64, other: Option<SocketAddr>) {
         let (Some(drops), Some(logged)) = (self.drops.get(reason as usize), self.logged.get(reason as usize))
         else {
             return;
         };
-        let total = drops.fetch_add(1, Relaxed) + 1;
+        let total = drops.fetch_add(count, Relaxed) + count;
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
@@ -60,6 +65,8 @@ pub(crate) struct PeerTraffic {
     tx_bytes: AtomicU64,
     rx_frames: AtomicU64,
     rx_bytes: AtomicU64,
+    tx_fragmented: AtomicU64,
+    rx_reassembled: AtomicU64,
 }
 
 impl PeerTraffic {
@@ -73,12 +80,24 @@ impl PeerTraffic {
         self.rx_bytes.fetch_add(frame as u64, Relaxed);
     }
 
+    /// A frame that was counted as sent went in pieces.
+    pub(crate) fn fragmented(&self) {
+        self.tx_fragmented.fetch_add(1, Relaxed);
+    }
+
+    /// A frame that was counted as received came in pieces.
+    pub(crate) fn reassembled(&self) {
+        self.rx_reassembled.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn read(&self) -> Traffic {
         Traffic {
             tx_frames: self.tx_frames.load(Relaxed),
             tx_bytes: self.tx_bytes.load(Relaxed),
             rx_frames: self.rx_frames.load(Relaxed),
             rx_bytes: self.rx_bytes.load(Relaxed),
+            tx_fragmented: self.tx_fragmented.load(Relaxed),
+            rx_reassembled: self.rx_reassembled.load(Relaxed),
         }
     }
 }

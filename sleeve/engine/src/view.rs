@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weft_sleeve::ForwardingTable;
+use weft_sleeve::path_mtu::BASE;
 use weft_wire::{Mac, NodeId, PeerHash, SessionIndex};
 
 use crate::address::normal;
+use crate::engine::EngineEvent;
 use crate::session::Session;
 
 /// Installed sessions by their local index.
@@ -33,6 +35,28 @@ pub(crate) struct Link {
 pub(crate) struct Path {
     pub(crate) session: Arc<Session>,
     pub(crate) endpoint: SocketAddr,
+    /// Octets that a datagram to it may have, as the table says.
+    datagram: u16,
+}
+
+impl Path {
+    /// Octets that a datagram to it may have now: what the kernel has refused is not tried again.
+    pub(crate) fn limit(&self) -> u16 {
+        if self.session.refused_size() == Some(self.datagram) {
+            self.datagram.min(BASE)
+        } else {
+            self.datagram
+        }
+    }
+
+    /// The kernel refused a datagram of `size` octets. Reports it once for each size that the table names; the
+    /// report is repeated with the next such datagram when `report` returns false.
+    pub(crate) fn refused(&self, size: u16, report: impl FnOnce(EngineEvent) -> bool) {
+        let local = self.session.local;
+        if self.session.refused_size() != Some(self.datagram) && report(EngineEvent::TooBig { local, size }) {
+            self.session.set_refused_size(Some(self.datagram));
+        }
+    }
 }
 
 /// A session as the receiving worker sees it.
@@ -64,9 +88,15 @@ impl View {
                 .session
                 .and_then(|index| sessions.get(&index))
                 .filter(|s| s.peer == row.peer);
-            let path = session.zip(endpoint).map(|(session, endpoint)| Path {
-                session: Arc::clone(session),
-                endpoint,
+            let path = session.zip(endpoint).map(|(session, endpoint)| {
+                if session.refused_size() != Some(row.datagram) {
+                    session.set_refused_size(None);
+                }
+                Path {
+                    session: Arc::clone(session),
+                    endpoint,
+                    datagram: row.datagram,
+                }
             });
             links.push(Link { peer: row.peer, path });
         }
@@ -136,7 +166,43 @@ mod tests {
             hash: peer(n).peer_hash(),
             session: session.map(SessionIndex),
             endpoint: endpoint.map(|text| text.parse().unwrap()),
+            datagram: 1_472,
         }
+    }
+
+    #[test]
+    fn a_size_that_the_kernel_refused_is_told_once_and_not_used_until_the_table_names_another() {
+        let sessions = [session(10, peer(1))].into();
+        let view = |datagram| {
+            let mut table = ForwardingTable::empty(PeerHash([9; 8]));
+            table.peers = vec![PeerPath {
+                datagram,
+                ..row(1, Some(10), Some("192.0.2.1:1"))
+            }];
+            View::new(Arc::new(table), &sessions)
+        };
+        let limit = |view: &View| view.links[0].path.as_ref().unwrap().limit();
+        let refuse = |view: &View, taken| {
+            let mut told = None;
+            view.links[0].path.as_ref().unwrap().refused(1_400, |event| {
+                told = Some(event);
+                taken
+            });
+            told
+        };
+        let event = Some(EngineEvent::TooBig {
+            local: SessionIndex(10),
+            size: 1_400,
+        });
+        let first = view(1_472);
+        assert_eq!(limit(&first), 1_472);
+        assert_eq!(refuse(&first, false), event);
+        assert_eq!(limit(&first), 1_472, "nobody heard of it");
+        assert_eq!(refuse(&first, true), event);
+        assert_eq!((limit(&first), refuse(&first, true)), (BASE, None));
+        assert_eq!(limit(&view(1_472)), BASE, "another table, the same size");
+        assert_eq!(limit(&view(1_232)), 1_232);
+        assert_eq!(limit(&view(1_472)), 1_472, "found again");
     }
 
     #[test]

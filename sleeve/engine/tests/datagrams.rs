@@ -15,7 +15,7 @@ use weft_kernel::Namespace;
 use weft_sleeve::Cipher;
 use weft_sleeve::replay::WINDOW;
 use weft_sleeve_engine::{Engine, EngineEvent};
-use weft_wire::datagram::{FloodPrefix, HEADER_LEN, Header, Kind, Meta, nonce};
+use weft_wire::datagram::{FloodPrefix, FragPrefix, HEADER_LEN, Header, Kind, Meta, ProbeBody, nonce};
 use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
 
 const POD: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
@@ -202,9 +202,28 @@ fn each_bad_datagram_is_dropped_for_its_reason() {
             Header::new(Kind::Data, LOCAL, 9).to_bytes().to_vec(),
         ),
         (DropReason::UnknownKind, vec![0x40; 60]),
-        (DropReason::KindNotServed, peer.datagram(Kind::Frag, &[0; 60])),
-        (DropReason::KindNotServed, peer.datagram(Kind::Probe, &[0; 60])),
-        (DropReason::KindNotServed, peer.datagram(Kind::ProbeAck, &[0; 60])),
+        (DropReason::BadContent, peer.datagram(Kind::Frag, &[0; 15])),
+        (DropReason::BadFragment, peer.datagram(Kind::Frag, &[0; 60])),
+        (
+            DropReason::BadFragment,
+            peer.datagram(Kind::FloodFrag, &piece(1, 50, 60, &good[..20])),
+        ),
+        (
+            DropReason::OversizeFrame,
+            peer.datagram(Kind::Frag, &piece(1, 0, u32::MAX, &good)),
+        ),
+        // Whole, and still no frame.
+        (
+            DropReason::RuntFrame,
+            peer.datagram(Kind::Frag, &piece(1, 0, 13, &good[..13])),
+        ),
+        (
+            DropReason::BadContent,
+            peer.datagram(Kind::FloodFrag, &piece(1, 0, 13, &good[..13])),
+        ),
+        (DropReason::BadContent, peer.datagram(Kind::Probe, &[0; 60])),
+        (DropReason::BadContent, peer.datagram(Kind::ProbeAck, &[0; 60])),
+        (DropReason::NotAwaited, peer.datagram(Kind::ProbeAck, &[0; 16])),
         (DropReason::KindNotServed, vec![Kind::Relay as u8; 60]),
         (
             DropReason::KindNotServed,
@@ -269,6 +288,74 @@ fn each_bad_datagram_is_dropped_for_its_reason() {
             EngineEvent::UnknownIndex { from },
         ]
     );
+}
+
+fn piece(frame: u64, offset: u32, length: u32, octets: &[u8]) -> Vec<u8> {
+    let prefix = FragPrefix {
+        frame,
+        offset,
+        length,
+    };
+    [&prefix.to_bytes()[..], octets].concat()
+}
+
+#[test]
+fn pieces_in_any_order_make_the_frame_and_what_is_missing_is_given_up() {
+    let (mut host, mut peer) = host_and_peer();
+    let unicast = frame(POD, FAR, &[0x88, 0xb5], 1_300);
+    let broadcast = frame(Mac::BROADCAST, FAR, &[0x88, 0xb5], 1_300);
+    let prefix = FloodPrefix {
+        origin: PEER.peer_hash(),
+        sequence: 1,
+    };
+    let flooded = [&prefix.to_bytes()[..], &broadcast].concat();
+    let foreign = [&host.node.peer_hash().0[..], &flooded[8..]].concat();
+    let mut send = |kind, number, content: &[u8], order: &[usize]| {
+        let parts: Vec<_> = content.chunks(500).collect();
+        for &at in order {
+            let body = piece(number, at as u32 * 500, content.len() as u32, parts[at]);
+            let datagram = peer.datagram(kind, &body);
+            peer.send(&datagram);
+        }
+    };
+    // The first of frame 9 comes last, and the middle of frame 8 never.
+    send(Kind::Frag, 9, &unicast, &[2, 1]);
+    send(Kind::Frag, 8, &unicast, &[0, 2, 2]);
+    send(Kind::FloodFrag, 7, &flooded, &[1, 0, 2]);
+    assert_eq!(host.read(), broadcast);
+    send(Kind::Frag, 9, &unicast, &[0]);
+    assert_eq!(host.read(), unicast);
+    // Nobody may flood in another's name.
+    send(Kind::FloodFrag, 6, &foreign, &[0, 1, 2]);
+    // Another kind than the pieces before it.
+    send(Kind::FloodFrag, 8, &unicast, &[1]);
+    host.await_drops(&[
+        (DropReason::BadContent, 1),
+        (DropReason::BadFragment, 1),
+        (DropReason::OverlappingFragment, 1),
+        (DropReason::ReassemblyTimeout, 1),
+    ]);
+    let counted = host.engine.counters().peers[&PEER];
+    assert_eq!((counted.rx_frames, counted.rx_reassembled), (2, 2));
+}
+
+#[test]
+fn a_probe_is_answered_with_a_small_datagram() {
+    let (host, mut peer) = host_and_peer();
+    let body = ProbeBody {
+        number: 77,
+        size: 1_400,
+    };
+    let mut content = body.to_bytes().to_vec();
+    content.resize(1_400 - HEADER_LEN - 16, 0);
+    let datagram = peer.datagram(Kind::Probe, &content);
+    peer.send(&datagram);
+    let answer = peer.receive();
+    assert_eq!(Header::parse(&answer), Ok(Header::new(Kind::ProbeAck, REMOTE, 0)));
+    let (aad, msg) = answer.split_at(HEADER_LEN);
+    let opened = ChaCha20Poly1305::new(&SEND.into()).decrypt(&nonce(0).into(), Payload { msg, aad });
+    assert_eq!(opened.unwrap(), body.to_bytes());
+    assert_eq!(host.drops(), []);
 }
 
 fn large_init() -> Vec<u8> {

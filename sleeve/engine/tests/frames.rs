@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use pnet_datalink::{Channel, Config, channel};
 use weft_kernel::link::{VethEnd, create_veth};
 use weft_kernel::{Namespace, addr, link};
-use weft_sleeve::Cipher;
+use weft_sleeve::{Cipher, Probe};
 use weft_sleeve_engine::{Engine, EngineError, EngineEvent};
 use weft_wire::api::Traffic;
 use weft_wire::datagram::{FLOOD_PREFIX_LEN, HEADER_LEN, META_LEN, TAG_LEN};
@@ -99,6 +99,7 @@ fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
             tx_bytes: octets,
             rx_frames: frames,
             rx_bytes: octets,
+            ..Traffic::default()
         };
         host.await_traffic(peer.node, expected);
         let counters = host.engine.counters();
@@ -179,28 +180,137 @@ fn a_bare_header_crosses() {
     assert_eq!((one.drops(), other.drops()), (vec![], vec![]));
 }
 
-/// The longest frame that fits crosses, one octet more does not: datagrams are never fragmented.
+/// The longest frame that fits goes whole, and one octet more goes in pieces: datagrams are never fragmented.
 fn the_edge_is_exact(underlay: u32, mtu: u32, path: usize) {
     let [one, mut other] = two_hosts(Cipher::Aes256Gcm, underlay, mtu, IPV4, IPV4);
+    let there = Some(IPV4[1].parse().unwrap());
+    let limit = u16::try_from(path - IPV4_UDP).unwrap();
+    one.publish_path(other.node, Some(100), there, &[B], limit);
     let data = path - IPV4_UDP - HEADER_LEN - META_LEN - TAG_LEN;
-    for (destination, fits) in [(B, data), (Mac::BROADCAST, data - FLOOD_PREFIX_LEN)] {
-        one.write(&frame(destination, A, EXPERIMENTAL, fits + 1));
-        let longest = frame(destination, A, EXPERIMENTAL, fits);
-        one.write(&longest);
-        assert_eq!(other.read(), longest);
+    for (at, (destination, fits)) in (1..).zip([(B, data), (Mac::BROADCAST, data - FLOOD_PREFIX_LEN)]) {
+        for length in [fits, fits + 1] {
+            let frame = frame(destination, A, EXPERIMENTAL, length);
+            one.write(&frame);
+            assert_eq!(other.read(), frame);
+        }
+        let count = |host: &Host, peer: &Host| host.engine.counters().peers[&peer.node];
+        assert_eq!(count(&one, &other).tx_fragmented, at);
+        let sessions = one.engine.counters().sessions;
+        let counted = sessions[&SessionIndex(100)];
+        assert_eq!(
+            (counted.frames, counted.large),
+            (at * 3, at * 3),
+            "one datagram, and two"
+        );
     }
-    assert_eq!(one.drops(), [(DropReason::PathTooSmall, 2)]);
-    assert_eq!(other.drops(), []);
+    assert_eq!((one.drops(), other.drops()), (vec![], vec![]));
+    assert_eq!(one.pending_events(), [], "the kernel refused nothing");
 }
 
 #[test]
-fn the_longest_frame_of_an_ordinary_path_crosses() {
+fn the_longest_frame_of_an_ordinary_path_crosses_whole() {
     the_edge_is_exact(1_500, 1_500, 1_500);
 }
 
 #[test]
-fn the_longest_frame_of_the_largest_path_crosses() {
+fn the_longest_frame_of_the_largest_path_crosses_whole() {
     the_edge_is_exact(65_535, 65_521, 65_535);
+}
+
+/// The device shrinks under a table that has not heard of it: no frame is lost, and the router hears of it once.
+#[test]
+fn what_the_kernel_refuses_goes_in_pieces() {
+    for listen in [IPV4, IPV6] {
+        let [one, mut other] = two_hosts(Cipher::Aes256Gcm, 1_500, 1_500, listen, listen);
+        let there = Some(listen[1].parse().unwrap());
+        one.publish_path(other.node, Some(100), there, &[B], 1_472);
+        let shrink = |mtu| {
+            one.namespace
+                .run(|| link::set_mtu("under", mtu).unwrap())
+                .unwrap()
+        };
+        let cross = |other: &mut Host| {
+            for destination in [B, Mac::BROADCAST] {
+                for length in [1_380, 60, 1_514] {
+                    let frame = frame(destination, A, EXPERIMENTAL, length);
+                    one.write(&frame);
+                    assert_eq!(other.read(), frame);
+                }
+            }
+        };
+        shrink(1_400);
+        cross(&mut other);
+        let too_big = |size| EngineEvent::TooBig {
+            local: SessionIndex(100),
+            size,
+        };
+        let first = (1_380 + HEADER_LEN + META_LEN + TAG_LEN) as u16;
+        assert_eq!(one.pending_events(), [too_big(first)]);
+        if listen == IPV4 {
+            // Less than the base; an IPv6 link cannot be so small.
+            one.publish_path(other.node, Some(100), there, &[B], 1_232);
+            shrink(700);
+            cross(&mut other);
+            assert_eq!(one.pending_events(), [too_big(1_232)]);
+        }
+        assert_eq!((one.drops(), other.drops()), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn probes_are_answered_refused_or_lost() {
+    let [mut one, mut other] = two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
+    let local = SessionIndex(100);
+    let probe = |number, size| Probe { number, size };
+    one.engine.probe(local, probe(1, 1_472));
+    let answered = EngineEvent::ProbeAnswered {
+        local,
+        probe: probe(1, 1_472),
+    };
+    assert_eq!(
+        other.event(),
+        EngineEvent::Opened {
+            local: SessionIndex(200),
+            from: IPV4[0].parse().unwrap()
+        }
+    );
+    assert_eq!(
+        one.event(),
+        EngineEvent::Opened {
+            local,
+            from: IPV4[1].parse().unwrap()
+        }
+    );
+    assert_eq!(one.event(), answered);
+    one.engine.probe(local, probe(2, 1_473));
+    let refused = EngineEvent::ProbeRefused {
+        local,
+        probe: probe(2, 1_473),
+    };
+    assert_eq!(one.event(), refused);
+    // The far end of the cable takes less, and says nothing: the veth device drops what is longer.
+    other
+        .namespace
+        .run(|| link::set_mtu("under", 1_400).unwrap())
+        .unwrap();
+    one.engine.probe(local, probe(3, 1_472));
+    one.engine.probe(local, probe(4, 1_300));
+    let answered = EngineEvent::ProbeAnswered {
+        local,
+        probe: probe(4, 1_300),
+    };
+    assert_eq!(one.event(), answered);
+    let counters = one.engine.counters().sessions[&local];
+    assert_eq!((counters.sent, counters.frames), (4, 0));
+    one.engine.probe(SessionIndex(999), probe(1, 100));
+    one.await_drops(&[(DropReason::NoSession, 1)]);
+    // Frames pass as before.
+    let last = frame(B, A, EXPERIMENTAL, 60);
+    one.write(&last);
+    assert_eq!(other.read(), last);
+    let back = frame(A, B, EXPERIMENTAL, 60);
+    other.write(&back);
+    assert_eq!(one.read(), back);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use weft_sleeve::content::{Content, write_data};
 use weft_sleeve::*;
-use weft_wire::datagram::{HEADER_LEN, Header, Kind, Meta, nonce};
+use weft_wire::datagram::{HEADER_LEN, Header, Kind, Meta, ProbeBody, TAG_LEN, nonce};
 use weft_wire::*;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -56,6 +56,8 @@ struct Live {
     window: ReplayWindow,
     sent: u64,
     received: u64,
+    frames: u64,
+    large: u64,
     selected: bool,
 }
 
@@ -75,6 +77,8 @@ pub(crate) struct Host {
     sessions: BTreeMap<SessionIndex, Live>,
     selected: BTreeMap<NodeId, SessionIndex>,
     endpoints: BTreeMap<NodeId, SocketAddr>,
+    /// Octets that datagrams to each peer may have, as told.
+    pub(crate) datagrams: BTreeMap<NodeId, u16>,
 }
 
 impl Host {
@@ -92,6 +96,7 @@ impl Host {
             sessions: BTreeMap::new(),
             selected: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            datagrams: BTreeMap::new(),
             key,
             noise,
         };
@@ -109,6 +114,7 @@ impl Host {
         self.sessions.clear();
         self.selected.clear();
         self.endpoints.clear();
+        self.datagrams.clear();
     }
 
     pub(crate) fn id(&self) -> NodeId {
@@ -172,6 +178,9 @@ impl Flight {
     }
 }
 
+/// IPv4 and UDP headers.
+const IPV4_UDP: usize = 28;
+
 /// What the network does to a datagram: says whether it passes.
 type Filter = Box<dyn FnMut(Time, &Flight) -> bool>;
 
@@ -188,6 +197,11 @@ pub(crate) struct World {
     pub(crate) repeat: u32,
     /// Each datagram takes 5 ms and up to this much more.
     pub(crate) spread: Duration,
+    /// Octets of the largest packet that the network carries, and that the hosts' interfaces take.
+    pub(crate) carries: usize,
+    pub(crate) interface: usize,
+    /// Octets of a frame.
+    pub(crate) frame_len: usize,
     wire: BTreeMap<(Time, u64), Flight>,
     number: u64,
     rng: ChaCha20Rng,
@@ -207,6 +221,9 @@ impl World {
             loss: 0,
             repeat: 0,
             spread: Duration::ZERO,
+            carries: 1_500,
+            interface: 1_500,
+            frame_len: 60,
             wire: BTreeMap::new(),
             number: 0,
             rng: ChaCha20Rng::from_seed([9; 32]),
@@ -274,6 +291,8 @@ impl World {
                     window: ReplayWindow::new(),
                     sent: 0,
                     received: 0,
+                    frames: 0,
+                    large: 0,
                     selected: false,
                     keys,
                 };
@@ -306,6 +325,21 @@ impl World {
                 assert_eq!(host.selected.get(&peer), Some(&local));
                 self.seal_and_put(i, peer, Kind::Keepalive, &[]);
             }
+            Output::Probe { local, probe } => {
+                let peer = host.sessions.get(&local).expect("probe, not installed").keys.peer;
+                assert_eq!(host.selected.get(&peer), Some(&local));
+                if usize::from(probe.size) + IPV4_UDP > self.interface {
+                    self.input(i, Input::ProbeRefused { local, probe });
+                } else {
+                    let (number, size) = (probe.number, probe.size);
+                    let mut content = ProbeBody { number, size }.to_bytes().to_vec();
+                    content.resize(usize::from(size) - HEADER_LEN - TAG_LEN, 0);
+                    self.seal_and_put(i, peer, Kind::Probe, &content);
+                }
+            }
+            Output::PathMtu { peer, datagram } => {
+                host.datagrams.insert(peer, datagram);
+            }
             Output::Up { .. } | Output::Down { .. } | Output::Dropped(..) => {}
         }
     }
@@ -318,6 +352,9 @@ impl World {
             bytes,
         };
         self.sent.push(flight.clone());
+        if flight.bytes.len() + IPV4_UDP > self.carries {
+            return;
+        }
         if !(self.filter)(self.now, &flight) || self.rng.next_u32() % 1000 < self.loss {
             return;
         }
@@ -346,6 +383,8 @@ impl World {
             return false;
         }
         live.sent += 1;
+        live.frames += u64::from(matches!(kind, Kind::Data | Kind::Flood));
+        live.large += u64::from(kind == Kind::Data && plaintext.len() > usize::from(path_mtu::FLOOR));
         assert!(
             self.nonces.insert((live.keys.send, counter)),
             "a nonce was used twice"
@@ -359,7 +398,7 @@ impl World {
     /// One frame from host `i` to host `j`; false when there is no session to send it under.
     pub(crate) fn frame(&mut self, i: usize, j: usize) -> bool {
         let mut content = Vec::new();
-        write_data(&mut content, Meta::default(), &[0x5a; 60]);
+        write_data(&mut content, Meta::default(), &vec![0x5a; self.frame_len]);
         self.seal_and_put(i, self.hosts[j].id(), Kind::Data, &content)
     }
 
@@ -373,6 +412,7 @@ impl World {
         let host = &mut self.hosts[i];
         let live = host.sessions.get_mut(&host.selected[&peer]).unwrap();
         live.sent = sent;
+        live.frames = sent;
     }
 
     /// What host `i` does with a datagram.
@@ -380,7 +420,7 @@ impl World {
         let Ok(header) = Header::parse(bytes) else {
             return self.input(i, Input::Datagram { from, bytes });
         };
-        if !matches!(header.kind, Kind::Data | Kind::Flood | Kind::Keepalive) {
+        if matches!(header.kind, Kind::Init | Kind::Resp | Kind::Cookie) {
             let outputs = self.input(i, Input::Datagram { from, bytes });
             // A COOKIE is exempt: it is sealed for the one INIT that it answers, and what follows goes where that
             // one went.
@@ -412,16 +452,29 @@ impl World {
         live.window.commit(header.counter).unwrap();
         live.received += 1;
         let (peer, local, selected) = (live.keys.peer, live.keys.local, live.selected);
-        if let Content::Frame { .. } = Content::parse(header.kind, &opened).unwrap() {
+        let content = Content::parse(header.kind, &opened).unwrap();
+        if let Content::Frame { .. } = content {
             *host.frames.entry(peer).or_default() += 1;
         }
-        if !selected {
+        let is_moved = host.endpoints.get(&peer) != Some(&from);
+        let mut outputs = if !selected {
             self.input(i, Input::Opened { local, from })
-        } else if host.endpoints.get(&peer) != Some(&from) {
+        } else if is_moved {
             self.input(i, Input::Roamed { local, from })
         } else {
             Vec::new()
+        };
+        match content {
+            Content::Probe(body) => {
+                self.seal_and_put(i, peer, Kind::ProbeAck, &body.to_bytes());
+            }
+            Content::ProbeAck(ProbeBody { number, size }) => {
+                let probe = Probe { number, size };
+                outputs.extend(self.input(i, Input::ProbeAnswered { local, probe }));
+            }
+            _ => {}
         }
+        outputs
     }
 
     /// Lets time pass up to the next event, at most to `limit`. False when there was none before it.
@@ -468,15 +521,17 @@ impl World {
             let counts: Vec<_> = self.hosts[i]
                 .sessions
                 .values()
-                .map(|live| (live.keys.local, live.sent, live.received))
+                .map(|live| (live.keys.local, live.sent, live.received, live.frames, live.large))
                 .collect();
-            for (local, sent, received) in counts {
+            for (local, sent, received, frames, large) in counts {
                 self.input(
                     i,
                     Input::Activity {
                         local,
                         sent,
                         received,
+                        frames,
+                        large,
                     },
                 );
             }

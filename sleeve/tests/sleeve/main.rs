@@ -9,5 +9,6 @@
 mod lab;
 mod lifecycle;
 mod load;
+mod path_mtu;
 mod refusals;
 mod vectors;

@@ -410,7 +410,10 @@ proptest! {
         let ours = world.hosts[0].session(world.id(1)).map(|(local, _)| local);
         prop_assume!(Some(local) != ours);
         for input in [
-            Input::Activity { local, sent, received },
+            Input::Activity { local, sent, received, frames: sent, large: sent },
+            Input::ProbeAnswered { local, probe: Probe { number: received, size: 1_472 } },
+            Input::ProbeRefused { local, probe: Probe { number: received, size: 1_472 } },
+            Input::TooBig { local, size: 1_472 },
             Input::Opened { local, from: elsewhere() },
             Input::Roamed { local, from: elsewhere() },
         ] {

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use weft_sleeve::content::{write_data, write_flood};
+use weft_sleeve::fragment::Cut;
 use weft_sleeve::gate::{open_cookie, seal_cookie};
 use weft_sleeve::message::{COOKIE_LEN, INIT_LEN, MAC_LEN, RESP_LEN};
 use weft_sleeve::*;
@@ -213,6 +214,16 @@ fn make() -> Vectors {
     v.put("frag_plaintext", &frag);
     v.put("frag_aes256gcm", aes);
     v.put("frag_chacha", chacha);
+    let piece = FragPrefix {
+        frame: 4,
+        offset: 0,
+        length: 1476,
+    };
+    let flood_frag = [&piece.to_bytes()[..], &prefix.to_bytes(), &frame].concat();
+    let (aes, chacha) = both(Kind::FloodFrag, &flood_frag);
+    v.put("flood_frag_plaintext", &flood_frag);
+    v.put("flood_frag_aes256gcm", aes);
+    v.put("flood_frag_chacha", chacha);
     let body = ProbeBody { number: 4, size: 128 };
     let mut probe = body.to_bytes().to_vec();
     probe.resize(128 - HEADER_LEN - TAG_LEN, 0);
@@ -290,14 +301,29 @@ fn the_file_says_what_the_code_understands() {
     let (shim, inner) = RelayShim::split(&relayed).unwrap();
     assert_eq!(shim.source.0[..], octets("initiator_peer_hash"));
     assert_eq!(Header::parse(inner).unwrap().flags, FLAG_BY_RELAY);
-    let frag = octets("frag_plaintext");
+    for (name, kind, cut, place) in [
+        ("frag", Kind::Frag, Cut::Frame, (3, 1400, 60)),
+        ("flood_frag", Kind::FloodFrag, Cut::Flood, (4, 0, 76)),
+    ] {
+        let opened = octets(&format!("{name}_plaintext"));
+        let Ok(Content::Piece {
+            cut: found,
+            prefix,
+            octets,
+        }) = Content::parse(kind, &opened)
+        else {
+            panic!("{name} is no piece");
+        };
+        assert_eq!((found, (prefix.frame, prefix.offset, octets.len())), (cut, place));
+    }
+    let body = ProbeBody { number: 4, size: 128 };
     assert_eq!(
-        FragPrefix::split(&frag).map(|(p, piece)| (p.offset, piece.len())),
-        Some((1400, 60))
+        Content::parse(Kind::Probe, &octets("probe_plaintext")),
+        Ok(Content::Probe(body))
     );
     assert_eq!(
-        ProbeBody::parse(&octets("probe_plaintext")).map(|p| p.size),
-        Some(128)
+        Content::parse(Kind::ProbeAck, &octets("probe_ack_plaintext")),
+        Ok(Content::ProbeAck(body))
     );
     assert_eq!(octets("probe_chacha").len(), 128);
     assert_eq!(octets("keepalive_chacha").len(), HEADER_LEN + TAG_LEN);
@@ -308,6 +334,7 @@ fn the_file_says_what_the_code_understands() {
         ("data_chacha", Kind::Data),
         ("flood_chacha", Kind::Flood),
         ("frag_chacha", Kind::Frag),
+        ("flood_frag_chacha", Kind::FloodFrag),
         ("probe_chacha", Kind::Probe),
         ("probe_ack_chacha", Kind::ProbeAck),
         ("keepalive_chacha", Kind::Keepalive),

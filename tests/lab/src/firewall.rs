@@ -46,6 +46,16 @@ impl Firewall {
         self.add(&format!("{family} saddr {address} drop"))
     }
 
+    /// Drops the messages that say that a packet was too large for a link (RFC 1191, RFC 8201), those that come in and
+    /// those that go out.
+    ///
+    /// # Errors
+    /// When `nft` is missing or refuses.
+    pub fn drop_too_big(&self) -> Result<()> {
+        self.add("icmp type destination-unreachable icmp code frag-needed drop")?;
+        self.add("icmpv6 type packet-too-big drop")
+    }
+
     /// Removes every rule.
     ///
     /// # Errors

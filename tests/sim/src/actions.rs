@@ -38,6 +38,7 @@ fn octets_of_table(table: &ForwardingTable) -> Vec<u8> {
                 .unwrap_or_default()
                 .as_bytes(),
         );
+        octets.extend(path.datagram.to_be_bytes());
     }
     for (mac, at) in &table.macs {
         octets.extend(mac.0);
@@ -220,6 +221,23 @@ impl World {
                     format!("{} octets to {to}", bytes.len())
                 });
                 self.send_datagram(host, to, Packet::Handshake(bytes));
+            }
+            EngineCommand::Probe(local, probe) => {
+                let octets = [u64::from(local.0), probe.number, u64::from(probe.size)].map(u64::to_be_bytes);
+                self.record.note(now, host, "probe", &[&octets.concat()], || {
+                    format!("{local:?} {probe:?}")
+                });
+                let probed = self.hosts[host]
+                    .running_mut()
+                    .map(|running| running.engine.probe(local, probe));
+                let (sealed, reports) = probed.unwrap_or_default();
+                if let Some((to, sealed)) = sealed {
+                    self.send_sealed(host, to, sealed);
+                }
+                if !reports.is_empty() {
+                    let start = self.hosts[host].start;
+                    self.queue.push(now, Event::Reports { host, start, reports });
+                }
             }
             EngineCommand::Keepalive(local) => {
                 self.record

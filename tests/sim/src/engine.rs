@@ -5,7 +5,7 @@ use crate::sabotage::Sabotage;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
-use weft_sleeve::{COUNTER_LIMIT, ForwardingTable, ReplayWindow, SessionKeys};
+use weft_sleeve::{COUNTER_LIMIT, ForwardingTable, Probe, ReplayWindow, SessionKeys};
 use weft_wire::datagram::Kind;
 use weft_wire::{Mac, NodeId, PeerHash, SessionIndex, Time};
 
@@ -30,7 +30,7 @@ pub struct Frame {
 /// A datagram that an engine sealed.
 #[derive(Clone, Debug)]
 pub struct Sealed {
-    /// DATA, FLOOD or KEEPALIVE.
+    /// DATA, FLOOD, KEEPALIVE, PROBE or PROBE-ACK.
     pub kind: Kind,
     /// The session, as the receiver names it.
     pub index: SessionIndex,
@@ -42,6 +42,8 @@ pub struct Sealed {
     pub origin: PeerHash,
     /// What it carries.
     pub frame: Option<Frame>,
+    /// What it asks of the path, or answers.
+    pub probe: Option<Probe>,
 }
 
 /// What an engine reports to its node.
@@ -57,13 +59,24 @@ pub enum Report {
     Learned(Mac, NodeId),
     /// A frame waits for a session.
     Wanted(NodeId),
+    /// The last probe was answered.
+    ProbeAnswered(SessionIndex, Probe),
+    /// The interface does not take the probe.
+    ProbeRefused(SessionIndex, Probe),
 }
+
+/// Octets of datagram that an interface takes: a packet of 1,500.
+const INTERFACE: u16 = 1_472;
+/// Octets of datagram that the network carries: a packet of 1,450. Larger ones vanish.
+pub const CARRIED: u16 = 1_422;
 
 /// One session.
 pub struct Session {
     keys: SessionKeys,
     next: u64,
     received: u64,
+    frames: u64,
+    awaited: u64,
     window: ReplayWindow,
     reported: Option<(SocketAddr, Time)>,
 }
@@ -108,6 +121,8 @@ impl Engine {
         let session = Session {
             next: 0,
             received: 0,
+            frames: 0,
+            awaited: 0,
             window: ReplayWindow::new(),
             reported: None,
             keys,
@@ -134,9 +149,9 @@ impl Engine {
         self.heard.get(peer).copied()
     }
 
-    /// For each session, datagrams sent and received.
-    pub(crate) fn counters(&self) -> Vec<(SessionIndex, u64, u64)> {
-        let counts = |(local, s): (&SessionIndex, &Session)| (*local, s.next, s.received);
+    /// For each session, datagrams sent and received, and frames sent.
+    pub(crate) fn counters(&self) -> Vec<(SessionIndex, u64, u64, u64)> {
+        let counts = |(local, s): (&SessionIndex, &Session)| (*local, s.next, s.received, s.frames);
         self.sessions.iter().map(counts).collect()
     }
 
@@ -148,6 +163,7 @@ impl Engine {
         }
         let spoiled = self.sabotage == Some(Sabotage::ReusedCounter) && counter % SPOILED == SPOILED - 1;
         session.next += u64::from(!spoiled);
+        session.frames += u64::from(frame.is_some());
         Some(Sealed {
             kind,
             index: session.keys.remote,
@@ -155,6 +171,7 @@ impl Engine {
             key: session.keys.send,
             origin: self.table.origin,
             frame,
+            probe: None,
         })
     }
 
@@ -163,6 +180,41 @@ impl Engine {
         let peer = self.peer_of(local)?;
         let to = self.table.peers.iter().find(|path| path.peer == peer)?.endpoint?;
         Some((to, self.seal(local, Kind::Keepalive, None)?))
+    }
+
+    /// A question about the path, and what the interface says to it.
+    pub(crate) fn probe(
+        &mut self,
+        local: SessionIndex,
+        probe: Probe,
+    ) -> (Option<(SocketAddr, Sealed)>, Vec<Report>) {
+        let peer = self.peer_of(local);
+        let path = self.table.peers.iter().find(|path| Some(path.peer) == peer);
+        let Some(to) = path.and_then(|path| path.endpoint) else {
+            return (None, Vec::new());
+        };
+        let sealed = self.seal(local, Kind::Probe, None);
+        if let Some(session) = self.sessions.get_mut(&local) {
+            session.awaited = probe.number;
+        }
+        if probe.size > INTERFACE {
+            return (None, vec![Report::ProbeRefused(local, probe)]);
+        }
+        let sealed = sealed.map(|sealed| Sealed {
+            probe: Some(probe),
+            ..sealed
+        });
+        (sealed.map(|sealed| (to, sealed)), Vec::new())
+    }
+
+    /// The answer to a probe.
+    fn answer(&mut self, sealed: &Sealed) -> Option<Sealed> {
+        let probe = sealed.probe.filter(|_| sealed.kind == Kind::Probe)?;
+        let answer = self.seal(sealed.index, Kind::ProbeAck, None)?;
+        Some(Sealed {
+            probe: Some(probe),
+            ..answer
+        })
     }
 
     /// What becomes of a frame from a pod of this host.
@@ -196,28 +248,29 @@ impl Engine {
         (datagrams, reports)
     }
 
-    /// What a datagram does: the frame for this host's pods, and what the node must know. `None` if it does not open.
+    /// What a datagram does: the frame for this host's pods, the answer if it is a probe, and what the node must know.
+    /// Nothing but a report if it does not open.
     pub(crate) fn receive(
         &mut self,
         now: Time,
         from: SocketAddr,
         sealed: &Sealed,
-    ) -> (Option<Frame>, Vec<Report>) {
+    ) -> (Option<Frame>, Option<Sealed>, Vec<Report>) {
         let mut reports = Vec::new();
         let Some(session) = self.sessions.get_mut(&sealed.index) else {
             if passes(&mut self.unknown, from, now) {
                 reports.push(Report::UnknownIndex(from));
             }
-            return (None, reports);
+            return (None, None, reports);
         };
         let is_fresh = session.window.check(sealed.counter).is_ok();
         if session.keys.receive != sealed.key
             || !(is_fresh || self.sabotage == Some(Sabotage::NoReplayWindow))
         {
-            return (None, reports);
+            return (None, None, reports);
         }
         if is_fresh && session.window.commit(sealed.counter).is_err() {
-            return (None, reports);
+            return (None, None, reports);
         }
         session.received += 1;
         let (local, peer) = (session.keys.local, session.keys.peer);
@@ -241,6 +294,12 @@ impl Engine {
                 reports.push(Report::Roamed(local, from));
             }
         }
+        if let (Kind::ProbeAck, Some(probe)) = (sealed.kind, sealed.probe)
+            && session.awaited == probe.number
+        {
+            session.awaited = 0;
+            reports.push(Report::ProbeAnswered(local, probe));
+        }
         let frame = sealed
             .frame
             .filter(|_| sealed.kind != Kind::Flood || sealed.origin == peer.peer_hash());
@@ -254,6 +313,6 @@ impl Engine {
                 reports.push(Report::Learned(frame.source, peer));
             }
         }
-        (frame, reports)
+        (frame, self.answer(sealed), reports)
     }
 }

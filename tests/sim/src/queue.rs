@@ -1,6 +1,6 @@
 //! Events in the order of their times; at one time, in the order in which they were put in.
 
-use crate::engine::Sealed;
+use crate::engine::{Report, Sealed};
 use crate::tcp::TcpEvent;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,6 +45,12 @@ pub(crate) enum Event {
     },
     /// A pod of a host comes or goes.
     Want { host: usize },
+    /// What the engine saw reaches its node.
+    Reports {
+        host: usize,
+        start: u64,
+        reports: Vec<Report>,
+    },
     /// The shell reads the engine's counters.
     Activity { host: usize, start: u64 },
     /// A pod sends a frame.

@@ -2,7 +2,7 @@
 
 use crate::dice::Dice;
 use crate::disk::Disk;
-use crate::engine::{Engine, Frame, Report, Sealed};
+use crate::engine::{CARRIED, Engine, Frame, Report, Sealed};
 use crate::faults::Faults;
 use crate::host::{Clock, Host, Process, Running, pod_mac};
 use crate::invariants::{Invariants, Scene, Seen, Violation};
@@ -21,6 +21,7 @@ use weft_gossip::{DurableState, Identity, JoinToken};
 use weft_ipam_crdt::{AddressSpace, Held};
 use weft_node::{Input, Node, NodeConfig};
 use weft_sleeve::Cipher;
+use weft_wire::datagram::Kind;
 use weft_wire::record::Genesis;
 use weft_wire::{ClusterSecret, GenesisId, Mac, Time};
 
@@ -242,6 +243,7 @@ impl World {
             Event::Tcp(event) => self.tcp_event(event),
             Event::Synced { host, start } => self.synced(host, start),
             Event::Tell { host, start, input } => self.tell(host, start, input),
+            Event::Reports { host, start, reports } => self.reports(host, start, reports),
             Event::Activity { host, start } => self.activity(host, start),
             Event::IpamSynced { host, start, token } => self.ipam_synced(host, start, token),
             Event::Want { host } => self.want(host),
@@ -520,10 +522,10 @@ impl World {
         let counters = self.hosts[host]
             .running()
             .map(|running| running.engine.counters());
-        for (local, sent, received) in counters.unwrap_or_default() {
-            let octets = [sent.to_be_bytes(), received.to_be_bytes()].concat();
+        for (local, sent, received, frames) in counters.unwrap_or_default() {
+            let octets = [sent, received, frames].map(u64::to_be_bytes).concat();
             self.record.note(self.now, host, "activity", &[&octets], || {
-                format!("{local:?} sent {sent} received {received}")
+                format!("{local:?} sent {sent} received {received} frames {frames}")
             });
             self.feed(
                 host,
@@ -531,6 +533,9 @@ impl World {
                     local,
                     sent,
                     received,
+                    frames,
+                    // The frames of the pods here have no length to speak of.
+                    large: 0,
                 },
             );
         }
@@ -563,7 +568,7 @@ impl World {
         let Some(running) = self.hosts[host].running_mut() else {
             return;
         };
-        let (frame, reports) = running.engine.receive(now, from, sealed);
+        let (frame, answer, reports) = running.engine.receive(now, from, sealed);
         let (index, counter) = (sealed.index.0.to_be_bytes(), sealed.counter.to_be_bytes());
         self.record.note(now, host, "sealed", &[&index, &counter], || {
             format!(
@@ -575,6 +580,19 @@ impl World {
             self.delivered += 1;
             self.liveness.arrived(host, &frame);
             self.see(host, &Seen::Delivered(&frame, sealed.kind));
+        }
+        if let Some(answer) = answer {
+            self.send_sealed(host, from, answer);
+        }
+        self.report(host, reports);
+    }
+
+    fn reports(&mut self, host: usize, start: u64, reports: Vec<Report>) {
+        if !self.is_running(host, start) {
+            return;
+        }
+        if let Some(later) = self.pause_of(host) {
+            return self.queue.push(later, Event::Reports { host, start, reports });
         }
         self.report(host, reports);
     }
@@ -590,6 +608,8 @@ impl World {
                 Report::UnknownIndex(from) => Input::UnknownIndex { from },
                 Report::Learned(mac, peer) => Input::Learned { mac, peer },
                 Report::Wanted(peer) => Input::Wanted { peer },
+                Report::ProbeAnswered(local, probe) => Input::ProbeAnswered { local, probe },
+                Report::ProbeRefused(local, probe) => Input::ProbeRefused { local, probe },
             };
             self.feed(host, input);
         }
@@ -636,6 +656,9 @@ impl World {
 
     pub(crate) fn send_sealed(&mut self, host: usize, to: SocketAddr, sealed: Sealed) {
         self.see(host, &Seen::Sealed(&sealed));
+        if sealed.kind == Kind::Probe && sealed.probe.is_some_and(|probe| probe.size > CARRIED) {
+            return;
+        }
         self.send_datagram(host, to, Packet::Sealed(sealed));
     }
 

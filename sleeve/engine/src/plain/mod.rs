@@ -2,6 +2,8 @@
 //!
 //! It runs wherever there is a TAP device, with a kernel of any age and without offloads.
 
+mod pieces;
+mod probes;
 mod rx;
 mod shared;
 mod tx;
@@ -14,7 +16,7 @@ use std::thread::{Builder, JoinHandle};
 use mio::Waker;
 use tun_tap::{Iface, Mode};
 use weft_kernel::{link, socket};
-use weft_sleeve::{ForwardingTable, SessionKeys};
+use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
 use weft_wire::SessionIndex;
 
 use self::shared::Shared;
@@ -118,6 +120,10 @@ impl Engine for PlainEngine {
 
     fn keepalive(&self, local: SessionIndex) {
         self.shared.keepalive(local);
+    }
+
+    fn probe(&self, local: SessionIndex, probe: Probe) {
+        self.shared.probe(local, probe);
     }
 
     fn counters(&self) -> Counters {

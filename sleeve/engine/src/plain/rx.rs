@@ -14,6 +14,7 @@ use weft_sleeve::Content;
 use weft_wire::datagram::{Header, HeaderError, Kind, NETWORK_DEFAULT};
 use weft_wire::{DropReason, Mac};
 
+use super::pieces::Joiner;
 use super::shared::Shared;
 use crate::address::normal;
 use crate::engine::{EngineEvent, HANDSHAKE_MAX};
@@ -45,6 +46,7 @@ struct Inlet {
     shared: Arc<Shared>,
     tap: Arc<Iface>,
     learner: Learner,
+    joiner: Joiner,
     unknown: Limit<SocketAddr>,
 }
 
@@ -65,6 +67,7 @@ impl Receiver {
                 shared: Arc::clone(&shared),
                 tap,
                 learner: Learner::new(),
+                joiner: Joiner::new(),
                 unknown: Limit::new(),
             },
             shared,
@@ -80,7 +83,8 @@ impl Receiver {
             let result = match self.receive(&mut view) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     errors = 0;
-                    self.poll.poll(&mut self.events, None)
+                    self.inlet.joiner.expire(&shared);
+                    self.poll.poll(&mut self.events, self.inlet.joiner.patience())
                 }
                 other => other,
             };
@@ -141,9 +145,8 @@ impl Inlet {
             HeaderError::TooShort => DropReason::DatagramTooShort,
             HeaderError::UnknownKind => DropReason::UnknownKind,
         })?;
-        match header.kind {
-            Kind::Frag | Kind::Probe | Kind::ProbeAck | Kind::Relay => return Err(DropReason::KindNotServed),
-            Kind::Data | Kind::Flood | Kind::Keepalive | Kind::Init | Kind::Resp | Kind::Cookie => {}
+        if header.kind == Kind::Relay {
+            return Err(DropReason::KindNotServed);
         }
         if header.network != NETWORK_DEFAULT {
             return Err(DropReason::UnknownNetwork);
@@ -170,7 +173,23 @@ impl Inlet {
         session.came_from(from, header.flags, inbound.endpoint, |event| {
             self.shared.emit(event)
         });
-        match frame_of(header.kind, content, session)? {
+        let (cut, prefix, octets) = match Content::parse(header.kind, content)? {
+            Content::Piece { cut, prefix, octets } => (cut, prefix, octets),
+            Content::Probe(body) => return self.shared.answer_probe(session, from, body),
+            Content::ProbeAck(body) => return self.shared.probe_answered(session, body),
+            content => return self.frame(content, session, now),
+        };
+        let whole = self
+            .joiner
+            .take(&self.shared, session, cut, prefix, octets, now)?;
+        let Some(whole) = whole else { return Ok(()) };
+        self.frame(Content::whole(cut, &whole)?, session, now)?;
+        session.traffic.reassembled();
+        Ok(())
+    }
+
+    fn frame(&mut self, content: Content<'_>, session: &Session, now: Instant) -> Result<(), DropReason> {
+        match frame_of(content, session)? {
             Some(frame) => self.deliver(frame, session, now),
             None => Ok(()),
         }
@@ -193,9 +212,11 @@ impl Inlet {
 }
 
 /// The frame in the content of a datagram; `None` for a kind that carries none.
-fn frame_of<'a>(kind: Kind, content: &'a [u8], session: &Session) -> Result<Option<&'a [u8]>, DropReason> {
-    let (meta, frame) = match Content::parse(kind, content)? {
-        Content::Keepalive => return Ok(None),
+fn frame_of<'a>(content: Content<'a>, session: &Session) -> Result<Option<&'a [u8]>, DropReason> {
+    let (meta, frame) = match content {
+        Content::Keepalive | Content::Piece { .. } | Content::Probe(_) | Content::ProbeAck(_) => {
+            return Ok(None);
+        }
         Content::Slice { .. } => return Err(DropReason::KindNotServed),
         Content::Frame { meta, frame } => (meta, frame),
         // Copies come straight from their origin: nobody may flood in another's name.

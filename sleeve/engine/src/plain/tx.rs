@@ -13,6 +13,7 @@ use weft_wire::datagram::{FLOOD_PREFIX_LEN, FloodPrefix, HEADER_LEN, Kind, META_
 use weft_wire::limits::FRAME_MAX;
 use weft_wire::{DropReason, Mac, NodeId};
 
+use super::pieces;
 use super::shared::{Shared, send_reason};
 use crate::engine::EngineEvent;
 use crate::limit::Limit;
@@ -43,10 +44,12 @@ pub(super) struct Sender {
 }
 
 /// The socket, and the wait for room in it.
-struct Outlet {
+pub(super) struct Outlet {
     shared: Arc<Shared>,
     poll: Poll,
     events: Events,
+    /// Room for a piece of a frame that is larger than the path.
+    pub(super) piece: Vec<u8>,
 }
 
 impl Sender {
@@ -62,6 +65,7 @@ impl Sender {
                 shared,
                 poll,
                 events: Events::with_capacity(4),
+                piece: Vec::new(),
             },
             frame: vec![0; BUFFER].into(),
             copy: vec![0; BUFFER].into(),
@@ -166,11 +170,7 @@ fn deliver(
         }
         return;
     };
-    let sent = path
-        .session
-        .seal(kind, datagram)
-        .and_then(|()| outlet.send(path.endpoint, datagram));
-    match sent {
+    match pieces::send(outlet, path, kind, datagram) {
         Ok(()) => path.session.traffic.sent(frame),
         Err(reason) => outlet.shared.tally.drop(reason, Some(path.endpoint)),
     }
@@ -187,7 +187,7 @@ impl Outlet {
 
     /// Sends one datagram, and waits for room while the socket is full: so the frames behind it wait in the TAP
     /// device's queue, which tells the pods' kernels to slow down.
-    fn send(&mut self, to: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
+    pub(super) fn send(&mut self, to: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
         loop {
             match self.shared.transmit(to, datagram) {
                 Ok(()) => return Ok(()),
@@ -200,6 +200,10 @@ impl Outlet {
                 Err(error) => return Err(send_reason(&error)),
             }
         }
+    }
+
+    pub(super) fn emit(&self, event: EngineEvent) -> bool {
+        self.shared.emit(event)
     }
 
     /// Watches the socket only while it is full: otherwise every datagram that leaves would wake this thread.

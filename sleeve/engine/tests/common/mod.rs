@@ -175,6 +175,18 @@ impl Host {
         endpoint: Option<SocketAddr>,
         macs: &[Mac],
     ) {
+        self.publish_path(peer, session, endpoint, macs, u16::MAX);
+    }
+
+    /// The same, with what the path is known to carry.
+    pub(crate) fn publish_path(
+        &self,
+        peer: NodeId,
+        session: Option<u32>,
+        endpoint: Option<SocketAddr>,
+        macs: &[Mac],
+        datagram: u16,
+    ) {
         let mut table = ForwardingTable::empty(self.node.peer_hash());
         let session = session.map(SessionIndex);
         table.peers.push(PeerPath {
@@ -182,6 +194,7 @@ impl Host {
             hash: peer.peer_hash(),
             session,
             endpoint,
+            datagram,
         });
         table.macs = macs.iter().map(|mac| (*mac, 0)).collect();
         self.engine.publish(&table);

@@ -1,6 +1,8 @@
-//! Forwarding tables name members and never the host itself, and addresses where they live.
+//! Forwarding tables name members and never the host itself, addresses where they live, and no datagram size that the
+//! network does not carry.
 
 use super::{Invariant, Scene, Seen};
+use crate::engine::CARRIED;
 use crate::host::home_of;
 use std::collections::BTreeMap;
 use weft_sleeve::ForwardingTable;
@@ -41,6 +43,12 @@ impl Tables {
             }
             if !membership.is_some_and(|membership| membership.is_member(&path.peer)) {
                 return Err(format!("the table names {:?}, who is no member", path.peer));
+            }
+            if path.datagram > CARRIED {
+                return Err(format!(
+                    "{} octets go to {:?}, and are lost",
+                    path.datagram, path.peer
+                ));
             }
         }
         if table.peers.windows(2).any(|pair| pair[0].peer >= pair[1].peer) {

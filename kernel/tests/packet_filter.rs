@@ -2,9 +2,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use weft_kernel::nft::{self, Condition, Events, Family, ForwardChain, Pattern, Policy, Verdict};
+use weft_kernel::nft::{self, Condition, Family, ForwardChain, Pattern, Policy, Verdict};
 use weft_kernel::xtables::{self, Version};
 use weft_kernel::{Error, Namespace};
 
@@ -280,27 +279,6 @@ fn a_rule_among_those_of_iptables_legacy() {
         delete();
         let counted = run(&namespace, &format!("{program} -nvxL OUTPUT"));
         assert!(counted.contains("       7      700 ACCEPT"), "{counted}");
-    }
-}
-
-#[test]
-fn only_what_changes_rules_is_an_event() {
-    let namespace = Namespace::new().unwrap();
-    run(&namespace, "nft add table inet t");
-    run(&namespace, "nft add set inet t s { type ipv4_addr ; }");
-    let events = namespace.run(Events::open).unwrap().unwrap().unwrap();
-    assert_eq!(events.take().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    run(&namespace, "nft add element inet t s { 192.0.2.1 }");
-    assert!(!events.take().unwrap());
-    run(
-        &namespace,
-        "nft add chain inet t c { type filter hook forward priority 0 ; }",
-    );
-    assert!(events.take().unwrap());
-    run(&namespace, "nft flush ruleset");
-    let end = Instant::now() + Duration::from_secs(5);
-    while !events.take().unwrap_or(false) {
-        assert!(Instant::now() < end);
     }
 }
 

@@ -7,10 +7,7 @@
 mod message;
 mod socket;
 
-use std::os::fd::{AsRawFd, RawFd};
-
 use netlink_packet_core::NLM_F_CREATE;
-use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -97,6 +94,12 @@ pub enum Verdict {
     Continue,
     /// Another chain decides, or something not understood here.
     Elsewhere,
+}
+
+/// Whether the kernel has packet filters that are spoken to over netlink.
+#[must_use]
+pub fn is_available() -> bool {
+    Nfnetlink::open().is_ok()
 }
 
 /// The base chains of the hook forward. None where the kernel has no nf_tables.
@@ -187,65 +190,15 @@ pub fn delete_rule(chain: &ForwardChain, handle: u64) -> Result<bool> {
     }
 }
 
-/// The kernel's notifications about tables, chains and rules.
-#[derive(Debug)]
-pub struct Events(Socket);
+/// The multicast group of the protocol `NETLINK_NETFILTER` in which the kernel tells what changes.
+pub const EVENTS_GROUP: u32 = libc::NFNLGRP_NFTABLES as u32;
 
-impl Events {
-    /// From here on, no event is missed: one that is lost for want of room counts as one.
-    /// `None` where the kernel has no nf_tables.
-    ///
-    /// # Errors
-    /// When the socket cannot be opened.
-    pub fn open() -> Result<Option<Self>> {
-        let failed = |e| Error::io("listen to changes of the packet filter", e);
-        let mut socket = match Socket::new(NETLINK_NETFILTER) {
-            Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
-            other => other.map_err(failed)?,
-        };
-        let mut listen = || {
-            socket.bind_auto()?;
-            socket.add_membership(libc::NFNLGRP_NFTABLES as u32)?;
-            socket.set_non_blocking(true)
-        };
-        listen().map_err(failed)?;
-        Ok(Some(Self(socket)))
-    }
-
-    /// Takes what has been told since, and says whether tables, chains or rules are in it. Elements of
-    /// sets, which some programs change all the time, are not.
-    ///
-    /// # Errors
-    /// [`std::io::ErrorKind::WouldBlock`] when nothing was told.
-    pub fn take(&self) -> std::io::Result<bool> {
-        let mut buffer: Vec<u8> = Vec::with_capacity(16 * 1024);
-        let mut concerned = match self.0.recv(&mut buffer, 0) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => true,
-            other => {
-                other?;
-                concerns(&buffer)
-            }
-        };
-        loop {
-            buffer.clear();
-            match self.0.recv(&mut buffer, 0) {
-                Ok(_) => concerned |= concerns(&buffer),
-                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => concerned = true,
-                Err(_) => return Ok(concerned),
-            }
-        }
-    }
-}
-
-impl AsRawFd for Events {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-fn concerns(bytes: &[u8]) -> bool {
+/// Whether a datagram of [`EVENTS_GROUP`] is about tables, chains or rules. Elements of sets, which some programs
+/// change all the time, are not among them.
+#[must_use]
+pub fn changes_rules(datagram: &[u8]) -> bool {
     // From NFT_MSG_NEWTABLE to NFT_MSG_DELRULE.
-    socket::messages(bytes)
+    socket::messages(datagram)
         .any(|(header, _)| socket::in_subsystem(header.kind).is_some_and(|kind| kind <= DEL_RULE))
 }
 

@@ -1,7 +1,7 @@
 //! Everything before the first packet: state, founding or joining, sockets, kernel, engine.
 
 use super::underlay::{self, Underlay};
-use super::{Daemon, EVENTS_MAX, Ended, bridge, disk, tcp};
+use super::{Daemon, EVENTS_MAX, Ended, bridge, disk, firewall, tcp};
 use crate::api::server;
 use crate::command::{BRIDGE, TAP};
 use crate::config::{LogFormat, LogLevel, Settings};
@@ -65,6 +65,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     let underlay = underlay::find(settings.listen, &settings.advertise, settings.port)?;
     let bridge_mtu = bridge_mtu(&settings, &underlay);
     let (remote_macs, bridge_trouble) = bridge::start(bridge_mtu).await?;
+    let firewall = firewall::start().await?;
 
     let (events, taken) = mpsc::channel(EVENTS_MAX);
     let (failures, failed) = mpsc::channel(1);
@@ -121,6 +122,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         askers: super::askers::Askers::default(),
         remote_macs,
         bridge_trouble,
+        firewall,
         accepted: 0,
         port: settings.port,
         log: super::notices::Log::default(),

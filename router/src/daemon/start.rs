@@ -12,6 +12,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,13 +59,13 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     // From here on a signal ends the router in order, however early it comes.
     let stop = stop_signal()?;
     let underlay = underlay::find(settings.listen, &settings.advertise, settings.port)?;
+    // Before state and kernel are touched, everything that others may hold is taken: ports and the API's socket.
+    let api = server::bind(&settings.socket)?;
+    let socket_file = SocketFile(settings.socket.clone());
+    let (listener, udp) = bind(settings.listen, settings.port)?;
     let mut rng = ChaCha20Rng::from_seed(random::seed()?);
     let (store, state, token) = open_state(&settings, &underlay, &mut rng)?;
     let token_text = token.as_ref().map(|(text, _)| text.clone());
-
-    // Before the kernel is touched, everything that others may hold is taken: ports and the API's socket.
-    let api = server::bind(&settings.socket)?;
-    let (listener, udp) = bind(settings.listen, settings.port)?;
     let bridge_mtu = bridge_mtu(&settings, &underlay);
     let (remote_macs, bridge_trouble) = bridge::start(bridge_mtu).await?;
     let firewall = firewall::start().await?;
@@ -134,8 +135,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     api.abort();
     // The state that was handed over last is on disk before the process ends.
     let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-    // Another router may have taken the path meanwhile only if this one did not answer; then it made a new file.
-    let _ = std::fs::remove_file(&settings.socket);
+    drop(socket_file);
     match ended {
         Ended::Stopped => {
             tracing::info!(
@@ -144,6 +144,16 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             Ok(())
         }
         Ended::Failed(why) => Err(anyhow!(why)),
+    }
+}
+
+/// The API's socket file, removed when the router ends, however it does.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another router may have taken the path meanwhile only if this one did not answer; then it made a new file.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

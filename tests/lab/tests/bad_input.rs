@@ -430,7 +430,7 @@ fn target_says(router: &Router, words: &str) -> Status {
 #[test]
 fn a_host_that_does_not_belong_stays_outside() {
     let healthy = Healthy::new("outside");
-    let [first, second] = &healthy.routers;
+    let [first, _] = &healthy.routers;
 
     // The wrong token.
     let wrong = healthy.host("c");

@@ -47,9 +47,7 @@ pub struct Status {
     pub refusals: BTreeMap<String, u64>,
     /// Sentences that somebody should read.
     pub warnings: Vec<String>,
-    /// What the host's packet filters do to frames between pods, and what weft did about it, in words; empty
-    /// when they let them pass.
-    #[serde(default)]
+    /// What the host's packet filters do to frames between pods and what was done about it, in words.
     pub firewall: Vec<String>,
     /// Seconds since the router started.
     pub uptime_s: u64,

@@ -126,7 +126,7 @@ impl Host {
     ///
     /// # Errors
     /// When it is missing, or does not end. A failure of it is in the [`Output`].
-    pub fn run<S: AsRef<OsStr>>(
+    pub fn run_program<S: AsRef<OsStr>>(
         &self,
         program: &str,
         arguments: impl IntoIterator<Item = S>,

@@ -124,7 +124,7 @@ fn kernel(host: &Host) -> String {
         format!("{links:?} {addresses:?} {:?}", route::list().unwrap())
     });
     let filters = host
-        .run("nft", ["-s", "list", "ruleset"])
+        .run_program("nft", ["-s", "list", "ruleset"])
         .unwrap()
         .success()
         .unwrap();

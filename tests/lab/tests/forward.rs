@@ -15,7 +15,7 @@ const OURS: &str = "-A FORWARD -i weft -o weft -m comment --comment \"weft: fram
 
 fn run(host: &Host, line: &str) -> String {
     let (program, arguments) = line.split_once(' ').unwrap();
-    host.run(program, arguments.split(' '))
+    host.run_program(program, arguments.split(' '))
         .unwrap()
         .success()
         .unwrap()

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`state`] | [`KernelState`]: bridge, TAP, its port and entries; [`Change`]s and what they do |
 //! | [`plan`] | [`View`] → [`desired`] state; [`delta`] from the state that is to the one that should be |
+//! | [`firewall`] | what the host's packet filters do to frames between pods, and the rules that let them pass |
 //!
 //! The driver reads the actual state, computes the delta, applies it and reads again. Nothing here
 //! knows how; nothing here is asynchronous or stateful.
@@ -17,6 +18,7 @@
 
 extern crate alloc;
 
+pub mod firewall;
 pub mod plan;
 pub mod state;
 

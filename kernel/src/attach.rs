@@ -27,7 +27,7 @@ pub const MAX_ID: usize = 128;
 /// The kernel opens a port within milliseconds of its carrier, on a busy machine within tens of them.
 const PORT_READY: Duration = Duration::from_secs(5);
 /// Host ends begin with this.
-const PREFIX: &str = "vw";
+pub const HOST_PREFIX: &str = "vw";
 /// Aliases of finished host ends begin with this.
 const RECORD: &str = "weft:";
 
@@ -86,7 +86,7 @@ impl Attachment {
 pub fn host_ifname(id: &str) -> String {
     let digest = Sha256::digest(id.as_bytes());
     let digits: String = digest.iter().take(7).map(|byte| format!("{byte:02x}")).collect();
-    format!("{PREFIX}{}", &digits[..link::MAX_NAME - PREFIX.len()])
+    format!("{HOST_PREFIX}{}", &digits[..link::MAX_NAME - HOST_PREFIX.len()])
 }
 
 /// Held while pods are wired in the calling thread's namespace; given back when it is dropped. Whoever
@@ -213,7 +213,7 @@ pub fn attachments(bridge: &str) -> Result<Vec<Attachment>> {
     let index = link::get(bridge)?.index;
     let mut found: Vec<Attachment> = link::list()?
         .iter()
-        .filter(|link| link.master == Some(index) && link.name.starts_with(PREFIX))
+        .filter(|link| link.master == Some(index) && link.name.starts_with(HOST_PREFIX))
         .filter_map(Attachment::read)
         .collect();
     found.sort_by(|one, other| one.id.cmp(&other.id));

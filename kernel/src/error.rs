@@ -135,6 +135,12 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Whether the kernel knows what is asked for and does not let this process do it.
+    #[must_use]
+    pub fn is_not_permitted(&self) -> bool {
+        self.errno() == Some(Errno::PERM)
+    }
 }
 
 fn detail_suffix(detail: &str) -> String {

@@ -8,6 +8,7 @@
 //! | [`link`] | veth pairs, bridges, link and bridge port attributes |
 //! | [`addr`], [`route`] | addresses and routes |
 //! | [`fdb`] | the bridge's forwarding database |
+//! | [`nft`], [`xtables`] | the packet filters: chains that see what is forwarded, and rules of our own in them |
 //! | [`sysctl`] | `/proc/sys` of the calling thread's namespace |
 //! | [`tap`] | persistent TAP devices |
 //! | [`socket`] | receive buffers and peer credentials |
@@ -24,7 +25,7 @@
 //! runtime panics; it is used where events are awaited, in the fastpath driver.
 //!
 //! This is the only package with `unsafe` code. It is allowed in the modules that need it
-//! ([`netns`], [`userns`], [`tap`], [`socket`], [`capture`]), and each block carries its proof.
+//! ([`netns`], [`userns`], [`tap`], [`socket`], [`capture`], [`xtables`]), and each block carries its proof.
 
 #![warn(missing_docs)]
 
@@ -36,12 +37,14 @@ pub mod fdb;
 pub mod link;
 mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod process;
 pub mod route;
 pub mod socket;
 pub mod sysctl;
 pub mod tap;
 pub mod userns;
+pub mod xtables;
 
 pub use error::{Error, Result};
 pub use netns::Namespace;

@@ -136,6 +136,8 @@ pub(crate) struct Settings {
     pub(crate) advertise: Vec<SocketAddr>,
     pub(crate) port: u16,
     pub(crate) range: IpNet,
+    /// True when the operator named the range.
+    pub(crate) range_is_given: bool,
     pub(crate) mtu: Option<u16>,
     pub(crate) state_dir: PathBuf,
     pub(crate) socket: PathBuf,
@@ -232,6 +234,7 @@ impl UpOptions {
                 .map(|text| parse_advertise(text, port))
                 .collect::<Result<_, _>>()?,
             port,
+            range_is_given: self.range.or(file.range).is_some(),
             range: match self.range.or(file.range) {
                 Some(range) => range,
                 None => DEFAULT_RANGE

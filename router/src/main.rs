@@ -16,6 +16,7 @@ mod command;
 mod config;
 mod daemon;
 mod demo;
+mod hints;
 mod random;
 
 use clap::{CommandFactory as _, Parser};

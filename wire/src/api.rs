@@ -47,6 +47,8 @@ pub struct Status {
     pub refusals: BTreeMap<String, u64>,
     /// Sentences that somebody should read.
     pub warnings: Vec<String>,
+    /// What the host's packet filters do to frames between pods and what was done about it, in words.
+    pub firewall: Vec<String>,
     /// Seconds since the router started.
     pub uptime_s: u64,
 }

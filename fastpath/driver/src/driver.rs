@@ -60,6 +60,8 @@ pub struct Removed {
     pub bridge: bool,
     /// There was a TAP.
     pub tap: bool,
+    /// Chains of the host's packet filters that held a rule of ours.
+    pub chains: usize,
 }
 
 /// The fastpath of one host, by the names of its devices. It works in the network namespace of the
@@ -174,7 +176,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Removes bridge and TAP, whatever state they are in. Pods on the bridge keep their devices,
+    /// Removes bridge and TAP, whatever state they are in, and every rule of ours in the packet filters. Pods on the bridge keep their devices,
     /// and lose the connection.
     ///
     /// # Errors
@@ -193,6 +195,7 @@ impl Driver {
     pub fn remove_blocking(&self) -> Result<Removed> {
         let (bridge, tap) = (self.find_bridge()?.is_some(), self.find_tap()?.is_some());
         Ok(Removed {
+            chains: self.unguard_blocking()?,
             tap: tap && link::delete(&self.tap)?,
             bridge: bridge && link::delete(&self.bridge)?,
         })

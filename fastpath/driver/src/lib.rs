@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `driver` | [`Driver`]: read, apply, read back, remove |
 //! | `watch` | [`Watch`]: wakes up when somebody changes what the driver has set |
+//! | `firewall` | the same for rules of ours in the host's packet filters, and [`FirewallWatch`] |
 //!
 //! The driver keeps no state of its own: the kernel is read at each [`Driver::reconcile`]. So it does
 //! not matter who changed what in between, or whether the router was running.
@@ -14,7 +15,9 @@
 #![forbid(unsafe_code)]
 
 mod driver;
+mod firewall;
 mod watch;
 
 pub use driver::{Driver, Error, Removed, Report, Result};
+pub use firewall::{FirewallWatch, Guarded};
 pub use watch::Watch;

@@ -71,7 +71,8 @@ fn from_nothing_to_the_desired_state_and_back() {
             driver.remove_blocking().unwrap(),
             Removed {
                 bridge: true,
-                tap: true
+                tap: true,
+                chains: 0
             }
         );
         assert_eq!(driver.remove_blocking().unwrap(), Removed::default());

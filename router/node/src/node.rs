@@ -392,8 +392,8 @@ impl Node {
                     .map(|remote| format!(", one of them at {remote}"))
                     .unwrap_or_default();
                 self.warn(format!(
-                    "two routers use {whose} identity{place}: a state directory was copied. Stop one of them and \
-                     remove its state directory; it then becomes a new node"
+                    "two routers use {whose} identity{place}: a state directory was copied, or put back from \
+                     an old backup. Stop one of them and remove its state directory; it then becomes a new node"
                 ));
                 return;
             }

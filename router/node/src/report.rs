@@ -59,6 +59,8 @@ impl Node {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             warnings,
+            // The kernel's to tell, as pods are.
+            firewall: Vec::new(),
             uptime_s: now.since_start().as_secs(),
         }
     }

@@ -208,6 +208,17 @@ async fn status(State(api): State<Api>) -> Result<Response, Refusal> {
             .warnings
             .push(format!("the pods of this host cannot be listed: {error}")),
     }
+    let blocking = tokio::task::spawn_blocking(move || {
+        let hints = crate::hints::of(&status);
+        status.warnings.extend(hints);
+        status
+    });
+    let status = blocking.await.map_err(|error| {
+        Refusal(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the status could not be completed: {error}"),
+        )
+    })?;
     Ok(Json(status).into_response())
 }
 

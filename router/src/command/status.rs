@@ -86,6 +86,9 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
     for warning in &status.warnings {
         writeln!(out, "warning     {warning}")?;
     }
+    for finding in &status.firewall {
+        writeln!(out, "firewall    {finding}")?;
+    }
     for target in &status.targets {
         writeln!(out, "not reached {}: {}", target.target, target.reason)?;
     }
@@ -317,6 +320,7 @@ mod tests {
             drops: [("bad_seal".to_owned(), 2)].into(),
             refusals: [("unknown_key".to_owned(), 1)].into(),
             warnings: vec!["something".into()],
+            firewall: vec!["chain FORWARD drops".into()],
             uptime_s: 90_061,
         };
         let screen = render(&status);
@@ -342,10 +346,11 @@ mod tests {
             "addresses   1024 owned, 1016 free, 6 used, 2 lent to others\n",
             "waiting     db0: waiting for host b to lend an address",
             "and 5 more wait",
+            "firewall    chain FORWARD drops",
             "hindrance   it has just started",
         ] {
             assert!(screen.contains(part), "{part} is missing in:\n{screen}");
         }
-        assert!(screen.lines().count() <= 56, "{screen}");
+        assert!(screen.lines().count() <= 57, "{screen}");
     }
 }

@@ -8,6 +8,7 @@
 //! | [`underlay`] | at which addresses this host can be reached, and with which MTU |
 //! | [`bridge`] | keeps the kernel as the node wants it |
 //! | [`disk`] | the thread that writes the state, and what is refused while the disk takes nothing |
+//! | [`firewall`] | keeps frames between pods from being dropped by the host's packet filters |
 //! | [`notices`] | what the node has to say, as log lines |
 //!
 //! One task owns the node; all others send it [`NodeEvent`]s. The engine's threads never wait for it.
@@ -15,6 +16,7 @@
 mod askers;
 mod bridge;
 mod disk;
+mod firewall;
 mod notices;
 mod start;
 mod tcp;
@@ -138,6 +140,7 @@ struct Daemon {
     askers: Askers,
     remote_macs: watch::Sender<BTreeSet<Mac>>,
     bridge_trouble: watch::Receiver<Option<String>>,
+    firewall: watch::Receiver<Vec<String>>,
     accepted: u64,
     /// Port of a target that names none.
     port: u16,
@@ -417,6 +420,7 @@ impl Daemon {
         );
         status.warnings.extend(self.bridge_trouble.borrow().clone());
         status.warnings.extend(self.disk_trouble.clone());
+        status.firewall = self.firewall.borrow().clone();
         status
     }
 }

@@ -1,7 +1,7 @@
 //! Everything before the first packet: state, founding or joining, sockets, kernel, engine.
 
 use super::underlay::{self, Underlay};
-use super::{Daemon, EVENTS_MAX, Ended, bridge, disk, tcp};
+use super::{Daemon, EVENTS_MAX, Ended, bridge, disk, firewall, tcp};
 use crate::api::server;
 use crate::command::{BRIDGE, TAP};
 use crate::config::{LogFormat, LogLevel, Settings};
@@ -12,6 +12,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -55,16 +56,19 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
 
 async fn start(settings: Settings) -> anyhow::Result<()> {
     let clock = Instant::now();
-    let mut rng = ChaCha20Rng::from_seed(random::seed()?);
-    let (store, state, token) = open_state(&settings, &mut rng)?;
-    let token_text = token.as_ref().map(|(text, _)| text.clone());
-
-    // Before the kernel is touched, everything that others may hold is taken: ports and the API's socket.
-    let api = server::bind(&settings.socket)?;
-    let (listener, udp) = bind(settings.listen, settings.port)?;
+    // From here on a signal ends the router in order, however early it comes.
+    let stop = stop_signal()?;
     let underlay = underlay::find(settings.listen, &settings.advertise, settings.port)?;
+    // Before state and kernel are touched, everything that others may hold is taken: ports and the API's socket.
+    let api = server::bind(&settings.socket)?;
+    let socket_file = SocketFile(settings.socket.clone());
+    let (listener, udp) = bind(settings.listen, settings.port)?;
+    let mut rng = ChaCha20Rng::from_seed(random::seed()?);
+    let (store, state, token) = open_state(&settings, &underlay, &mut rng)?;
+    let token_text = token.as_ref().map(|(text, _)| text.clone());
     let bridge_mtu = bridge_mtu(&settings, &underlay);
     let (remote_macs, bridge_trouble) = bridge::start(bridge_mtu).await?;
+    let firewall = firewall::start().await?;
 
     let (events, taken) = mpsc::channel(EVENTS_MAX);
     let (failures, failed) = mpsc::channel(1);
@@ -121,17 +125,17 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         askers: super::askers::Askers::default(),
         remote_macs,
         bridge_trouble,
+        firewall,
         accepted: 0,
         port: settings.port,
         log: super::notices::Log::default(),
     };
-    let ended = daemon.run(taken, asked, failed, stop_signal()?).await;
+    let ended = daemon.run(taken, asked, failed, stop).await;
     daemon.stop().await;
     api.abort();
     // The state that was handed over last is on disk before the process ends.
     let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-    // Another router may have taken the path meanwhile only if this one did not answer; then it made a new file.
-    let _ = std::fs::remove_file(&settings.socket);
+    drop(socket_file);
     match ended {
         Ended::Stopped => {
             tracing::info!(
@@ -140,6 +144,16 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             Ok(())
         }
         Ended::Failed(why) => Err(anyhow!(why)),
+    }
+}
+
+/// The API's socket file, removed when the router ends, however it does.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another router may have taken the path meanwhile only if this one did not answer; then it made a new file.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -152,8 +166,9 @@ enum Intent {
 }
 
 /// Founds only where that is unmistakably meant: two hosts that each found are two clusters.
-fn intent(settings: &Settings, has_token: bool) -> anyhow::Result<Intent> {
+fn intent(settings: &Settings, underlay: &Underlay, has_token: bool) -> anyhow::Result<Intent> {
     if settings.found || (settings.token.is_none() && settings.peers.is_empty()) {
+        refuse_overlap(settings)?;
         return Ok(Intent::Found);
     }
     if settings.peers.is_empty() {
@@ -168,17 +183,44 @@ fn intent(settings: &Settings, has_token: bool) -> anyhow::Result<Intent> {
              --token-file, or put it into WEFT_TOKEN"
         );
     }
+    let own: Vec<&str> = settings
+        .peers
+        .iter()
+        .map(String::as_str)
+        .filter(|peer| underlay.is_own(peer))
+        .collect();
+    // One command line for all hosts may name them all, but a host that names itself only would wait for ever.
+    if own.len() == settings.peers.len() {
+        bail!(
+            "{} is this host itself: name another host of the cluster with --peer, or leave --peer out to make a new cluster",
+            own.join(", ")
+        );
+    }
     Ok(Intent::Join)
 }
 
+/// The range of a new cluster is for ever, and the default fits most hosts, but not all.
+fn refuse_overlap(settings: &Settings) -> anyhow::Result<()> {
+    let routes = crate::hints::overlapping(settings.range)?;
+    if routes.is_empty() || settings.range_is_given {
+        return Ok(());
+    }
+    bail!(
+        "the default range {range} overlaps {} of this host: choose addresses for pods that are free with --range, or insist \
+         with --range {range}",
+        routes.join(" and "),
+        range = settings.range,
+    )
+}
+
 /// Opens the state, and founds a cluster where that is what the operator asked for.
-fn open_state(settings: &Settings, rng: &mut ChaCha20Rng) -> anyhow::Result<Opened> {
+fn open_state(settings: &Settings, underlay: &Underlay, rng: &mut ChaCha20Rng) -> anyhow::Result<Opened> {
     let space = AddressSpace::of_range(settings.range)?;
     let given = settings.token.as_deref().map(JoinToken::parse).transpose()?;
     let machine = MachineId::read(&settings.machine_id_file)?;
     if !Store::exists(&settings.state_dir) {
         // A refusal leaves no identity behind.
-        intent(settings, given.is_some())?;
+        intent(settings, underlay, given.is_some())?;
     }
     let noise = NoiseKeypair::generate(rng).context("X25519 is not compiled in")?;
     let mut seed = [0; 32];
@@ -198,7 +240,7 @@ fn open_state(settings: &Settings, rng: &mut ChaCha20Rng) -> anyhow::Result<Open
     if state.durable.is_some() {
         return Ok((store, state, token));
     }
-    if let Intent::Join = intent(settings, token.is_some())? {
+    if let Intent::Join = intent(settings, underlay, token.is_some())? {
         return Ok((store, state, token));
     }
     let (text, token) = token.unwrap_or_else(|| {

@@ -1,7 +1,7 @@
 //! At which addresses this host can be reached, and with which MTU.
 
 use crate::command::{BRIDGE, TAP};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use weft_kernel::link::{self, Link};
 use weft_kernel::{Result, addr};
 use weft_wire::limits::ENDPOINTS_MAX;
@@ -12,6 +12,15 @@ pub(super) struct Underlay {
     pub(super) endpoints: Vec<SocketAddr>,
     /// Smallest MTU of the interfaces that carry these addresses.
     pub(super) mtu: u16,
+    /// Every address of this host, with the port on which it listens.
+    own: Vec<SocketAddr>,
+}
+
+impl Underlay {
+    /// Whether a peer, as HOST:PORT, is an address of this host. A name is looked up only when it is dialled.
+    pub(super) fn is_own(&self, peer: &str) -> bool {
+        peer.parse().is_ok_and(|address| self.own.contains(&address))
+    }
 }
 
 /// MTU that is assumed where no interface tells one: Ethernet's.
@@ -26,6 +35,11 @@ pub(super) fn find(listen: Option<IpAddr>, advertise: &[SocketAddr], port: u16) 
         }
     }
     let listened = |ip: &IpAddr| listen.is_none_or(|listen| listen.is_unspecified() || listen == *ip);
+    let own = found.iter().map(|(ip, _)| SocketAddr::new(*ip, port)).chain(
+        // The interface of loopback is left out above.
+        [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(|ip: IpAddr| SocketAddr::new(ip, port)),
+    );
+    let own = own.collect();
     let mut usable: Vec<(IpAddr, u32)> = found
         .into_iter()
         .filter(|(ip, _)| is_reachable(*ip) && listened(ip))
@@ -44,6 +58,7 @@ pub(super) fn find(listen: Option<IpAddr>, advertise: &[SocketAddr], port: u16) 
     Ok(Underlay {
         endpoints,
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        own,
     })
 }
 

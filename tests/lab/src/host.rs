@@ -109,7 +109,7 @@ impl Host {
             .into_iter()
             .map(|argument| argument.as_ref().to_owned())
             .collect();
-        Router::start(self, arguments)
+        Router::start(self, Vec::new(), arguments)
     }
 
     /// Runs `weft` here, as it is given, to its end.
@@ -120,6 +120,41 @@ impl Host {
         let mut command = self.weft_command()?;
         command.args(arguments);
         program::run(&self.lab, self.namespace(), self.name(), command, None)
+    }
+
+    /// Runs another program here, to its end, found where root's PATH leads.
+    ///
+    /// # Errors
+    /// When it is missing, or does not end. A failure of it is in the [`Output`].
+    pub fn run_program<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Output> {
+        let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+            .map(|folder| Path::new(folder).join(program))
+            .into_iter()
+            .find(|path| path.is_file());
+        let mut command = program::command(found.unwrap_or_else(|| program.into()));
+        command.args(arguments);
+        program::run(&self.lab, self.namespace(), self.name(), command, None)
+    }
+
+    /// As [`Host::up`], under another program: `wrapper` is its command line, to which that of `weft` is added.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn up_under<S: AsRef<OsStr>>(
+        &self,
+        wrapper: &[&str],
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Router> {
+        let owned = |text: &OsStr| text.to_owned();
+        Router::start(
+            self,
+            wrapper.iter().map(|word| owned(word.as_ref())).collect(),
+            arguments.into_iter().map(|word| owned(word.as_ref())).collect(),
+        )
     }
 
     pub(crate) fn weft_command(&self) -> Result<Command> {

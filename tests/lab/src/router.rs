@@ -26,15 +26,18 @@ const LOG_LINES: usize = 25;
 #[derive(Debug)]
 pub struct Router {
     host: Host,
+    /// Command line of a program under which `weft` runs; mostly none.
+    wrapper: Vec<OsString>,
     arguments: Vec<OsString>,
     child: Mutex<Option<Child>>,
 }
 
 impl Router {
-    pub(crate) fn start(host: &Host, arguments: Vec<OsString>) -> Result<Self> {
-        let child = Mutex::new(Some(spawn(host, &arguments)?));
+    pub(crate) fn start(host: &Host, wrapper: Vec<OsString>, arguments: Vec<OsString>) -> Result<Self> {
+        let child = Mutex::new(Some(spawn(host, &wrapper, &arguments)?));
         Ok(Self {
             host: host.clone(),
+            wrapper,
             arguments,
             child,
         })
@@ -202,7 +205,7 @@ impl Router {
     /// As [`Router::stop`] and [`Host::up`].
     pub fn restart(&self) -> Result<()> {
         self.stop()?;
-        let child = spawn(&self.host, &self.arguments)?;
+        let child = spawn(&self.host, &self.wrapper, &self.arguments)?;
         *self.child() = Some(child);
         Ok(())
     }
@@ -252,7 +255,7 @@ fn kill(child: &mut Child) -> std::io::Result<()> {
     child.wait().map(drop)
 }
 
-fn spawn(host: &Host, arguments: &[OsString]) -> Result<Child> {
+fn spawn(host: &Host, wrapper: &[OsString], arguments: &[OsString]) -> Result<Child> {
     let failed = |e| Error::io(format!("write {}", host.log_file().display()), e);
     let mut log = fs::OpenOptions::new()
         .append(true)
@@ -260,6 +263,11 @@ fn spawn(host: &Host, arguments: &[OsString]) -> Result<Child> {
         .open(host.log_file())
         .map_err(failed)?;
     let mut command = host.weft_command()?;
+    if let [program, words @ ..] = wrapper {
+        let weft = command.get_program().to_owned();
+        command = program::command(program);
+        command.args(words).arg(weft);
+    }
     command
         .arg("up")
         .arg("--name")

@@ -19,8 +19,13 @@ fn package(name: &str) -> &'static Package {
     table::by_name(name).expect("the package is in the table")
 }
 
+/// The file with the attributes: the library's root, or the program's where there is no library.
 fn root_of(package: &Package) -> String {
-    format!("{}/src/lib.rs", package.folder)
+    let library = format!("{}/src/lib.rs", package.folder);
+    match Tree::real().root().join(&library).is_file() {
+        true => library,
+        false => format!("{}/src/main.rs", package.folder),
+    }
 }
 
 /// Sees that `rule` holds at `place`, makes the change, and sees that it is reported there.
@@ -146,11 +151,7 @@ fn a_crate_root_without_its_attributes_is_reported() {
         .iter()
         .filter(|package| package.name != table::UNSAFE_HOME)
     {
-        let place = if package.name == "weft" {
-            "router/src/main.rs".into()
-        } else {
-            root_of(package)
-        };
+        let place = root_of(package);
         reported(sources::check, Rule::Attributes, &place, |copy| {
             let text = String::from_utf8(copy.tree().read(&place).expect("it is there")).expect("it is text");
             let changed = text.replace("#![forbid(unsafe_code)]", "");

@@ -44,27 +44,24 @@ impl ForwardingTable {
     /// Where a frame to a unicast address goes.
     pub fn unicast(&self, destination: Mac) -> Decision {
         let learned = || self.learned(destination);
-        let located = self
-            .locator
-            .as_ref()
-            .map(|locator| (locator.weft_mac(destination), locator.mac(destination)));
-        match located {
+        let unknown = Decision::Unknown(destination);
+        let Some(locator) = &self.locator else {
+            return learned().map_or(unknown, Decision::Peer);
+        };
+        let uncertain = Decision::Drop(DropReason::OwnerUnknown);
+        match locator.weft_mac(destination) {
             // The bridge has it, or nobody.
-            Some((Some(Place::Here), _)) => Decision::Drop(DropReason::NotHere),
-            Some((Some(Place::Host(node)), _)) => self
-                .position(&node)
-                .map_or(Decision::Drop(DropReason::OwnerUnknown), Decision::Peer),
-            Some((Some(Place::Undecided), _)) => {
-                learned().map_or(Decision::Drop(DropReason::OwnerUnknown), Decision::Peer)
-            }
-            Some((None, Some(Place::Host(node)))) => match self.position(&node).or_else(learned) {
-                Some(at) => Decision::Peer(at),
-                None => Decision::Unknown(destination),
+            Some(Place::Here) => Decision::Drop(DropReason::NotHere),
+            Some(Place::Host(node)) => self.position(&node).map_or(uncertain, Decision::Peer),
+            Some(Place::Undecided) => learned().map_or(uncertain, Decision::Peer),
+            None => match locator.announced(destination) {
+                Some(Place::Here) => Decision::Drop(DropReason::NotHere),
+                Some(Place::Host(node)) => self
+                    .position(&node)
+                    .or_else(learned)
+                    .map_or(unknown, Decision::Peer),
+                Some(Place::Undecided) | None => learned().map_or(unknown, Decision::Peer),
             },
-            Some((None, Some(Place::Here))) => Decision::Drop(DropReason::NotHere),
-            Some((None, Some(Place::Undecided) | None)) | None => {
-                learned().map_or(Decision::Unknown(destination), Decision::Peer)
-            }
         }
     }
 

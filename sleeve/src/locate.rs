@@ -106,12 +106,10 @@ impl Locator {
         }
     }
 
-    /// Where a unicast MAC address lives; `None` for one that weft did not make and nobody has announced.
-    pub fn mac(&self, mac: Mac) -> Option<Place> {
-        self.weft_mac(mac).or_else(|| {
-            let at = self.macs.binary_search_by_key(&mac, |(m, _)| *m).ok()?;
-            self.macs.get(at).map(|(_, host)| self.place(*host))
-        })
+    /// Where a MAC address lives that a host has announced; `None` for any other.
+    pub fn announced(&self, mac: Mac) -> Option<Place> {
+        let at = self.macs.binary_search_by_key(&mac, |(m, _)| *m).ok()?;
+        self.macs.get(at).map(|(_, host)| self.place(*host))
     }
 
     /// Where a MAC that weft made lives; `None` for any other.
@@ -233,16 +231,24 @@ mod tests {
         ] {
             assert_eq!(locator.address(ip(address)), place, "{address}");
         }
-        assert_eq!(locator.mac(mac("02:07:00:00:00:21")), Some(Place::Host(B)));
+        assert_eq!(locator.weft_mac(mac("02:07:00:00:00:21")), Some(Place::Host(B)));
         assert_eq!(locator.address(ip("fe80::7:ff:fe00:21")), Some(Place::Host(B)));
-        assert_eq!(locator.mac(mac("02:08:00:00:00:21")), None, "another cluster");
-        assert_eq!(locator.mac(mac("02:07:00:10:00:00")), None, "behind the range");
         assert_eq!(
-            locator.mac(mac("02:07:ff:ff:ff:ff")),
+            locator.weft_mac(mac("02:08:00:00:00:21")),
+            None,
+            "another cluster"
+        );
+        assert_eq!(
+            locator.weft_mac(mac("02:07:00:10:00:00")),
+            None,
+            "behind the range"
+        );
+        assert_eq!(
+            locator.weft_mac(mac("02:07:ff:ff:ff:ff")),
             None,
             "behind all addresses"
         );
-        assert_eq!(locator.mac(mac("52:54:00:12:34:56")), None);
+        assert_eq!(locator.weft_mac(mac("52:54:00:12:34:56")), None);
         assert_eq!(locator.address(ip("fe80::5054:ff:fe12:3456")), None);
     }
 
@@ -251,7 +257,7 @@ mod tests {
         let locator = Locator::new(known("fd00:1::/96", 65_536));
         assert_eq!(locator.address(ip("fd00:1::1:ffff")), Some(Place::Here));
         assert_eq!(locator.address(ip("fd00:1::2:0")), Some(Place::Host(B)));
-        assert_eq!(locator.mac(mac("02:07:ff:ff:ff:ff")), Some(Place::Host(C)));
+        assert_eq!(locator.weft_mac(mac("02:07:ff:ff:ff:ff")), Some(Place::Host(C)));
         let locator = Locator::new(known("10.32.0.0/24", 1));
         assert_eq!(locator.address(ip("10.32.0.2")), Some(Place::Host(B)));
         assert_eq!(locator.address(ip("10.32.0.255")), Some(Place::Host(C)));
@@ -270,13 +276,13 @@ mod tests {
         let locator = Locator::new(known);
         assert_eq!(locator.address(ip("10.32.0.33")), Some(Place::Host(C)));
         assert_eq!(
-            locator.mac(mac("02:07:00:00:00:21")),
+            locator.weft_mac(mac("02:07:00:00:00:21")),
             Some(Place::Host(C)),
             "its MAC too"
         );
         assert_eq!(locator.address(ip("10.32.0.34")), Some(Place::Here));
         assert_eq!(locator.address(ip("192.0.2.1")), Some(Place::Host(B)));
-        assert_eq!(locator.mac(mac("52:54:00:00:00:01")), Some(Place::Host(C)));
+        assert_eq!(locator.announced(mac("52:54:00:00:00:01")), Some(Place::Host(C)));
         assert_eq!(locator.weft_mac(mac("52:54:00:00:00:01")), None);
     }
 }

@@ -62,6 +62,16 @@ impl Host {
         })
     }
 
+    /// Unplugs a device. Its namespace would go with the station too, but only when the kernel gets to it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn unplug(&self, device: &Station) -> Result<()> {
+        let port = port_name("x", device.name());
+        self.namespace().run(|| link::delete(&port))??;
+        Ok(())
+    }
+
     /// Joins the overlay's bridge with another host's by a cable of its own.
     ///
     /// # Errors

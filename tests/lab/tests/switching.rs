@@ -226,7 +226,7 @@ fn a_pod_moves_with_its_address() {
         from.ping_until(address, SOON).unwrap();
     }
     for to in [&routers[1], &routers[2], &routers[0]] {
-        let (lost, took) = pinged_meanwhile(&watcher, address, 3, || {
+        let (lost, took) = pinged_meanwhile(&watcher, address, 2, || {
             pod.detach().unwrap();
             pod = to.host().pod("mover", address).unwrap();
         });
@@ -255,9 +255,9 @@ fn a_foreign_device_works_and_moves() {
     let mut device = plug(a, "device", 10);
     let address = device.address().unwrap();
     watcher.ping_until(address, SOON).unwrap();
-    for to in [b, c, a] {
-        let (lost, took) = pinged_meanwhile(&watcher, address, 3, || {
-            // Made before the other is gone: no moment without it is needed, and none without its announcement.
+    for (from, to) in [(a, b), (b, c), (c, a)] {
+        let (lost, took) = pinged_meanwhile(&watcher, address, 2, || {
+            from.unplug(&device).unwrap();
             device = plug(to, "device", 10);
         });
         let away = took.as_millis() / 10;

@@ -5,6 +5,7 @@ use crate::io::{
     AllocError, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, RequestId, Role,
 };
 use crate::message::{AskId, Message};
+use crate::places::PlacesVersion;
 use crate::pool::Pool;
 use crate::space::AddressSpace;
 use crate::state::{Change, Held, IpamState, StateError};
@@ -31,6 +32,11 @@ pub const ALLOCATE_DEADLINE: Duration = Duration::from_secs(10);
 pub const REST: Duration = Duration::from_secs(60);
 /// A question to another host that is not answered within this has failed.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// A claim of an address that is lent waits so long for it to come back: a pod that moves is gone from its old host
+/// before that host's word of it has arrived.
+pub const RETURN_GRACE: Duration = Duration::from_secs(1);
+/// Meanwhile the lender is asked this often.
+pub const RETURN_PAUSE: Duration = Duration::from_millis(50);
 /// A host that did not answer is not asked again for so long.
 pub const SILENCE: Duration = Duration::from_secs(3);
 /// A host that refused is not asked again for so long.
@@ -66,6 +72,8 @@ pub(crate) struct Waiting {
     pub(crate) id: String,
     pub(crate) want: Want,
     pub(crate) deadline: Time,
+    /// Until then an address that another host has may still come back; never again once that is over.
+    pub(crate) grace: Time,
     pub(crate) ask: Option<AskId>,
 }
 
@@ -142,6 +150,7 @@ pub struct Ipam {
     pub(crate) votes_changed: bool,
     pub(crate) hint_due: Time,
     pub(crate) hints: (u8, u8),
+    pub(crate) places: PlacesVersion,
     delta: Vec<Change>,
     flush_due: Time,
     staged: Vec<Output>,
@@ -242,6 +251,7 @@ impl Ipam {
             votes_changed: true,
             hint_due: now,
             hints: (0, 0),
+            places: PlacesVersion::default(),
             delta: Vec::new(),
             flush_due: Time::NEVER,
             staged: Vec::new(),
@@ -282,7 +292,10 @@ impl Ipam {
 
     /// When to come back with [`Input::Tick`] if nothing happens before.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|waiting| waiting.deadline.min(waiting.grace));
         let asks = self
             .loan_asks
             .iter()
@@ -398,6 +411,7 @@ impl Ipam {
         } else if self.exceptions.len() < weft_wire::ipam::EXCEPTIONS_MAX {
             self.exceptions.insert(what);
         }
+        self.places.elsewhere += 1;
         let body = ExceptionsRecord {
             entries: self.exceptions.iter().copied().collect(),
         };
@@ -441,8 +455,15 @@ impl Ipam {
                 }
                 self.slots_changed = true;
                 self.runs_stale = true;
+                // Whether a loan counts depends on the owner of its slot.
+                self.places.owners += 1;
+                self.places.elsewhere += 1;
             }
             Change::Address(offset, held) => {
+                self.places.elsewhere += 1;
+                if old == Some(Held::Resting) {
+                    self.resting.retain(|(_, other)| other != offset);
+                }
                 let slot = offset / self.space.slot_size();
                 let more = i32::from(held.is_some()) - i32::from(old.is_some());
                 self.pool.update(slot, more, &self.state);

@@ -5,8 +5,9 @@
 //! message that comes late or twice can neither give an address nor take one back.
 
 use crate::io::AllocError;
-use crate::ipam::{ASK_TIMEOUT, Asked, Ipam, REFUSED_PAUSE, SILENCE, Standing, Waiting, Want};
+use crate::ipam::{ASK_TIMEOUT, Asked, Ipam, REFUSED_PAUSE, RETURN_PAUSE, SILENCE, Standing, Waiting, Want};
 use crate::message::{AskId, Message, Refusal};
+use crate::requests::is_over;
 use crate::state::{Change, Held};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -75,7 +76,7 @@ impl Ipam {
             .map(|register| register.owner);
         if owner != Some(self.node) {
             Err(Refusal::NotOwner)
-        } else if self.pool.is_free(offset, &self.state) {
+        } else if self.is_claimable(offset) {
             Ok(offset)
         } else {
             Err(Refusal::AddressTaken)
@@ -177,8 +178,12 @@ impl Ipam {
         if let Some(waiting) = self.waiting.get_mut(at) {
             waiting.ask = None;
         }
-        self.loan_pause.insert(from, now + REFUSED_PAUSE);
+        let is_given_up = is_over(self.waiting[at].grace, now);
+        let may_return = why == Refusal::AddressTaken && !is_given_up;
+        let pause = if may_return { RETURN_PAUSE } else { REFUSED_PAUSE };
+        self.loan_pause.insert(from, now + pause);
         if why == Refusal::AddressTaken
+            && is_given_up
             && let Want::Exact(offset) = self.waiting[at].want
             && let Some(address) = self.space.address(offset)
         {

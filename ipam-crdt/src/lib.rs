@@ -8,6 +8,7 @@
 //! | [`table`] | the slot registers and their join |
 //! | [`pool`] | the allocator: what is free in this host's slots |
 //! | [`state`] | what must survive a restart, as a value that grows by changes |
+//! | [`places`] | where addresses live, as a whole: what a forwarding plane is made from |
 //! | [`summary`] | what it tells about itself, for status |
 //! | [`epoch`] | the chain of memberships, each decided by a majority of the one before |
 //! | [`genesis`] | agreement among hosts that are started together, before there is a cluster |
@@ -41,6 +42,7 @@ pub mod ipam;
 mod lend;
 pub mod mac;
 pub mod message;
+pub mod places;
 pub mod pool;
 mod records;
 mod requests;
@@ -55,5 +57,6 @@ pub use io::{
     RequestId, Role, WaitReason,
 };
 pub use ipam::{ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, WAITING_MAX};
+pub use places::{Elsewhere, OwnerRun, PlacesVersion};
 pub use space::{AddressError, AddressSpace, RangeError, Slot};
 pub use state::{Change, Held, IpamState, StateError};

@@ -39,6 +39,7 @@ impl Ipam {
             LentRecord::from_envelope(envelope)
                 .map(|record| {
                     self.peers.entry(owner).or_default().lent = record;
+                    self.places.elsewhere += 1;
                     self.event(Event::OwnersChanged);
                 })
                 .is_ok()
@@ -50,6 +51,7 @@ impl Ipam {
             ExceptionsRecord::from_envelope(envelope)
                 .map(|record| {
                     self.peers.entry(owner).or_default().exceptions = record.entries;
+                    self.places.elsewhere += 1;
                     self.event(Event::OwnersChanged);
                 })
                 .is_ok()

@@ -1,7 +1,9 @@
 //! Requests of this host: allocate, claim, free, and the wait for an address.
 
 use crate::io::{AllocError, Allocation, Output, Request, RequestId, WaitReason};
-use crate::ipam::{ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, Standing, WAITING_MAX, Waiting, Want};
+use crate::ipam::{
+    ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, RETURN_GRACE, Standing, WAITING_MAX, Waiting, Want,
+};
 use crate::message::Message;
 use crate::state::{Change, Held};
 use alloc::collections::BTreeSet;
@@ -48,9 +50,10 @@ impl Ipam {
             id,
             want,
             deadline,
+            grace: now + RETURN_GRACE,
             ask: None,
         };
-        if let Err(waiting) = self.try_serve(waiting) {
+        if let Err(waiting) = self.try_serve(now, waiting) {
             self.waiting.push(waiting);
         }
     }
@@ -123,7 +126,7 @@ impl Ipam {
     }
 
     /// Answers a request if that can be done now; gives it back if it must wait.
-    fn try_serve(&mut self, waiting: Waiting) -> Result<(), Waiting> {
+    fn try_serve(&mut self, now: Time, waiting: Waiting) -> Result<(), Waiting> {
         let held = self.ids.get(&waiting.id);
         let known = match waiting.want {
             Want::Any => held.and_then(|offsets| offsets.first().copied()),
@@ -141,6 +144,10 @@ impl Ipam {
         let offset = match waiting.want {
             Want::Any => self.pool.pick(&self.state, self.allowed()),
             Want::Exact(offset) => {
+                let is_lent = matches!(self.state.addresses().get(&offset), Some(Held::Lent { .. }));
+                if is_lent && !is_over(waiting.grace, now) {
+                    return Err(waiting);
+                }
                 if let Some(by) = self.holder_here(offset) {
                     let address = self.space.address(offset).unwrap_or(self.space.range().network());
                     self.answer(waiting.request, Err(AllocError::InUse { address, by }));
@@ -148,7 +155,7 @@ impl Ipam {
                 }
                 let slot = offset / self.space.slot_size();
                 let may = self.allowed().is_none_or(|slots| slots.contains(&slot));
-                (may && self.pool.is_free(offset, &self.state)).then_some(offset)
+                (may && self.is_claimable(offset)).then_some(offset)
             }
         };
         let Some(offset) = offset else {
@@ -160,23 +167,35 @@ impl Ipam {
         Ok(())
     }
 
-    /// What holds an address on this host, for people.
+    /// True when whoever names this address of an own slot gets it. Rest keeps an address from those who take any; one
+    /// who names it means it, above all a pod that has moved.
+    pub(crate) fn is_claimable(&self, offset: u32) -> bool {
+        let is_own = |offset: u32| {
+            let register = self.state.table().get(offset / self.space.slot_size());
+            register.is_some_and(|register| register.owner == self.node && !register.is_frozen)
+        };
+        self.pool.is_free(offset, &self.state)
+            || (self.state.addresses().get(&offset) == Some(&Held::Resting) && is_own(offset))
+    }
+
+    /// What holds an address on this host, for people; `None` when a claim may go on.
     fn holder_here(&self, offset: u32) -> Option<String> {
         Some(match self.state.addresses().get(&offset)? {
             Held::Pod(id) | Held::Borrowed { id, .. } => format!("pod {id}"),
-            Held::Resting => format!(
-                "nobody, but rests for up to {} s after its last use",
-                REST.as_secs()
-            ),
+            Held::Resting => return None,
             Held::Lent { to, .. } => format!("host {}, to which it is lent", to.short()),
-            Held::Returning { from, .. } => format!("nobody, but goes back to its lender {}", from.short()),
+            // Its lender is asked for it again.
+            Held::Returning { .. } => return None,
         })
     }
 
     /// Answers what can be answered, and what has waited too long.
     pub(crate) fn serve_waiting(&mut self, now: Time) {
         for waiting in core::mem::take(&mut self.waiting) {
-            if let Err(waiting) = self.try_serve(waiting) {
+            if let Err(mut waiting) = self.try_serve(now, waiting) {
+                if waiting.grace <= now {
+                    waiting.grace = Time::NEVER;
+                }
                 if waiting.deadline <= now {
                     let why = self.reason_of(&waiting);
                     self.answer(waiting.request, Err(AllocError::Deadline { why }));
@@ -204,4 +223,9 @@ impl Ipam {
             .iter()
             .map(|waiting| (waiting.id.as_str(), self.reason_of(waiting)))
     }
+}
+
+/// True once the grace of a request has passed.
+pub(crate) fn is_over(grace: Time, now: Time) -> bool {
+    grace <= now || grace == Time::NEVER
 }

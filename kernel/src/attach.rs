@@ -17,6 +17,7 @@ use ipnet::{IpNet, Ipv4Net};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
+use crate::announce::announce;
 use crate::error::{Error, Result};
 use crate::link::{self, Link, PortFlags, VethEnd};
 use crate::netns::Namespace;
@@ -354,6 +355,12 @@ fn settle_host(host: &str, request: &AttachRequest<'_>) -> Result<()> {
     if found.alias.as_deref() != Some(&record) {
         link::set_alias(host, &record)?;
     }
+    // Whoever knew the address at another place learns the new one. It is reached without this too, so a namespace that
+    // allows no packet sockets is no reason to fail.
+    let announced = request
+        .pod_netns
+        .run(|| announce(request.ifname, request.mac, request.address.addr()));
+    drop(announced);
     Ok(())
 }
 

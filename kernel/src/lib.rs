@@ -14,6 +14,7 @@
 //! | [`socket`] | receive buffers and peer credentials |
 //! | [`capture`] | frames seen by an interface, from a ring shared with the kernel |
 //! | [`process`] | bounded waiting for children |
+//! | [`announce`] | tell everybody where an address lives now: gratuitous ARP, unsolicited advertisements
 //! | [`attach`] | connect a pod to the bridge, idempotently |
 //!
 //! Every function is synchronous and works in the network namespace of the calling *thread*.
@@ -30,6 +31,7 @@
 #![warn(missing_docs)]
 
 pub mod addr;
+pub mod announce;
 pub mod attach;
 pub mod capture;
 mod error;

@@ -16,6 +16,9 @@
 //! | [`gate`] | cookies and rate limits before anything costly is done |
 //! | [`replay`] | [`ReplayWindow`]: which counters were seen |
 //! | [`table`] | [`ForwardingTable`]: what the engine's workers read for each frame |
+//! | [`mod@decide`] | [`Decision`]: where a frame goes by that table |
+//! | [`locate`] | [`Locator`]: where addresses live by what hosts agree on |
+//! | [`solicit`] | whose answer an ARP request or a neighbour solicitation wants |
 //! | [`content`] | layout of what stands sealed in DATA, FLOOD and KEEPALIVE |
 //! | [`path_mtu`] | [`PathMtu`]: how large a datagram may be on a path |
 //! | [`fragment`] | cuts frames that are larger than the path, and [`Reassembler`] puts them together |
@@ -38,25 +41,30 @@
 extern crate alloc;
 
 pub mod content;
+pub mod decide;
 pub mod fragment;
 pub mod gate;
 mod handshake;
 mod inbound;
 pub mod io;
 pub mod keys;
+pub mod locate;
 pub mod machine;
 pub mod message;
 pub mod path_mtu;
 mod peer;
 pub mod replay;
 mod shared;
+pub mod solicit;
 pub mod table;
 pub mod timing;
 
 pub use content::Content;
+pub use decide::Decision;
 pub use fragment::Reassembler;
 pub use io::{DownReason, Input, LocalNode, Output, PeerInfo, PeerState, PeerView};
 pub use keys::{Cipher, Role, SessionKeys};
+pub use locate::{Locator, Place};
 pub use machine::Sleeve;
 pub use path_mtu::{PathMtu, Probe};
 pub use replay::{ReplayError, ReplayWindow};

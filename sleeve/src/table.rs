@@ -1,20 +1,26 @@
 //! What the engine's workers read for each frame: an immutable snapshot, replaced as a whole.
 
+use crate::locate::Locator;
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use weft_wire::{Mac, NodeId, PeerHash, SessionIndex};
 
-/// Where frames go. A frame for an address in `macs` goes to that peer; any other, and every broadcast and
-/// multicast frame, goes as FLOOD to each peer that has a session.
+/// Where frames go: [`ForwardingTable::decide`](crate::decide) says it for each.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForwardingTable {
     /// Our own hash: the origin of the frames we flood.
     pub origin: PeerHash,
-    /// Every peer that frames may go to.
+    /// Every peer that frames may go to, in order of id.
     pub peers: Vec<PeerPath>,
-    /// Where an address lives: a position in `peers`.
+    /// Where an address lives as traffic taught it: a position in `peers`.
     pub macs: BTreeMap<Mac, u16>,
+    /// Where range addresses and weft MACs live; `None` before this host is a member. It changes far less often than
+    /// the rest, so tables share it.
+    pub locator: Option<Arc<Locator>>,
+    /// Proves that a probe of the loop guard is of this cluster; `None` before this host is a member.
+    pub guard: Option<[u8; 32]>,
 }
 
 /// How frames travel to one peer.
@@ -46,15 +52,15 @@ impl ForwardingTable {
             origin,
             peers: Vec::new(),
             macs: BTreeMap::new(),
+            locator: None,
+            guard: None,
         }
     }
 
-    /// The peer at which a unicast address lives; `None` for group addresses and unknown ones, which are flooded.
-    pub fn unicast(&self, destination: Mac) -> Option<&PeerPath> {
-        if destination.is_group() {
-            return None;
-        }
-        self.peers.get(usize::from(*self.macs.get(&destination)?))
+    /// Where a peer stands in `peers`.
+    pub fn position(&self, peer: &NodeId) -> Option<u16> {
+        let at = self.peers.binary_search_by_key(peer, |path| path.peer).ok()?;
+        u16::try_from(at).ok()
     }
 
     /// Every peer that a flooded frame goes to now.
@@ -70,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_unicast_has_one_target_and_all_else_is_flooded_to_ready_peers() {
+    fn frames_are_flooded_to_peers_that_are_ready() {
         let path = |n: u8, session| PeerPath {
             peer: NodeId([n; 32]),
             hash: NodeId([n; 32]).peer_hash(),
@@ -78,17 +84,10 @@ mod tests {
             endpoint: Some(([192, 0, 2, n], 6783).into()),
             datagram: crate::path_mtu::BASE,
         };
-        let mac = Mac([2, 0, 0, 0, 0, 1]);
         let mut table = ForwardingTable::empty(PeerHash([0; 8]));
         table.peers = vec![path(1, None), path(2, Some(SessionIndex(5)))];
-        table.macs = [(mac, 1), (Mac([2, 0, 0, 0, 0, 2]), 9), (Mac::BROADCAST, 1)].into();
-        assert_eq!(table.unicast(mac).map(|p| p.peer), Some(NodeId([2; 32])));
-        assert_eq!(
-            table.unicast(Mac([2, 0, 0, 0, 0, 2])),
-            None,
-            "a position outside the table"
-        );
-        assert_eq!(table.unicast(Mac::BROADCAST), None);
+        assert_eq!(table.position(&NodeId([2; 32])), Some(1));
+        assert_eq!(table.position(&NodeId([3; 32])), None);
         let flooded: Vec<_> = table.flood().map(|(p, s, _)| (p.peer, s)).collect();
         assert_eq!(flooded, [(NodeId([2; 32]), SessionIndex(5))]);
     }

@@ -105,6 +105,22 @@ reasons! {
         SessionTableFull => "session_table_full",
         /// All counters of the session are used: it must be rekeyed first.
         CountersExhausted => "counters_exhausted",
+        /// A pod asks for an address of this host: the bridge has delivered the question, no other host can answer it.
+        AskedHere => "asked_here",
+        /// The destination belongs to this host, and no pod here has it.
+        NotHere => "not_here",
+        /// The destination is an address of the cluster whose host is not known for certain.
+        OwnerUnknown => "owner_unknown",
+        /// More frames to a MAC address that nobody is known to have than are sent to every host to find it.
+        UnknownDestination => "unknown_destination",
+        /// One sender's broadcasts and multicasts beyond its share.
+        FloodRateSource => "flood_rate_source",
+        /// Copies of broadcasts and multicasts beyond what this host may make.
+        FloodRateHost => "flood_rate_host",
+        /// The flooded frame has arrived before.
+        DuplicateFlood => "duplicate_flood",
+        /// Bridges are joined outside the overlay, and the frame would come back or arrive twice.
+        Looped => "looped",
     }
 }
 

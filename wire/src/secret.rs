@@ -75,6 +75,11 @@ impl ClusterSecret {
         )
     }
 
+    /// Key under which hosts prove to one another that a probe of the loop guard is theirs, and no pod's.
+    pub fn guard_key(&self) -> [u8; 32] {
+        derive(&self.key, "weft loop guard v1")
+    }
+
     /// Key under which cookies for `responder`'s initiators are sealed.
     pub fn cookie_key(&self, responder: &NodeId) -> [u8; 32] {
         hash(

@@ -53,6 +53,11 @@ pub enum Input<'a> {
         /// The peer.
         peer: NodeId,
     },
+    /// A frame from this address came from a port of this host's bridge, although frames to it go to a peer.
+    Local {
+        /// The address.
+        mac: Mac,
+    },
     /// The operator or a pod wants something of the address space.
     Ipam(weft_ipam_crdt::Request),
     /// Everything up to this write of the address state is durable.

@@ -7,6 +7,7 @@
 //! | [`node`] | [`Node`]: routes what one core says to the others |
 //! | [`io`] | its inputs and outputs |
 //! | `addresses` | what it asks of the address space, and hears of it |
+//! | `places` | where addresses live by what hosts agree on, for the forwarding table |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
 //! | [`report`] | the node's part of the status |
 //!
@@ -21,6 +22,7 @@ mod addresses;
 pub mod io;
 pub mod macs;
 pub mod node;
+mod places;
 pub mod report;
 
 pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};

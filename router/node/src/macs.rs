@@ -16,7 +16,8 @@ struct Entry {
     seen: Time,
 }
 
-/// Addresses behind other hosts, at most [`LEARNED_MACS_MAX`]. Frames to an address that is not here are flooded.
+/// Addresses behind other hosts, at most [`LEARNED_MACS_MAX`]: for foreign ones the only word on where they live, for
+/// weft MACs the list of those in use, which the bridge shall send to the TAP.
 #[derive(Default)]
 pub struct MacTable {
     entries: BTreeMap<Mac, Entry>,
@@ -52,6 +53,13 @@ impl MacTable {
     /// Forgets an address: it lives on this host now. True when it was known.
     pub fn forget(&mut self, mac: Mac) -> bool {
         self.entries.remove(&mac).is_some()
+    }
+
+    /// Forgets every address for which `is_stale` holds. True when there was one.
+    pub fn forget_all(&mut self, is_stale: impl Fn(Mac) -> bool) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|mac, _| !is_stale(*mac));
+        self.entries.len() != before
     }
 
     /// Forgets what is older than [`AGEING`]. True when something was.
@@ -109,5 +117,6 @@ mod tests {
         assert!(table.learn(Time::ZERO, mac(3), B), "known ones may still move");
         assert!(table.forget(mac(3)) && !table.forget(mac(3)));
         assert!(table.learn(Time::ZERO, mac(u32::MAX), A), "there is room again");
+        assert!(table.forget_all(|other| other == mac(5)) && !table.forget_all(|other| other == mac(5)));
     }
 }

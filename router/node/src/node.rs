@@ -2,6 +2,7 @@
 
 use crate::io::{EngineCommand, Input, MeshCommand, Notice, Output};
 use crate::macs::{AGEING_INTERVAL, MacTable};
+use crate::places::Places;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -16,6 +17,7 @@ use weft_wire::hash::derive;
 use weft_wire::limits::SESSIONS_MAX;
 use weft_wire::mtu::pod_mtu;
 use weft_wire::record::{Body, Genesis, PeerRecord};
+use weft_wire::secret::ClusterSecret;
 use weft_wire::{DropReason, GenesisId, Mac, NodeId, Psk, SessionIndex, Time, codec};
 
 /// What a node starts from.
@@ -76,6 +78,7 @@ pub struct Node {
     pub(crate) member: Option<Member>,
     pub(crate) paths: BTreeMap<NodeId, Path>,
     pub(crate) macs: MacTable,
+    pub(crate) places: Option<Places>,
     pub(crate) sleeve_drops: [u64; DropReason::COUNT],
     pub(crate) warnings: Vec<String>,
     ageing_due: Time,
@@ -131,6 +134,7 @@ impl Node {
             member: None,
             paths: BTreeMap::new(),
             macs: MacTable::default(),
+            places: None,
             sleeve_drops: [0; DropReason::COUNT],
             warnings: Vec::new(),
             ageing_due: now + AGEING_INTERVAL,
@@ -200,7 +204,8 @@ impl Node {
                 self.sleeve(now, weft_sleeve::Input::ProbeRefused { local, probe })
             }
             Input::TooBig { local, size } => self.sleeve(now, weft_sleeve::Input::TooBig { local, size }),
-            Input::Learned { mac, peer } => self.changed_macs(|macs| macs.learn(now, mac, peer)),
+            Input::Learned { mac, peer } => self.on_learned(now, mac, peer),
+            Input::Local { mac } => self.on_local(mac),
             Input::Ipam(request) => self.on_ipam_request(now, request),
             Input::IpamPersisted(token) => self.ipam(now, weft_ipam_crdt::Input::Persisted(token)),
             Input::Timeout => {
@@ -263,7 +268,7 @@ impl Node {
     }
 
     /// Nickname of a peer, or the short form of its id.
-    pub(crate) fn name_of(&self, peer: &NodeId) -> String {
+    pub fn name_of(&self, peer: &NodeId) -> String {
         self.mesh
             .peer_record(peer)
             .map_or_else(|| peer.short(), |record| record.name)
@@ -299,7 +304,7 @@ impl Node {
         }
     }
 
-    fn changed_macs(&mut self, change: impl FnOnce(&mut MacTable) -> bool) {
+    pub(crate) fn changed_macs(&mut self, change: impl FnOnce(&mut MacTable) -> bool) {
         if change(&mut self.macs) {
             self.macs_changed = true;
             self.table_changed = true;
@@ -323,6 +328,7 @@ impl Node {
                 break;
             }
         }
+        self.table_changed |= self.follow_places();
         self.publish_if_changed();
         if core::mem::take(&mut self.macs_changed) {
             self.outputs
@@ -604,6 +610,11 @@ impl Node {
         }
         let place = |(mac, peer): (Mac, NodeId)| Some((mac, *positions.get(&peer)?));
         table.macs = self.macs.iter().filter_map(place).collect();
+        table.locator = self.locator();
+        let secrets = self.mesh.membership().map(|membership| membership.secrets());
+        table.guard = secrets
+            .and_then(|secrets| secrets.first())
+            .map(ClusterSecret::guard_key);
         table
     }
 }

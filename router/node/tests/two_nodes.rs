@@ -9,7 +9,7 @@ use weft_gossip::{ConnId, DialTarget, DurableState, Identity, Input as Mesh, Joi
 use weft_ipam_crdt::{IpamState, Request, RequestId};
 use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
-use weft_sleeve::{Cipher, ForwardingTable, Probe};
+use weft_sleeve::{Cipher, Decision, ForwardingTable, Probe};
 use weft_wire::api::{ClusterStatus, LinkState, PodPlan, Status};
 use weft_wire::record::Genesis;
 use weft_wire::{ClusterSecret, DropReason, Mac, NodeKey, NoiseKeypair, SessionIndex, Time};
@@ -376,10 +376,44 @@ fn both_hosts_hand_out_addresses_and_none_twice() {
     assert!(!given.insert(again.address), "the same id gets the same address");
 }
 
+impl Net {
+    /// Gives back what a pod has; the next request finds that done.
+    fn free(&mut self, host: usize, id: &str) {
+        let (id, request) = (id.to_owned(), RequestId(u64::MAX));
+        self.feed(
+            host,
+            Input::Ipam(Request::Free {
+                id,
+                address: None,
+                request,
+            }),
+        );
+    }
+
+    /// Where host 0 sends a frame to this address: the peer's position, a question to all, or a drop.
+    fn place(&self, mac: Mac) -> Decision {
+        self.hosts[0].table.as_ref().expect("a table").unicast(mac)
+    }
+}
+
 #[test]
-fn a_learned_address_reaches_table_and_bridge_until_its_pod_moves_here() {
+fn a_foreign_address_is_learned_until_it_comes_here() {
     let mut net = joined_pair();
     let peer = net.hosts[1].node.id();
+    let mac: Mac = "52:54:00:00:00:01".parse().unwrap();
+    assert_eq!(net.place(mac), Decision::Unknown(mac));
+    net.feed(0, Input::Learned { mac, peer });
+    assert_eq!(net.hosts[0].remote_macs, BTreeSet::from([mac]));
+    assert_eq!(net.place(mac), Decision::Peer(0));
+    net.feed(0, Input::Local { mac });
+    assert!(net.hosts[0].remote_macs.is_empty());
+    assert_eq!(net.place(mac), Decision::Unknown(mac));
+}
+
+#[test]
+fn a_weft_address_follows_its_pod_and_nothing_else() {
+    let mut net = joined_pair();
+    let (here, peer) = (net.hosts[0].node.id(), net.hosts[1].node.id());
     let plan = net.allocate(0, "web", Some("10.32.0.9")).unwrap();
     let mac: Mac = plan.mac.parse().unwrap();
     assert_eq!(
@@ -387,14 +421,36 @@ fn a_learned_address_reaches_table_and_bridge_until_its_pod_moves_here() {
         ("10.32.0.9/24", "weft")
     );
     net.feed(0, Input::Learned { mac, peer });
-    assert_eq!(net.hosts[0].remote_macs, BTreeSet::from([mac]));
-    assert_eq!(
-        net.hosts[0].table.as_ref().unwrap().unicast(mac).unwrap().peer,
-        peer
+    assert!(
+        net.hosts[0].remote_macs.is_empty(),
+        "a peer's word does not move a pod"
     );
+    assert_eq!(net.place(mac), Decision::Drop(DropReason::NotHere));
+    assert_eq!(
+        net.hosts[1].table.as_ref().unwrap().unicast(mac),
+        Decision::Peer(0),
+        "its slot says so before any frame of it was seen"
+    );
+
+    net.free(0, "web");
+    // At once: whoever names the address gets it while it rests.
+    assert_eq!(net.allocate(1, "web", Some("10.32.0.9")).unwrap().mac, plan.mac);
+    assert_eq!(net.place(mac), Decision::Peer(0));
+    net.feed(0, Input::Learned { mac, peer });
+    assert_eq!(net.hosts[0].remote_macs, BTreeSet::from([mac]));
+    net.feed(1, Input::Learned { mac, peer: here });
+    assert_eq!(
+        net.hosts[1].table.as_ref().unwrap().unicast(mac),
+        Decision::Drop(DropReason::NotHere)
+    );
+
+    net.free(1, "web");
     net.allocate(0, "web", Some("10.32.0.9")).unwrap();
     assert!(net.hosts[0].remote_macs.is_empty());
-    assert_eq!(net.hosts[0].table.as_ref().unwrap().unicast(mac), None);
+    assert_eq!(net.place(mac), Decision::Drop(DropReason::NotHere));
+    net.run_until("the other host follows", Duration::from_secs(5), |net| {
+        net.hosts[1].table.as_ref().unwrap().unicast(mac) == Decision::Peer(0)
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | [`bridge`] | keeps the kernel as the node wants it |
 //! | [`disk`] | the thread that writes the state, and what is refused while the disk takes nothing |
 //! | [`firewall`] | keeps frames between pods from being dropped by the host's packet filters |
+//! | [`loops`] | which bridges are joined outside the overlay, in words |
 //! | [`notices`] | what the node has to say, as log lines |
 //!
 //! One task owns the node; all others send it [`NodeEvent`]s. The engine's threads never wait for it.
@@ -17,6 +18,7 @@ mod askers;
 mod bridge;
 mod disk;
 mod firewall;
+mod loops;
 mod notices;
 mod start;
 mod tcp;
@@ -47,8 +49,8 @@ use crate::config::parse_peer;
 const EVENTS_MAX: usize = 1_024;
 /// Events that the node takes before it does what came out of them: the engine's floods must not starve the timers.
 const EVENTS_PER_TURN: usize = 64;
-/// How often the engine's counters are read: what rekeying and keepalives are decided on.
-const ACTIVITY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often the engine's counters are read, on which rekeying and keepalives are decided, and the loop guard probes.
+const ACTIVITY_INTERVAL: std::time::Duration = weft_sleeve_engine::LOOP_PROBE_INTERVAL;
 
 /// Where the local API asks.
 pub(crate) type NodeHandle = mpsc::Sender<Request>;
@@ -145,6 +147,7 @@ struct Daemon {
     /// Port of a target that names none.
     port: u16,
     log: notices::Log,
+    loops: loops::Loops,
 }
 
 /// Why the node's task ended.
@@ -311,6 +314,7 @@ impl Daemon {
             EngineEvent::Roamed { local, from } => self.input(Input::Roamed { local, from }),
             EngineEvent::UnknownIndex { from } => self.input(Input::UnknownIndex { from }),
             EngineEvent::Learned { mac, peer } => self.input(Input::Learned { mac, peer }),
+            EngineEvent::Local { mac } => self.input(Input::Local { mac }),
             EngineEvent::Wanted { peer } => self.input(Input::Wanted { peer }),
             EngineEvent::ProbeAnswered { local, probe } => self.input(Input::ProbeAnswered { local, probe }),
             EngineEvent::ProbeRefused { local, probe } => self.input(Input::ProbeRefused { local, probe }),
@@ -321,7 +325,10 @@ impl Daemon {
     }
 
     fn report_activity(&mut self) {
-        for (local, counters) in self.engine.counters().sessions {
+        self.engine.probe_for_loops();
+        let counters = self.engine.counters();
+        self.loops.see(&self.node, &counters.joined);
+        for (local, counters) in counters.sessions {
             self.input(Input::Activity {
                 local,
                 sent: counters.sent,
@@ -418,6 +425,7 @@ impl Daemon {
                 traffic: counters.peers,
             },
         );
+        status.warnings.extend(self.loops.warnings().cloned());
         status.warnings.extend(self.bridge_trouble.borrow().clone());
         status.warnings.extend(self.disk_trouble.clone());
         status.firewall = self.firewall.borrow().clone();

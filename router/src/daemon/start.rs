@@ -129,6 +129,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         accepted: 0,
         port: settings.port,
         log: super::notices::Log::default(),
+        loops: super::loops::Loops::default(),
     };
     let ended = daemon.run(taken, asked, failed, stop).await;
     daemon.stop().await;

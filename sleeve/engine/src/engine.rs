@@ -6,7 +6,9 @@ use std::net::{SocketAddr, UdpSocket};
 
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
 use weft_wire::api::Traffic;
-use weft_wire::{DropReason, Mac, NodeId, SessionIndex};
+use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
+
+pub use crate::switching::LOOP_PROBE_INTERVAL;
 
 /// Carries frames between a TAP device and the peers, under the sessions and the table that it is given.
 ///
@@ -36,6 +38,9 @@ pub trait Engine: Send + Sync {
     /// Sends one PROBE under a session, to the endpoint that the table has for its peer. What comes of it is an event:
     /// [`EngineEvent::ProbeAnswered`], [`EngineEvent::ProbeRefused`], or none.
     fn probe(&self, local: SessionIndex, probe: Probe);
+
+    /// Sends one probe of the loop guard into the bridge; to be called every [`LOOP_PROBE_INTERVAL`].
+    fn probe_for_loops(&self);
 
     /// Everything counted so far.
     fn counters(&self) -> Counters;
@@ -99,6 +104,12 @@ pub enum EngineEvent {
         /// The peer that sent it.
         peer: NodeId,
     },
+    /// A frame with this source address came from a port of this host's bridge, and the table has the address behind a
+    /// peer. At most once a second per address.
+    Local {
+        /// Source address of the frame.
+        mac: Mac,
+    },
     /// A frame for this peer was dropped because no session to it has an endpoint. At most once a second per peer.
     Wanted {
         /// The peer.
@@ -146,6 +157,17 @@ pub struct Counters {
     pub peers: BTreeMap<NodeId, Traffic>,
     /// Datagrams of each session that is installed.
     pub sessions: BTreeMap<SessionIndex, SessionCounters>,
+    /// With whom this host is joined outside the overlay.
+    pub joined: Vec<Joined>,
+}
+
+/// A second way between two bridges of the overlay, or between two ports of one, as the loop guard found it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Joined {
+    /// The other host; this one when two of its own ports lead to one another.
+    pub host: PeerHash,
+    /// Source address of that host's probes: the bridge has it at the port by which they came in.
+    pub probe: Mac,
 }
 
 /// Datagrams of one session since it was installed, of every kind.

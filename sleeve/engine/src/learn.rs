@@ -8,6 +8,8 @@ use weft_wire::{Mac, NodeId};
 
 /// An address in use is reported again after this time, so that whoever keeps it knows that it lives.
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+/// One that the table does not have is reported again after this time: the router may have forgotten it meanwhile.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// A full memory is searched for old entries no more often than this.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -27,11 +29,20 @@ impl Learner {
     }
 
     /// Calls `report` if frames with source `mac` from `peer` are news; they stay news when it returns false.
-    pub(crate) fn saw(&mut self, mac: Mac, peer: NodeId, now: Instant, report: impl FnOnce() -> bool) {
-        if let Some((known, at)) = self.reported.get_mut(&mac) {
-            let fresh = now.saturating_duration_since(*at) < REPORT_INTERVAL;
-            if !(fresh && *known == peer) && report() {
-                (*known, *at) = (peer, now);
+    /// `is_known` says whether the table has the address there.
+    pub(crate) fn saw(
+        &mut self,
+        mac: Mac,
+        peer: NodeId,
+        is_known: bool,
+        now: Instant,
+        report: impl FnOnce() -> bool,
+    ) {
+        if let Some((reported, at)) = self.reported.get_mut(&mac) {
+            let interval = if is_known { REPORT_INTERVAL } else { RETRY_INTERVAL };
+            let fresh = now.saturating_duration_since(*at) < interval;
+            if !(fresh && *reported == peer) && report() {
+                (*reported, *at) = (peer, now);
             }
         } else if self.has_room(now) && report() {
             self.reported.insert(mac, (peer, now));
@@ -68,7 +79,7 @@ mod tests {
 
     fn reports(learner: &mut Learner, mac: Mac, peer: NodeId, now: Instant) -> bool {
         let mut called = false;
-        learner.saw(mac, peer, now, || {
+        learner.saw(mac, peer, true, now, || {
             called = true;
             true
         });
@@ -87,12 +98,30 @@ mod tests {
     }
 
     #[test]
+    fn what_the_table_lost_is_reported_again() {
+        let mut learner = Learner::new();
+        let now = Instant::now();
+        let mut reports = |is_known, now| {
+            let mut called = false;
+            learner.saw(mac(1), A, is_known, now, || {
+                called = true;
+                true
+            });
+            called
+        };
+        assert!(reports(false, now));
+        assert!(!reports(false, now + RETRY_INTERVAL / 2));
+        assert!(!reports(true, now + RETRY_INTERVAL));
+        assert!(reports(false, now + RETRY_INTERVAL));
+    }
+
+    #[test]
     fn a_lost_report_is_repeated() {
         let mut learner = Learner::new();
         let now = Instant::now();
-        learner.saw(mac(1), A, now, || false);
+        learner.saw(mac(1), A, true, now, || false);
         assert!(reports(&mut learner, mac(1), A, now));
-        learner.saw(mac(1), B, now, || false);
+        learner.saw(mac(1), B, true, now, || false);
         assert!(reports(&mut learner, mac(1), B, now));
     }
 

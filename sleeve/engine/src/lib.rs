@@ -9,6 +9,7 @@
 //! | [`plain`] | [`PlainEngine`]: one frame a read, one frame a datagram; runs wherever there is a TAP device |
 //! | `session` | keys, counters and replay window of one session |
 //! | `view` | what the workers read on each packet: sessions and forwarding table, swapped as one |
+//! | `switching` | what the workers decide beyond the table: rates, what was just learned, loops |
 //! | `tally` | counters of drops and traffic, and the rate-limited log lines |
 //! | `learn` | which source addresses were reported lately |
 //! | `limit` | at most one event of a kind a second |
@@ -21,10 +22,12 @@ mod learn;
 mod limit;
 pub mod plain;
 mod session;
+mod switching;
 mod tally;
 mod view;
 
 pub use engine::{
-    Counters, Engine, EngineConfig, EngineDescription, EngineError, EngineEvent, EventSink, SessionCounters,
+    Counters, Engine, EngineConfig, EngineDescription, EngineError, EngineEvent, EventSink, Joined,
+    LOOP_PROBE_INTERVAL, SessionCounters,
 };
 pub use plain::PlainEngine;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weft_sleeve::ForwardingTable;
 use weft_sleeve::path_mtu::BASE;
-use weft_wire::{Mac, NodeId, PeerHash, SessionIndex};
+use weft_wire::{NodeId, PeerHash, SessionIndex};
 
 use crate::address::normal;
 use crate::engine::EngineEvent;
@@ -20,13 +20,14 @@ pub(crate) struct View {
     pub(crate) origin: PeerHash,
     /// One for each peer of the table, in its order.
     pub(crate) links: Vec<Link>,
-    table: Arc<ForwardingTable>,
+    pub(crate) table: Arc<ForwardingTable>,
     inbound: BTreeMap<SessionIndex, Inbound>,
 }
 
 /// The way to one peer.
 pub(crate) struct Link {
     pub(crate) peer: NodeId,
+    pub(crate) hash: PeerHash,
     /// `None` while no session to it has an endpoint.
     pub(crate) path: Option<Path>,
 }
@@ -66,14 +67,6 @@ pub(crate) struct Inbound {
     pub(crate) endpoint: Option<SocketAddr>,
 }
 
-/// What becomes of a frame.
-pub(crate) enum Decision<'a> {
-    /// It is for the host behind this link.
-    Unicast(&'a Link),
-    /// It is for every host.
-    Flood,
-}
-
 impl View {
     pub(crate) fn new(table: Arc<ForwardingTable>, sessions: &Sessions) -> Self {
         let mut endpoints = BTreeMap::new();
@@ -98,7 +91,11 @@ impl View {
                     datagram: row.datagram,
                 }
             });
-            links.push(Link { peer: row.peer, path });
+            links.push(Link {
+                peer: row.peer,
+                hash: row.hash,
+                path,
+            });
         }
         let inbound = sessions
             .iter()
@@ -119,19 +116,6 @@ impl View {
             table,
             inbound,
         }
-    }
-
-    /// Where a frame to `destination` goes.
-    pub(crate) fn decide(&self, destination: Mac) -> Decision<'_> {
-        if destination.is_group() {
-            return Decision::Flood;
-        }
-        let link = self
-            .table
-            .macs
-            .get(&destination)
-            .and_then(|at| self.links.get(usize::from(*at)));
-        link.map_or(Decision::Flood, Decision::Unicast)
     }
 
     pub(crate) fn inbound(&self, index: SessionIndex) -> Option<&Inbound> {
@@ -240,26 +224,5 @@ mod tests {
         );
         assert_eq!(endpoint(30), Some(None), "not in the table");
         assert_eq!(endpoint(50), None);
-    }
-
-    #[test]
-    fn only_known_unicast_has_one_target() {
-        let known = Mac([2, 0, 0, 0, 0, 1]);
-        let mut table = ForwardingTable::empty(PeerHash([9; 8]));
-        table.peers = vec![row(1, None, None), row(2, None, None)];
-        table.macs = [(known, 1), (Mac([2, 0, 0, 0, 0, 2]), 2), (Mac::BROADCAST, 1)].into();
-        let view = View::new(Arc::new(table), &Sessions::new());
-        let target = |mac| match view.decide(mac) {
-            Decision::Unicast(link) => Some(link.peer),
-            Decision::Flood => None,
-        };
-        assert_eq!(target(known), Some(peer(2)));
-        assert_eq!(
-            target(Mac([2, 0, 0, 0, 0, 2])),
-            None,
-            "a position outside the table"
-        );
-        assert_eq!(target(Mac([2, 0, 0, 0, 0, 3])), None);
-        assert_eq!(target(Mac::BROADCAST), None);
     }
 }

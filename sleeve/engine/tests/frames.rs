@@ -64,7 +64,6 @@ const IPV6: [&str; 2] = ["[2001:db8::1]:6783", "[2001:db8::2]:6783"];
 /// Frames of every shape cross in both directions, and nothing is dropped.
 fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
     let group = Mac([0x33, 0x33, 0, 0, 0, 9]);
-    let unknown = Mac([2, 0, 0, 0, 0, 0xff]);
     let vlan: &[u8] = &[0x81, 0x00, 0x60, 0x05, 0x88, 0xb5];
     // A whole IPv6 header but for the addresses: where the bridge hands frames to the packet filter
     // (bridge-nf-call-ip6tables), the kernel drops malformed ones.
@@ -80,6 +79,8 @@ fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
         (double, &[68]),
     ] {
         for &length in lengths {
+            // Each length another one: only a few frames to one unknown address are sent to everybody.
+            let unknown = Mac([2, 0, then.len() as u8, then[0], (length >> 8) as u8, length as u8]);
             for destination in [B, Mac::BROADCAST, group, unknown] {
                 let forth = frame(destination, A, then, length);
                 one.write(&forth);

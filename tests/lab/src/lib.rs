@@ -27,6 +27,7 @@
 //! | [`schema`] | [`Schema`]: docs/api.schema.json, and whether an answer is exactly what it says |
 //! | [`program`] | where the `weft` binary is, and running it with a bound |
 //! | [`pod`] | [`Pod`]: a namespace attached with `weft attach` |
+//! | [`plug`] | what a user plugs into the overlay's bridge by hand: devices, cables |
 //! | [`station`] | [`Station`]: what hosts and pods have in common, and what traffic they can make |
 //! | [`ping`], [`transfer`], [`frames`] | that traffic: echoes, TCP with hashes, raw frames |
 //! | [`recording`] | everything an interface carries, counted and searched for a text |
@@ -44,6 +45,7 @@ pub mod host;
 pub mod lab;
 pub mod nat;
 pub mod ping;
+pub mod plug;
 pub mod pod;
 pub mod program;
 pub mod recording;
@@ -63,6 +65,7 @@ pub use host::{Host, HostBuilder};
 pub use lab::Lab;
 pub use nat::NatBox;
 pub use ping::{PingPlan, PingReport};
+pub use plug::Cable;
 pub use pod::Pod;
 pub use program::Output;
 pub use recording::{Recorded, Recording};

@@ -123,7 +123,8 @@ impl Host {
 pub fn pod_mac(host: usize, pod: u8) -> Mac {
     // Scenario::check keeps the number of hosts below 2^16.
     let [_, _, _, _, _, _, high, low] = (host as u64).to_be_bytes();
-    Mac([0x02, 0x99, 0, high, low, pod])
+    // Never a weft MAC: where those live is not for traffic to teach.
+    Mac([0x06, 0x99, 0, high, low, pod])
 }
 
 /// The host that a pod lives on.

@@ -17,7 +17,7 @@ use mio::Waker;
 use tun_tap::{Iface, Mode};
 use weft_kernel::{link, socket};
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
-use weft_wire::SessionIndex;
+use weft_wire::{DropReason, SessionIndex};
 
 use self::shared::Shared;
 use crate::engine::{Counters, Engine, EngineConfig, EngineDescription, EngineError};
@@ -28,6 +28,7 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 /// Carries one frame a datagram. See the [module](self).
 pub struct PlainEngine {
     shared: Arc<Shared>,
+    tap: Arc<Iface>,
     wakers: Vec<Waker>,
     workers: Vec<JoinHandle<()>>,
     degradations: Vec<String>,
@@ -62,9 +63,10 @@ impl PlainEngine {
         let (sender, wake_sender) = tx::Sender::new(Arc::clone(&shared), Arc::clone(&tap), config.tap)
             .map_err(EngineError::Worker)?;
         let (receiver, wake_receiver) =
-            rx::Receiver::new(Arc::clone(&shared), tap).map_err(EngineError::Worker)?;
+            rx::Receiver::new(Arc::clone(&shared), Arc::clone(&tap)).map_err(EngineError::Worker)?;
         let mut engine = Self {
             shared,
+            tap,
             wakers: vec![wake_sender, wake_receiver],
             workers: Vec::new(),
             degradations,
@@ -124,6 +126,14 @@ impl Engine for PlainEngine {
 
     fn probe(&self, local: SessionIndex, probe: Probe) {
         self.shared.probe(local, probe);
+    }
+
+    fn probe_for_loops(&self) {
+        if let Some(probe) = self.shared.loop_probe()
+            && self.tap.send(&probe).is_err()
+        {
+            self.shared.tally.drop(DropReason::TapFailed, None);
+        }
     }
 
     fn counters(&self) -> Counters {

@@ -11,16 +11,16 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use quinn_udp::RecvMeta;
 use tun_tap::Iface;
 use weft_sleeve::Content;
-use weft_wire::datagram::{Header, HeaderError, Kind, NETWORK_DEFAULT};
+use weft_wire::datagram::{FloodPrefix, Header, HeaderError, Kind, NETWORK_DEFAULT};
 use weft_wire::{DropReason, Mac};
 
 use super::pieces::Joiner;
 use super::shared::Shared;
 use crate::address::normal;
 use crate::engine::{EngineEvent, HANDSHAKE_MAX};
-use crate::learn::Learner;
 use crate::limit::Limit;
 use crate::session::Session;
+use crate::switching::Incoming;
 use crate::view::View;
 
 const SOCKET: Token = Token(0);
@@ -45,8 +45,8 @@ pub(super) struct Receiver {
 struct Inlet {
     shared: Arc<Shared>,
     tap: Arc<Iface>,
-    learner: Learner,
     joiner: Joiner,
+    switching: Incoming,
     unknown: Limit<SocketAddr>,
 }
 
@@ -59,6 +59,7 @@ impl Receiver {
             Interest::READABLE,
         )?;
         let waker = Waker::new(poll.registry(), WAKE)?;
+        let switching = Incoming::new(Arc::clone(&shared.switching));
         let receiver = Self {
             poll,
             events: Events::with_capacity(4),
@@ -66,8 +67,8 @@ impl Receiver {
             inlet: Inlet {
                 shared: Arc::clone(&shared),
                 tap,
-                learner: Learner::new(),
                 joiner: Joiner::new(),
+                switching,
                 unknown: Limit::new(),
             },
             shared,
@@ -177,55 +178,78 @@ impl Inlet {
             Content::Piece { cut, prefix, octets } => (cut, prefix, octets),
             Content::Probe(body) => return self.shared.answer_probe(session, from, body),
             Content::ProbeAck(body) => return self.shared.probe_answered(session, body),
-            content => return self.frame(content, session, now),
+            content => return self.frame(view, content, session, now),
         };
         let whole = self
             .joiner
             .take(&self.shared, session, cut, prefix, octets, now)?;
         let Some(whole) = whole else { return Ok(()) };
-        self.frame(Content::whole(cut, &whole)?, session, now)?;
+        self.frame(view, Content::whole(cut, &whole)?, session, now)?;
         session.traffic.reassembled();
         Ok(())
     }
 
-    fn frame(&mut self, content: Content<'_>, session: &Session, now: Instant) -> Result<(), DropReason> {
+    fn frame(
+        &mut self,
+        view: &View,
+        content: Content<'_>,
+        session: &Session,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         match frame_of(content, session)? {
-            Some(frame) => self.deliver(frame, session, now),
+            Some((frame, flood)) => {
+                if let Some(prefix) = flood {
+                    self.switching
+                        .admit_flood(view, prefix.origin, prefix.sequence, now)?;
+                }
+                self.deliver(view, frame, session, now)
+            }
             None => Ok(()),
         }
     }
 
     /// Writes a frame to the TAP device.
-    fn deliver(&mut self, frame: &[u8], session: &Session, now: Instant) -> Result<(), DropReason> {
+    fn deliver(
+        &mut self,
+        view: &View,
+        frame: &[u8],
+        session: &Session,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         let source = Mac::source(frame).ok_or(DropReason::RuntFrame)?;
         if !source.is_valid_source() {
             return Err(DropReason::InvalidSource);
         }
         let peer = session.peer;
-        self.learner.saw(source, peer, now, || {
+        self.switching.admit(view, source, peer, now, || {
             self.shared.emit(EngineEvent::Learned { mac: source, peer })
-        });
+        })?;
         self.tap.send(frame).map_err(|_| DropReason::TapFailed)?;
         session.traffic.received(frame.len());
         Ok(())
     }
 }
 
+/// A frame and, when it was flooded, who did and its number.
+type Carried<'a> = (&'a [u8], Option<FloodPrefix>);
+
 /// The frame in the content of a datagram; `None` for a kind that carries none.
-fn frame_of<'a>(content: Content<'a>, session: &Session) -> Result<Option<&'a [u8]>, DropReason> {
-    let (meta, frame) = match content {
+fn frame_of<'a>(content: Content<'a>, session: &Session) -> Result<Option<Carried<'a>>, DropReason> {
+    let (meta, frame, flood) = match content {
         Content::Keepalive | Content::Piece { .. } | Content::Probe(_) | Content::ProbeAck(_) => {
             return Ok(None);
         }
         Content::Slice { .. } => return Err(DropReason::KindNotServed),
-        Content::Frame { meta, frame } => (meta, frame),
+        Content::Frame { meta, frame } => (meta, frame, None),
         // Copies come straight from their origin: nobody may flood in another's name.
         Content::Flood { prefix, .. } if prefix.origin != session.hash => return Err(DropReason::BadContent),
-        Content::Flood { meta, frame, .. } => (meta, frame),
+        Content::Flood {
+            meta, frame, prefix, ..
+        } => (meta, frame, Some(prefix)),
     };
     // A super-frame, or a frame without its checksum, is for an engine with offloads.
     if meta.gso_type != 0 || meta.flags != 0 {
         return Err(DropReason::KindNotServed);
     }
-    Ok(Some(frame))
+    Ok(Some((frame, flood)))
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use quinn_udp::{Transmit, UdpSocketState};
@@ -15,6 +16,8 @@ use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
 use crate::address::mapped;
 use crate::engine::{Counters, EngineError, EngineEvent, EventSink};
 use crate::session::Session;
+use crate::switching::Switching;
+use crate::switching::probe::LEN as PROBE_LEN;
 use crate::tally::{PeerTraffic, Tally};
 use crate::view::{Sessions, View};
 
@@ -23,6 +26,7 @@ pub(super) struct Shared {
     pub(super) udp: UdpSocketState,
     pub(super) view: ArcSwap<View>,
     pub(super) tally: Tally,
+    pub(super) switching: Arc<Switching>,
     /// Why frames are carried no more.
     pub(super) failure: Mutex<Option<String>>,
     /// The socket speaks IPv6, and takes IPv4 addresses only in their mapped form.
@@ -55,6 +59,7 @@ impl Shared {
             udp,
             view: ArcSwap::from_pointee(View::new(Arc::clone(&control.table), &control.sessions)),
             tally: Tally::new(),
+            switching: Arc::default(),
             failure: Mutex::new(None),
             ipv6,
             events,
@@ -93,6 +98,7 @@ impl Shared {
         let mut control = self.control();
         control.table = Arc::new(table.clone());
         self.swap(&control);
+        self.switching.fresh.published(table, Instant::now());
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -154,6 +160,11 @@ impl Shared {
         self.emit(EngineEvent::Failed { what });
     }
 
+    /// The next probe of the loop guard.
+    pub(super) fn loop_probe(&self) -> Option<[u8; PROBE_LEN]> {
+        self.switching.probe(&self.view.load().table)
+    }
+
     pub(super) fn counters(&self) -> Counters {
         let control = self.control();
         Counters {
@@ -168,6 +179,7 @@ impl Shared {
                 .iter()
                 .map(|(index, session)| (*index, session.counters()))
                 .collect(),
+            joined: self.switching.joined(self.view.load().origin),
         }
     }
 

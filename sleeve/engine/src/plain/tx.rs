@@ -17,7 +17,8 @@ use super::pieces;
 use super::shared::{Shared, send_reason};
 use crate::engine::EngineEvent;
 use crate::limit::Limit;
-use crate::view::{Decision, Link, View};
+use crate::switching::{Outgoing, Verdict};
+use crate::view::{Link, View};
 
 const TAP: Token = Token(0);
 const WAKE: Token = Token(1);
@@ -41,6 +42,7 @@ pub(super) struct Sender {
     /// Number of the next flooded frame.
     sequence: u64,
     wanted: Limit<NodeId>,
+    switching: Outgoing,
 }
 
 /// The socket, and the wait for room in it.
@@ -58,7 +60,9 @@ impl Sender {
         poll.registry()
             .register(&mut SourceFd(&tap.as_raw_fd()), TAP, Interest::READABLE)?;
         let waker = Waker::new(poll.registry(), WAKE)?;
+        let switching = Outgoing::new(Arc::clone(&shared.switching));
         let sender = Self {
+            switching,
             tap,
             tap_name,
             outlet: Outlet {
@@ -103,7 +107,7 @@ impl Sender {
     /// Sends the frame that stands in the buffer to where the table says.
     fn forward(&mut self, shared: &Shared, view: &View, length: usize) {
         let frame = &self.frame[HEADROOM..HEADROOM + length.min(FRAME_MAX)];
-        let (Some(destination), Some(source)) = (Mac::destination(frame), Mac::source(frame)) else {
+        let Some(source) = Mac::source(frame) else {
             return shared.tally.drop(DropReason::RuntFrame, None);
         };
         if length > FRAME_MAX {
@@ -112,8 +116,12 @@ impl Sender {
         if !source.is_valid_source() {
             return shared.tally.drop(DropReason::InvalidSource, None);
         }
-        match view.decide(destination) {
-            Decision::Unicast(link) => {
+        let moved = || {
+            // An event that finds no room is counted where it is lost; the next frame brings it again.
+            shared.emit(EngineEvent::Local { mac: source });
+        };
+        match self.switching.decide(view, frame, source, moved) {
+            Verdict::To(link) => {
                 let meta = DATA_START + HEADER_LEN;
                 self.frame[meta..meta + META_LEN].copy_from_slice(&Meta::default().to_bytes());
                 let datagram = &mut self.frame[DATA_START..HEADROOM + length + TAG_LEN];
@@ -126,7 +134,9 @@ impl Sender {
                     length,
                 );
             }
-            Decision::Flood => self.flood(view, length),
+            Verdict::Flood => self.flood(view, length),
+            Verdict::Drop(reason) => shared.tally.drop(reason, None),
+            Verdict::Probe => {}
         }
     }
 
@@ -140,6 +150,10 @@ impl Sender {
         self.frame[HEADER_LEN + META_LEN..HEADROOM].copy_from_slice(&prefix.to_bytes());
         let end = HEADROOM + length;
         for link in &view.links {
+            if let Err(reason) = self.switching.may_copy(link) {
+                self.outlet.shared.tally.drop(reason, None);
+                continue;
+            }
             self.copy[HEADER_LEN..end].copy_from_slice(&self.frame[HEADER_LEN..end]);
             let datagram = &mut self.copy[..end + TAG_LEN];
             deliver(

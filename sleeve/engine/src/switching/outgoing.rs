@@ -1,0 +1,322 @@
+//! What becomes of a frame that a port of the bridge sent.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use weft_sleeve::{Decision, Place};
+use weft_wire::{DropReason, Mac};
+
+use super::Switching;
+use super::bucket::{self, Bucket, Buckets};
+use super::guard::{Joins, Origin, Repeats};
+use super::probe;
+use crate::limit::Limit;
+use crate::view::{Link, View};
+
+/// State of the sending worker.
+pub(crate) struct Outgoing {
+    switching: Arc<Switching>,
+    sources: Buckets<Mac>,
+    unknown: Buckets<Mac>,
+    copies: Bucket,
+    repeats: Repeats,
+    moved: Limit<Mac>,
+    /// While the frame at hand is flooded: with whom this host is joined.
+    joins: Option<Joins>,
+    now: Instant,
+}
+
+/// What becomes of a frame.
+pub(crate) enum Verdict<'a> {
+    /// It is for the host behind this link.
+    To(&'a Link),
+    /// It is for every host; [`Outgoing::may_copy`] says so for each.
+    Flood,
+    /// It goes nowhere.
+    Drop(DropReason),
+    /// It was a probe of the loop guard.
+    Probe,
+}
+
+impl Outgoing {
+    pub(crate) fn new(switching: Arc<Switching>) -> Self {
+        let now = Instant::now();
+        Self {
+            switching,
+            sources: Buckets::new(bucket::SOURCE),
+            unknown: Buckets::new(bucket::UNKNOWN),
+            copies: Bucket::full(bucket::HOST, now),
+            repeats: Repeats::default(),
+            moved: Limit::new(),
+            joins: None,
+            now,
+        }
+    }
+
+    /// Decides about a frame with a valid source. `moved` is called when that is an address which the table has behind
+    /// another host: it lives here now.
+    pub(crate) fn decide<'a>(
+        &mut self,
+        view: &'a View,
+        frame: &[u8],
+        source: Mac,
+        moved: impl FnOnce(),
+    ) -> Verdict<'a> {
+        let now = Instant::now();
+        self.now = now;
+        if probe::is_probe(frame)
+            && let Some((origin, number)) = view.table.guard.as_ref().and_then(|key| probe::parse(frame, key))
+        {
+            self.switching.guard.hear(origin, number, now);
+            return Verdict::Probe;
+        }
+        self.joins = self.switching.guard.joins(view.origin, now);
+        let origin = origin(view, source);
+        if origin == Origin::Foreign {
+            self.switching.fresh.forget(source);
+            if view.table.macs.contains_key(&source) && self.moved.pass(source, now) {
+                moved();
+            }
+        }
+        let decision = view.table.decide(frame);
+        let is_group = Mac::destination(frame).is_some_and(Mac::is_group);
+        let is_for_many = is_group || matches!(decision, Decision::Unknown(_));
+        if let Decision::Drop(reason) = decision {
+            return Verdict::Drop(reason);
+        }
+        let fresh = Mac::destination(frame)
+            .filter(|_| !is_group)
+            .and_then(|destination| self.switching.fresh.find(destination, now))
+            .and_then(|peer| view.table.position(&peer))
+            .and_then(|at| view.links.get(usize::from(at)));
+        if let Some(link) = fresh {
+            return Verdict::To(link);
+        }
+        if is_for_many
+            && let Some(joins) = &self.joins
+            && (!joins.speaks_for(origin) || (joins.itself() && self.repeats.is_repeat(frame, now)))
+        {
+            return Verdict::Drop(DropReason::Looped);
+        }
+        if is_for_many && !self.sources.take(source, now) {
+            return Verdict::Drop(DropReason::FloodRateSource);
+        }
+        match decision {
+            Decision::Peer(at) => match view.links.get(usize::from(at)) {
+                Some(link)
+                    if self
+                        .joins
+                        .as_ref()
+                        .is_some_and(|joins| !joins.passes(origin, link.hash)) =>
+                {
+                    Verdict::Drop(DropReason::Looped)
+                }
+                Some(link) => Verdict::To(link),
+                // Links stand in the order of the table.
+                None => Verdict::Drop(DropReason::OwnerUnknown),
+            },
+            Decision::Unknown(destination) if !self.unknown.take(destination, now) => {
+                Verdict::Drop(DropReason::UnknownDestination)
+            }
+            Decision::Unknown(_) | Decision::Everybody => Verdict::Flood,
+            Decision::Drop(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    /// Whether a copy of the flooded frame goes to this peer.
+    ///
+    /// # Errors
+    /// [`DropReason::Looped`], [`DropReason::FloodRateHost`].
+    pub(crate) fn may_copy(&mut self, link: &Link) -> Result<(), DropReason> {
+        if self.joins.as_ref().is_some_and(|joins| joins.contains(link.hash)) {
+            Err(DropReason::Looped)
+        } else if self.copies.take(bucket::HOST, self.now) {
+            Ok(())
+        } else {
+            Err(DropReason::FloodRateHost)
+        }
+    }
+}
+
+fn origin(view: &View, source: Mac) -> Origin {
+    let locator = view.table.locator.as_ref();
+    match locator.and_then(|locator| locator.weft_mac(source)) {
+        Some(Place::Here) => Origin::Here,
+        Some(Place::Host(_) | Place::Undecided) => Origin::Elsewhere,
+        None => Origin::Foreign,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+    use weft_sleeve::locate::{Known, Locator};
+    use weft_sleeve::{ForwardingTable, PeerPath};
+    use weft_wire::{GenesisId, NodeId, PeerHash};
+
+    const KEY: [u8; 32] = [7; 32];
+    const FOREIGN: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+
+    fn node(n: u8) -> NodeId {
+        NodeId([n; 32])
+    }
+
+    /// Slots of ten addresses: of this host, of the first and of the second peer.
+    fn view(macs: &[(Mac, u16)]) -> View {
+        let mut table = ForwardingTable::empty(PeerHash([5; 8]));
+        table.peers = [1, 9]
+            .map(|n| PeerPath {
+                peer: node(n),
+                hash: PeerHash([n; 8]),
+                session: None,
+                endpoint: None,
+                datagram: 1_232,
+            })
+            .into();
+        table.macs = macs.iter().copied().collect();
+        table.guard = Some(KEY);
+        table.locator = Some(Arc::new(Locator::new(Known {
+            genesis: GenesisId([7; 32]),
+            node: node(5),
+            range: "10.32.0.0/24".parse().unwrap(),
+            slot_size: 10,
+            owners: vec![(0, Some(node(5))), (1, Some(node(1))), (2, Some(node(9)))],
+            addresses: BTreeMap::new(),
+            macs: BTreeMap::new(),
+        })));
+        View::new(Arc::new(table), &BTreeMap::new())
+    }
+
+    fn weft(n: u8) -> Mac {
+        Mac([2, 7, 0, 0, 0, n])
+    }
+
+    fn frame(to: Mac, from: Mac) -> Vec<u8> {
+        [&to.0[..], &from.0, &[0x12, 0x34], &[0; 46]].concat()
+    }
+
+    fn new() -> Outgoing {
+        Outgoing::new(Arc::default())
+    }
+
+    /// The verdict as a text, and for a flood the peers that get a copy.
+    fn decide(outgoing: &mut Outgoing, view: &View, frame: &[u8]) -> String {
+        let source = Mac::source(frame).unwrap();
+        match outgoing.decide(view, frame, source, || {}) {
+            Verdict::To(link) => format!("to {}", link.hash.0[0]),
+            Verdict::Drop(reason) => reason.label().into(),
+            Verdict::Probe => "probe".into(),
+            Verdict::Flood => {
+                let copies: Vec<String> = view
+                    .links
+                    .iter()
+                    .filter(|link| outgoing.may_copy(link).is_ok())
+                    .map(|link| link.hash.0[0].to_string())
+                    .collect();
+                format!("all {}", copies.join(" "))
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_address_is_asked_for_with_a_few_frames_until_it_is_learned() {
+        let (mut outgoing, view) = (new(), view(&[]));
+        let unknown = frame(FOREIGN, weft(1));
+        for _ in 0..3 {
+            assert_eq!(decide(&mut outgoing, &view, &unknown), "all 1 9");
+        }
+        assert_eq!(decide(&mut outgoing, &view, &unknown), "unknown_destination");
+        outgoing.switching.fresh.learn(FOREIGN, node(9), Instant::now());
+        assert_eq!(
+            decide(&mut outgoing, &view, &unknown),
+            "to 9",
+            "before the table has it"
+        );
+        assert_eq!(decide(&mut outgoing, &view, &frame(weft(11), weft(1))), "to 1");
+        assert_eq!(decide(&mut outgoing, &view, &frame(weft(2), weft(1))), "not_here");
+    }
+
+    #[test]
+    fn an_address_that_moves_here_is_reported_once_a_second() {
+        let (mut outgoing, view) = (new(), view(&[(FOREIGN, 0), (weft(1), 0)]));
+        let mut moved = 0;
+        for source in [FOREIGN, FOREIGN, weft(1)] {
+            let frame = frame(Mac::BROADCAST, source);
+            outgoing.decide(&view, &frame, source, || moved += 1);
+        }
+        assert_eq!(moved, 1, "weft MACs have their place from their slot");
+    }
+
+    #[test]
+    fn one_sender_cannot_flood_without_end() {
+        let (mut outgoing, view) = (new(), view(&[]));
+        let many = frame(Mac::BROADCAST, weft(1));
+        let passed = (0..2 * bucket::SOURCE.burst)
+            .filter(|_| decide(&mut outgoing, &view, &many) != "flood_rate_source")
+            .count();
+        let most = f64::from(bucket::SOURCE.burst) + f64::from(bucket::SOURCE.a_second) * 10.0;
+        assert!(
+            passed >= bucket::SOURCE.burst as usize && (passed as f64) < most,
+            "{passed}"
+        );
+        assert_eq!(
+            decide(&mut outgoing, &view, &frame(Mac::BROADCAST, weft(2))),
+            "all 1 9"
+        );
+        assert_eq!(
+            decide(&mut outgoing, &view, &frame(weft(11), weft(1))),
+            "to 1",
+            "unicast is free"
+        );
+    }
+
+    #[test]
+    fn a_host_makes_no_more_copies_than_it_may() {
+        let (mut outgoing, view) = (new(), view(&[]));
+        let start = outgoing.now;
+        let link = &view.links[0];
+        for _ in 0..bucket::HOST.burst {
+            assert_eq!(outgoing.may_copy(link), Ok(()));
+        }
+        assert_eq!(outgoing.may_copy(link), Err(DropReason::FloodRateHost));
+        outgoing.now = start + Duration::from_secs(1);
+        assert_eq!(outgoing.may_copy(link), Ok(()));
+    }
+
+    #[test]
+    fn a_probe_is_heard_and_goes_nowhere_and_a_forged_one_is_a_frame() {
+        let (mut outgoing, view) = (new(), view(&[]));
+        let forged = probe::build(PeerHash([1; 8]), 1, &[8; 32]);
+        assert_eq!(decide(&mut outgoing, &view, &forged), "all 1 9");
+        let real = probe::build(PeerHash([1; 8]), 1, &KEY);
+        assert_eq!(decide(&mut outgoing, &view, &real), "probe");
+        // Now this host is joined with the first peer, which speaks for both.
+        assert_eq!(
+            decide(&mut outgoing, &view, &frame(Mac::BROADCAST, weft(1))),
+            "all 9"
+        );
+        assert_eq!(
+            decide(&mut outgoing, &view, &frame(Mac::BROADCAST, weft(11))),
+            "looped"
+        );
+        assert_eq!(
+            decide(&mut outgoing, &view, &frame(Mac::BROADCAST, FOREIGN)),
+            "looped"
+        );
+        assert_eq!(decide(&mut outgoing, &view, &frame(weft(11), weft(1))), "to 1");
+        assert_eq!(decide(&mut outgoing, &view, &frame(weft(12), weft(11))), "looped");
+        assert_eq!(decide(&mut outgoing, &view, &frame(weft(22), weft(11))), "to 9");
+    }
+
+    #[test]
+    fn what_comes_round_on_one_host_is_sent_once() {
+        let (mut outgoing, view) = (new(), view(&[]));
+        let own = probe::build(PeerHash([5; 8]), 1, &KEY);
+        assert_eq!(decide(&mut outgoing, &view, &own), "probe");
+        let hello = frame(Mac::BROADCAST, weft(1));
+        assert_eq!(decide(&mut outgoing, &view, &hello), "all 1 9");
+        assert_eq!(decide(&mut outgoing, &view, &hello), "looped");
+    }
+}

@@ -34,7 +34,7 @@ const INTERRUPTED: u8 = 130;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DemoArgs {
     /// How many hosts, from 2 to 8.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=8))]
     hosts: u8,
     /// Size of the file that is sent, such as 500K, 64M or 1G; from 64K to 1G.
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse)]

@@ -1,6 +1,7 @@
 //! What the steps play on: a switch, hosts with real routers, two pods on each.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -27,6 +28,10 @@ pub(super) struct Stage {
     pub(super) routers: Vec<Router>,
     pub(super) pods: Vec<Pod>,
     pub(super) content: Content,
+    /// A host without a router.
+    pub(super) stranger: Host,
+    /// File with a token of another cluster.
+    pub(super) wrong_token: PathBuf,
     _switch: Switch,
 }
 
@@ -37,6 +42,8 @@ impl Stage {
         let hosts: Vec<Host> = (0..args.hosts)
             .map(|number| lab.host(&name(number)).on(&switch).build())
             .collect::<Result<_, _>>()?;
+        let stranger = lab.host("stranger").on(&switch).build()?;
+        let wrong_token = lab.secret_file("wrong-token", &token()?)?;
         let token = lab.secret_file("token", &token()?)?;
         let token = token
             .to_str()
@@ -98,6 +105,8 @@ impl Stage {
             routers,
             pods,
             content: Content::with_needle(args.bytes, u64::from_ne_bytes(random()?), NEEDLE, NEEDLE_EVERY),
+            stranger,
+            wrong_token,
             _switch: switch,
         };
         Ok((stage, row))

@@ -6,10 +6,14 @@ mod ethertype;
 mod file;
 mod given;
 mod killed;
+mod large;
+mod moved;
+mod multicast;
 mod partition;
 mod pings;
 mod secrecy;
 mod sessions;
+mod stranger;
 
 use super::progress::Progress;
 use super::report::Row;
@@ -48,14 +52,19 @@ impl Outcome {
 }
 
 /// Every step after the hosts have joined.
-pub(super) const ALL: [Step; 9] = [
+pub(super) const ALL: [Step; 14] = [
     pings::STEP,
     sessions::STEP,
     file::STEP,
+    large::STEP,
     broadcast::STEP,
+    multicast::STEP,
+    multicast::DISCOVERY_STEP,
     ethertype::STEP,
     secrecy::STEP,
     addresses::STEP,
+    moved::STEP,
     killed::STEP,
     partition::STEP,
+    stranger::STEP,
 ];

@@ -1,0 +1,120 @@
+//! UDP multicast: one pod sends, members on every host hear it, once.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use weft_lab::Pod;
+
+use super::{Outcome, Progress, Stage, Step};
+
+/// In the block for use inside one organisation (RFC 2365).
+const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 77, 0, 1), 7700);
+/// Where services are looked for (RFC 6762 §3).
+const DISCOVERY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 251), 5353);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A second copy would come by another way within this time.
+const QUIET: Duration = Duration::from_millis(300);
+const NEWS: &[u8] = b"weft demo: news for all members";
+
+pub(super) const STEP: Step = Step {
+    what: "UDP multicast",
+    expected: "once at members on every host",
+    take: to_members,
+};
+
+pub(super) const DISCOVERY_STEP: Step = Step {
+    what: "discovery, as mDNS does it",
+    expected: "every pod answers for itself",
+    take: discover,
+};
+
+/// A pod's socket that belongs to a group.
+fn member(pod: &Pod, group: SocketAddrV4) -> anyhow::Result<UdpSocket> {
+    let IpAddr::V4(own) = pod.ipv4()? else {
+        bail!("{} has no IPv4 address", pod.name());
+    };
+    let socket = pod
+        .namespace()
+        .run(|| -> std::io::Result<UdpSocket> {
+            let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, group.port()))?;
+            socket.join_multicast_v4(group.ip(), &own)?;
+            socket.set_multicast_loop_v4(false)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            Ok(socket)
+        })?
+        .with_context(|| format!("{} cannot join the group {}", pod.name(), group.ip()))?;
+    Ok(socket)
+}
+
+/// How many datagrams with the news arrive, the first within [`PATIENCE`] and no other within `quiet`.
+fn heard(socket: &UdpSocket, quiet: Duration) -> anyhow::Result<usize> {
+    let (mut count, mut buffer) = (0, [0; 128]);
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(length) => count += usize::from(buffer.get(..length) == Some(NEWS)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Ok(count);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        socket.set_read_timeout(Some(quiet.max(Duration::from_millis(1))))?;
+    }
+}
+
+fn to_members(stage: &Stage, _: &Progress) -> anyhow::Result<Outcome> {
+    let (from, others) = stage.pods.split_first().context("there are no pods")?;
+    let members: Vec<UdpSocket> = others
+        .iter()
+        .map(|pod| member(pod, GROUP))
+        .collect::<Result<_, _>>()?;
+    let sender = member(from, GROUP)?;
+    sender.send_to(NEWS, GROUP)?;
+    let mut quiet = QUIET;
+    let mut once = 0;
+    for socket in &members {
+        // While the first is waited for, what the others hear waits for them.
+        once += usize::from(heard(socket, std::mem::take(&mut quiet))? == 1);
+    }
+    Ok(Outcome {
+        expected: format!(
+            "once at each of {} members on {} hosts",
+            members.len(),
+            stage.routers.len()
+        ),
+        seen: format!("once at {once}"),
+        passed: once == members.len(),
+    })
+}
+
+fn discover(stage: &Stage, _: &Progress) -> anyhow::Result<Outcome> {
+    let (asker, others) = stage.pods.split_first().context("there are no pods")?;
+    let services: Vec<UdpSocket> = others
+        .iter()
+        .map(|pod| member(pod, DISCOVERY))
+        .collect::<Result<_, _>>()?;
+    let socket = member(asker, DISCOVERY)?;
+    socket.send_to(b"who is there?", DISCOVERY)?;
+    let mut buffer = [0; 128];
+    for (pod, service) in others.iter().zip(&services) {
+        let (_, from) = service
+            .recv_from(&mut buffer)
+            .with_context(|| format!("{} does not hear the question", pod.name()))?;
+        service.send_to(pod.name().as_bytes(), from)?;
+    }
+    let mut found = std::collections::BTreeSet::new();
+    for _ in others {
+        let (length, from) = socket.recv_from(&mut buffer).context("an answer is missing")?;
+        let name = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+        let named = others.iter().find(|pod| pod.name() == name);
+        if named.is_some_and(|pod| pod.ipv4().is_ok_and(|own| own == from.ip())) {
+            found.insert(name);
+        }
+    }
+    Ok(Outcome {
+        expected: format!("{} pods answer with their names", others.len()),
+        seen: format!("{} found", found.len()),
+        passed: found.len() == others.len(),
+    })
+}

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use chacha20poly1305::aead::{Aead as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
-use common::{Host, PATIENCE, frame, keys};
+use common::{Host, PATIENCE, await_value, frame, keys};
 use quinn_udp::{Transmit, UdpSocketState};
 use weft_kernel::Namespace;
 use weft_sleeve::Cipher;
@@ -335,8 +335,11 @@ fn pieces_in_any_order_make_the_frame_and_what_is_missing_is_given_up() {
         (DropReason::OverlappingFragment, 1),
         (DropReason::ReassemblyTimeout, 1),
     ]);
-    let counted = host.engine.counters().peers[&PEER];
-    assert_eq!((counted.rx_frames, counted.rx_reassembled), (2, 2));
+    let counted = || {
+        let peer = host.engine.counters().peers[&PEER];
+        (peer.rx_frames, peer.rx_reassembled)
+    };
+    await_value(counted, &(2, 2));
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 
 use std::net::SocketAddr;
 
-use common::{Host, PATIENCE, TAP, frame, keys, start};
+use common::{Host, PATIENCE, TAP, await_value, frame, keys, start};
 use ipnet::IpNet;
 use pnet_datalink::{Channel, Config, channel};
 use weft_kernel::link::{VethEnd, create_veth};
@@ -194,15 +194,14 @@ fn the_edge_is_exact(underlay: u32, mtu: u32, path: usize) {
             one.write(&frame);
             assert_eq!(other.read(), frame);
         }
-        let count = |host: &Host, peer: &Host| host.engine.counters().peers[&peer.node];
-        assert_eq!(count(&one, &other).tx_fragmented, at);
-        let sessions = one.engine.counters().sessions;
-        let counted = sessions[&SessionIndex(100)];
-        assert_eq!(
-            (counted.frames, counted.large),
-            (at * 3, at * 3),
-            "one datagram, and two"
-        );
+        let counted = || {
+            let counters = one.engine.counters();
+            let session = counters.sessions[&SessionIndex(100)];
+            let fragmented = counters.peers[&other.node].tx_fragmented;
+            (fragmented, session.frames, session.large)
+        };
+        // One datagram, and two; counted a moment after they have left.
+        await_value(counted, &(at, at * 3, at * 3));
     }
     assert_eq!((one.drops(), other.drops()), (vec![], vec![]));
     assert_eq!(one.pending_events(), [], "the kernel refused nothing");

@@ -10,8 +10,8 @@ use super::{Outcome, Progress, Stage, Step};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A second copy would come by another way within this time.
 const QUIET: Duration = Duration::from_millis(300);
-/// For local experiments (IEEE 802), as the one in the next step.
-const ETHERTYPE: u16 = 0x88b6;
+/// For local experiments (IEEE 802). The other such number is that of the probes that look for loops.
+const ETHERTYPE: u16 = 0x88b5;
 
 pub(super) const STEP: Step = Step {
     what: "broadcast",

@@ -201,7 +201,7 @@ impl Host {
     }
 }
 
-fn await_value<T: PartialEq + Debug>(read: impl Fn() -> T, expected: &T) {
+pub(crate) fn await_value<T: PartialEq + Debug>(read: impl Fn() -> T, expected: &T) {
     let end = Instant::now() + PATIENCE;
     while read() != *expected {
         assert!(

@@ -8,6 +8,7 @@
 //! | [`io`] | its inputs and outputs |
 //! | `addresses` | what it asks of the address space, and hears of it |
 //! | `places` | where addresses live by what hosts agree on, for the forwarding table |
+//! | `families` | which peers have no version of IP in common with this host |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
 //! | [`report`] | the node's part of the status |
 //!
@@ -19,6 +20,7 @@
 extern crate alloc;
 
 mod addresses;
+mod families;
 pub mod io;
 pub mod macs;
 pub mod node;

@@ -1,5 +1,6 @@
 //! The node's part of the status.
 
+use crate::families;
 use crate::node::Node;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -214,6 +215,11 @@ impl Node {
         let path = self.paths.get(peer);
         let session = path.and_then(|path| path.session);
         let record = self.mesh.peer_record(peer);
+        // What works needs no explanation.
+        let unreached = record.as_ref().filter(|_| session.is_none());
+        let apart =
+            unreached.and_then(|record| families::none_in_common(&self.config.endpoints, &record.endpoints));
+        let reason = self.reason(path.and_then(|path| path.down).map(|why| why.to_string()), view);
         let linked_name = link.map(|link| link.name.clone()).unwrap_or_default();
         let mtu = record.as_ref().map(|record| {
             let smaller = record.underlay_mtu.min(self.config.underlay_mtu);
@@ -234,7 +240,10 @@ impl Node {
                 .and_then(|link| link.rtt)
                 .and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
             mode: if session.is_some() { "sleeve" } else { "none" }.to_string(),
-            reason: self.reason(path.and_then(|path| path.down).map(|why| why.to_string()), view),
+            reason: match apart {
+                Some(apart) => format!("{reason}; {apart}"),
+                None => reason,
+            },
             encrypted: session.is_some(),
             cipher: view
                 .and_then(|view| view.cipher)

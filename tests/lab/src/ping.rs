@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use pnet_packet::icmp::{self, IcmpCode, IcmpPacket, IcmpTypes, echo_reply, echo_
 use pnet_packet::icmpv6::{self, Icmpv6Code, Icmpv6Types};
 use pnet_packet::ipv4::Ipv4Packet;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use weft_kernel::link;
 
 use crate::error::{Error, Result};
 use crate::lab::Shared;
@@ -85,9 +86,9 @@ impl PingReport {
     }
 }
 
-/// Sends by plan from the calling thread's namespace.
-pub(crate) fn ping(lab: &Shared, to: IpAddr, plan: &PingPlan) -> Result<PingReport> {
-    let mut pinger = Pinger::open(to, plan.payload)?;
+/// Sends by plan from the calling thread's namespace; a link-local address is meant on `interface`.
+pub(crate) fn ping(lab: &Shared, interface: &str, to: IpAddr, plan: &PingPlan) -> Result<PingReport> {
+    let mut pinger = Pinger::open(interface, to, plan.payload)?;
     let begin = Instant::now();
     let mut next = begin;
     let mut last = begin;
@@ -105,8 +106,13 @@ pub(crate) fn ping(lab: &Shared, to: IpAddr, plan: &PingPlan) -> Result<PingRepo
 }
 
 /// Sends until the first answer.
-pub(crate) fn ping_until(lab: &Shared, from: &str, to: IpAddr, patience: Duration) -> Result<Duration> {
-    let mut pinger = Pinger::open(to, PingPlan::default().payload)?;
+pub(crate) fn ping_until(
+    lab: &Shared,
+    (from, interface): (&str, &str),
+    to: IpAddr,
+    patience: Duration,
+) -> Result<Duration> {
+    let mut pinger = Pinger::open(interface, to, PingPlan::default().payload)?;
     let end = Instant::now() + patience;
     let mut refusal = String::from("every request went out, none was answered");
     loop {
@@ -132,6 +138,7 @@ pub(crate) fn ping_until(lab: &Shared, from: &str, to: IpAddr, patience: Duratio
 struct Pinger {
     socket: Socket,
     to: IpAddr,
+    destination: SockAddr,
     identifier: u16,
     payload: usize,
     sent_at: BTreeMap<u16, Instant>,
@@ -139,13 +146,19 @@ struct Pinger {
 }
 
 impl Pinger {
-    fn open(to: IpAddr, payload: usize) -> Result<Self> {
+    fn open(interface: &str, to: IpAddr, payload: usize) -> Result<Self> {
         let (domain, protocol) = match to {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
         };
         let socket = Socket::new(domain, Type::RAW, Some(protocol))
             .map_err(|e| Error::io("open a raw socket for echo requests", e))?;
+        let destination = match to {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                SocketAddrV6::new(v6, 0, 0, link::get(interface)?.index).into()
+            }
+            to => SocketAddr::new(to, 0),
+        };
         let report = PingReport {
             sent: 0,
             answers: BTreeMap::new(),
@@ -154,6 +167,7 @@ impl Pinger {
         Ok(Self {
             socket,
             to,
+            destination: destination.into(),
             identifier: IDENTIFIER.fetch_add(1, Ordering::Relaxed),
             payload,
             sent_at: BTreeMap::new(),
@@ -188,8 +202,7 @@ impl Pinger {
             }
         }
         let now = Instant::now();
-        self.socket
-            .send_to(&message, &SockAddr::from(SocketAddr::new(self.to, 0)))?;
+        self.socket.send_to(&message, &self.destination)?;
         self.sent_at.insert(sequence, now);
         self.report.sent += 1;
         Ok(())

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use weft_kernel::{Namespace, link};
+use ipnet::IpNet;
+use weft_kernel::{Namespace, addr, link};
 use weft_wire::api::Pod as Attached;
 
 use crate::error::{Error, Result};
@@ -93,6 +94,19 @@ impl Pod {
             arguments.extend([OsStr::new("--ip"), OsStr::new(address)]);
         }
         self.host.weft(arguments)
+    }
+
+    /// Gives it one more address, as somebody does who knows nothing of weft: the router is not told.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_address(&mut self, address: IpNet) -> Result<()> {
+        let station = &mut self.station;
+        station
+            .namespace
+            .run(|| addr::add(&station.interface, address))??;
+        station.addresses.push(address.addr());
+        Ok(())
     }
 
     /// Runs `weft detach` for it, which gives its address back; the namespace stays.

@@ -54,7 +54,8 @@ impl Station {
             .ok_or_else(|| Error::invalid(format!("the MAC of {}", self.name), "its interface has none"))
     }
 
-    /// Its addresses, in the order of its interfaces, IPv4 first.
+    /// Its addresses: those of a host in the order of its interfaces, IPv4 first; those of a pod in the order in
+    /// which it got them.
     #[must_use]
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
@@ -119,7 +120,8 @@ impl Station {
     /// # Errors
     /// As [`Station::ping`].
     pub fn ping_with(&self, to: IpAddr, plan: &PingPlan) -> Result<PingReport> {
-        self.namespace.run(|| ping::ping(&self.lab, to, plan))?
+        self.namespace
+            .run(|| ping::ping(&self.lab, &self.interface, to, plan))?
     }
 
     /// Sends echo requests until one is answered, and returns its round-trip time.
@@ -128,7 +130,7 @@ impl Station {
     /// [`Error::TimedOut`] when none is answered within `patience`.
     pub fn ping_until(&self, to: IpAddr, patience: Duration) -> Result<Duration> {
         self.namespace
-            .run(|| ping::ping_until(&self.lab, &self.name, to, patience))?
+            .run(|| ping::ping_until(&self.lab, (&self.name, &self.interface), to, patience))?
     }
 
     /// Sends `content` over one TCP connection to another station's first address of the same family.

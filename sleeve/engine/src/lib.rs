@@ -30,4 +30,4 @@ pub use engine::{
     Counters, Engine, EngineConfig, EngineDescription, EngineError, EngineEvent, EventSink, Joined,
     LOOP_PROBE_INTERVAL, SessionCounters,
 };
-pub use plain::PlainEngine;
+pub use plain::{FrameDevice, PlainEngine};

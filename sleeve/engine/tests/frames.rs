@@ -3,18 +3,20 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::sync::mpsc::sync_channel;
 
 use common::{Host, PATIENCE, TAP, await_value, frame, keys, start};
 use ipnet::IpNet;
 use pnet_datalink::{Channel, Config, channel};
 use weft_kernel::link::{VethEnd, create_veth};
 use weft_kernel::{Namespace, addr, link};
-use weft_sleeve::{Cipher, Probe};
-use weft_sleeve_engine::{Engine, EngineError, EngineEvent};
+use weft_sleeve::{Cipher, ForwardingTable, PeerPath, Probe};
+use weft_sleeve_engine::{Engine, EngineConfig, EngineError, EngineEvent, PlainEngine};
 use weft_wire::api::Traffic;
 use weft_wire::datagram::{FLOOD_PREFIX_LEN, HEADER_LEN, META_LEN, TAG_LEN};
-use weft_wire::{DropReason, Mac, SessionIndex};
+use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
 
 const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
 const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
@@ -398,4 +400,50 @@ fn a_removed_tap_is_reported_once() {
     let began = std::time::Instant::now();
     Box::new(host.engine).stop();
     assert!(began.elapsed() < PATIENCE / 10);
+}
+
+/// What no kernel hands over: a frame of nothing, one shorter than its header, one longer than any. Each is dropped under
+/// its reason, and the next frame is served.
+#[test]
+fn frames_of_impossible_lengths_are_dropped_by_name() {
+    let (ours, kernel) = UnixDatagram::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let (sender, events) = sync_channel(16);
+    let config = EngineConfig {
+        tap: TAP.into(),
+        socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        events: Box::new(move |event| sender.try_send(event).is_ok()),
+    };
+    let engine = PlainEngine::start_on(ours, config).unwrap();
+    let peer = NodeId([7; 32]);
+    let mut table = ForwardingTable::empty(PeerHash([1; 8]));
+    table.peers.push(PeerPath {
+        peer,
+        hash: peer.peer_hash(),
+        session: None,
+        endpoint: None,
+        datagram: 1_400,
+    });
+    table.macs.insert(B, 0);
+    engine.publish(&table);
+    for length in [0, 13, 70_000] {
+        kernel.send(&vec![0xff; length]).unwrap();
+    }
+    kernel.send(&frame(B, A, EXPERIMENTAL, 60)).unwrap();
+    assert_eq!(
+        events.recv_timeout(PATIENCE).unwrap(),
+        EngineEvent::Wanted { peer }
+    );
+    let dropped = |reason: DropReason| engine.counters().drops[reason as usize];
+    await_value(
+        || {
+            [
+                DropReason::RuntFrame,
+                DropReason::OversizeFrame,
+                DropReason::NoSession,
+            ]
+            .map(dropped)
+        },
+        &[2, 1, 1],
+    );
 }

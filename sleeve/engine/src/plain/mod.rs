@@ -2,6 +2,7 @@
 //!
 //! It runs wherever there is a TAP device, with a kernel of any age and without offloads.
 
+mod device;
 mod pieces;
 mod probes;
 mod rx;
@@ -19,6 +20,7 @@ use weft_kernel::{link, socket};
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
 use weft_wire::{DropReason, SessionIndex};
 
+pub use self::device::FrameDevice;
 use self::shared::Shared;
 use crate::engine::{Counters, Engine, EngineConfig, EngineDescription, EngineError};
 
@@ -28,7 +30,7 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 /// Carries one frame a datagram. See the [module](self).
 pub struct PlainEngine {
     shared: Arc<Shared>,
-    tap: Arc<Iface>,
+    tap: Arc<dyn FrameDevice>,
     wakers: Vec<Waker>,
     workers: Vec<JoinHandle<()>>,
     degradations: Vec<String>,
@@ -41,7 +43,16 @@ impl PlainEngine {
     /// The TAP device is missing, is none, or is held by another process; the socket refuses an option; a thread
     /// cannot be started.
     pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
-        let tap = Arc::new(open_tap(&config.tap)?);
+        let tap = open_tap(&config.tap)?;
+        Self::start_on(tap, config)
+    }
+
+    /// As [`PlainEngine::start`], on a device that is open already; its name in the configuration is for messages only.
+    ///
+    /// # Errors
+    /// The socket refuses an option; a thread cannot be started.
+    pub fn start_on(device: impl FrameDevice, config: EngineConfig) -> Result<Self, EngineError> {
+        let tap: Arc<dyn FrameDevice> = Arc::new(device);
         let mut degradations = Vec::new();
         let reached = socket::set_receive_buffer(&config.socket, RECEIVE_BUFFER)?;
         if reached < RECEIVE_BUFFER {

@@ -9,11 +9,11 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use quinn_udp::RecvMeta;
-use tun_tap::Iface;
 use weft_sleeve::Content;
 use weft_wire::datagram::{FloodPrefix, Header, HeaderError, Kind, NETWORK_DEFAULT};
 use weft_wire::{DropReason, Mac};
 
+use super::device::FrameDevice;
 use super::pieces::Joiner;
 use super::shared::Shared;
 use crate::address::normal;
@@ -44,14 +44,14 @@ pub(super) struct Receiver {
 /// What one datagram needs.
 struct Inlet {
     shared: Arc<Shared>,
-    tap: Arc<Iface>,
+    tap: Arc<dyn FrameDevice>,
     joiner: Joiner,
     switching: Incoming,
     unknown: Limit<SocketAddr>,
 }
 
 impl Receiver {
-    pub(super) fn new(shared: Arc<Shared>, tap: Arc<Iface>) -> io::Result<(Self, Waker)> {
+    pub(super) fn new(shared: Arc<Shared>, tap: Arc<dyn FrameDevice>) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
         poll.registry().register(
             &mut SourceFd(&shared.socket.as_raw_fd()),

@@ -8,11 +8,11 @@ use std::time::{Instant, SystemTime};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use tun_tap::Iface;
 use weft_wire::datagram::{FLOOD_PREFIX_LEN, FloodPrefix, HEADER_LEN, Kind, META_LEN, Meta, TAG_LEN};
 use weft_wire::limits::FRAME_MAX;
 use weft_wire::{DropReason, Mac, NodeId};
 
+use super::device::FrameDevice;
 use super::pieces;
 use super::shared::{Shared, send_reason};
 use crate::engine::EngineEvent;
@@ -32,7 +32,7 @@ const DATA_START: usize = FLOOD_PREFIX_LEN;
 const BUFFER: usize = HEADROOM + FRAME_MAX + TAG_LEN;
 
 pub(super) struct Sender {
-    tap: Arc<Iface>,
+    tap: Arc<dyn FrameDevice>,
     tap_name: String,
     outlet: Outlet,
     /// The frame as it was read, with its headroom.
@@ -55,7 +55,11 @@ pub(super) struct Outlet {
 }
 
 impl Sender {
-    pub(super) fn new(shared: Arc<Shared>, tap: Arc<Iface>, tap_name: String) -> io::Result<(Self, Waker)> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        tap: Arc<dyn FrameDevice>,
+        tap_name: String,
+    ) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
         poll.registry()
             .register(&mut SourceFd(&tap.as_raw_fd()), TAP, Interest::READABLE)?;

@@ -139,8 +139,12 @@ fn group_id(name: &str) -> Option<u32> {
     })
 }
 
-/// Serves until the node stops.
-pub(crate) async fn serve(listener: UnixListener, node: NodeHandle) -> std::io::Result<()> {
+/// Serves until `ended` comes, or its sender is gone; then what is being answered is still answered.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    node: NodeHandle,
+    ended: oneshot::Receiver<()>,
+) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/pods", post(allocate))
@@ -164,7 +168,13 @@ pub(crate) async fn serve(listener: UnixListener, node: NodeHandle) -> std::io::
             node,
             asked: Arc::default(),
         });
-    axum::serve(listener, routes.into_make_service_with_connect_info::<Caller>()).await
+    let ended = async move {
+        // A sender that is gone says the same.
+        let _ = ended.await;
+    };
+    axum::serve(listener, routes.into_make_service_with_connect_info::<Caller>())
+        .with_graceful_shutdown(ended)
+        .await
 }
 
 type Body<T> = Result<Json<T>, axum::extract::rejection::JsonRejection>;

@@ -32,6 +32,8 @@ use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, Time};
 const BACKLOG: i32 = 128;
 /// A bridge port without spanning tree forwards within milliseconds of its carrier.
 const PORT_READY: Duration = Duration::from_secs(5);
+/// How long callers of the local API may take to read their last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Requests of the local API that wait for the node.
 const REQUESTS_MAX: usize = 64;
 
@@ -113,7 +115,8 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     )?;
     let (saves, writer) = disk::start(store, token_text, events.clone(), failures)?;
     tokio::spawn(tcp::accept(listener, events.clone()));
-    let api = tokio::spawn(server::serve(api, requests));
+    let (end_api, api_ended) = tokio::sync::oneshot::channel();
+    let api = tokio::spawn(server::serve(api, requests, api_ended));
     let mut daemon = Daemon {
         clock,
         node,
@@ -133,7 +136,9 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     };
     let ended = daemon.run(taken, asked, failed, stop).await;
     daemon.stop().await;
-    api.abort();
+    drop(end_api);
+    // Whoever asked the router to stop is to read that it does. Of what goes wrong here nobody would want to hear.
+    let _ = tokio::time::timeout(LAST_ANSWERS, api).await;
     // The state that was handed over last is on disk before the process ends.
     let _ = tokio::task::spawn_blocking(move || writer.join()).await;
     drop(socket_file);

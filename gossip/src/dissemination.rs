@@ -228,9 +228,5 @@ impl Mesh {
 
 /// Who wrote a record, and so sends it to its neighbours: the owner, but for an admission the host that admitted.
 fn writer(envelope: &Envelope) -> NodeId {
-    let key = envelope.key();
-    match Admission::from_envelope(envelope) {
-        Ok(admission) if key.kind == Admission::KIND => admission.admitter,
-        _ => key.owner,
-    }
+    Admission::from_envelope(envelope).map_or(envelope.key().owner, |admission| admission.admitter)
 }

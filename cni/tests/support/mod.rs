@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use weft_kernel::link::{self, Link};
 use weft_kernel::{Namespace, addr, route};
 use weft_lab::{Api, Host, Lab, Output, Router, Station, Switch};
-use weft_wire::api::{ClusterStatus, Status};
 
 /// The plugin under test.
 pub(crate) const PLUGIN: &str = env!("CARGO_BIN_EXE_weft-cni");
@@ -18,27 +17,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(15);
 
 /// Hosts with these names on one switch, in one mesh, the first of them the founder.
 pub(crate) fn cluster(lab: &Lab, names: &[&str]) -> (Switch, Vec<Router>) {
-    let switch = lab.switch().unwrap();
-    let mut routers: Vec<Router> = Vec::new();
-    for name in names {
-        let host = lab.host(name).on(&switch).build().unwrap();
-        let router = match routers.first() {
-            None => host.up(["--found"]).unwrap(),
-            Some(founder) => {
-                let peer = founder.host().address().unwrap().to_string();
-                let token = lab.secret_file("token", &founder.token().unwrap()).unwrap();
-                host.up(["--peer", &peer, "--token-file", token.to_str().unwrap()])
-                    .unwrap()
-            }
-        };
-        let member = |status: &Status| matches!(status.cluster, ClusterStatus::Member { .. });
-        router.wait_until("it is a member", SOON, member).unwrap();
-        routers.push(router);
-    }
-    for router in &routers {
-        router.wait_for_peers(names.len() - 1, SOON).unwrap();
-    }
-    (switch, routers)
+    lab.cluster(names, &[], SOON).unwrap()
 }
 
 /// What a runtime knows of one interface of one container.

@@ -23,6 +23,7 @@
 //! | [`wire`] | [`Wire`]: a switch in userspace that delays, loses, reorders and doubles |
 //! | [`host`] | [`Host`]: a namespace with one or more interfaces, where `weft` runs |
 //! | [`router`] | [`Router`]: a running `weft up` |
+//! | `cluster` | [`Lab::cluster`]: hosts on one switch, in one mesh |
 //! | [`api`] | [`Api`]: a connection to its socket, for thousands of requests |
 //! | [`schema`] | [`Schema`]: docs/api.schema.json, and whether an answer is exactly what it says |
 //! | [`program`] | where the `weft` binary is, and running it with a bound |
@@ -38,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod cluster;
 mod error;
 pub mod firewall;
 pub mod frames;

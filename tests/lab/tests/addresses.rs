@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use weft_lab::{Api, Content, Error, Host, Lab, Output, Router, Switch, Underlay as _};
-use weft_wire::api::{ClusterStatus, IpamRange, LinkState, Status};
+use weft_wire::api::{IpamRange, LinkState, Status};
 
 /// For anything that needs no timeout to pass first.
 const SOON: Duration = Duration::from_secs(15);
@@ -18,27 +18,7 @@ const LATER: Duration = Duration::from_secs(30);
 
 /// Hosts with these names on one switch, in one mesh, the first of them the founder.
 fn cluster(lab: &Lab, names: &[&str]) -> (Switch, Vec<Router>) {
-    let switch = lab.switch().unwrap();
-    let mut routers: Vec<Router> = Vec::new();
-    for name in names {
-        let host = lab.host(name).on(&switch).build().unwrap();
-        let router = match routers.first() {
-            None => host.up(["--found"]).unwrap(),
-            Some(founder) => {
-                let peer = founder.host().address().unwrap().to_string();
-                let token = lab.secret_file("token", &founder.token().unwrap()).unwrap();
-                host.up(["--peer", &peer, "--token-file", token.to_str().unwrap()])
-                    .unwrap()
-            }
-        };
-        let member = |status: &Status| matches!(status.cluster, ClusterStatus::Member { .. });
-        router.wait_until("it is a member", SOON, member).unwrap();
-        routers.push(router);
-    }
-    for router in &routers {
-        router.wait_for_peers(names.len() - 1, SOON).unwrap();
-    }
-    (switch, routers)
+    lab.cluster(names, &[], SOON).unwrap()
 }
 
 /// Waits until every host owns a part of the range: before that it lives on single addresses that others lend,

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use weft_kernel::MacAddr;
 use weft_lab::{Ear, Frame, Host, Lab, PingPlan, Pod, Router, Station, frames};
-use weft_wire::api::{ClusterStatus, Status};
 
 /// For anything that needs no timeout to pass first.
 const SOON: Duration = Duration::from_secs(20);
@@ -18,27 +17,7 @@ const ODD: u16 = 0x88b5;
 
 /// Hosts on one switch, in one mesh, each pair with a session.
 fn cluster(lab: &Lab, names: &[&str], found: &[&str]) -> Vec<Router> {
-    let switch = lab.switch().unwrap();
-    let mut routers: Vec<Router> = Vec::new();
-    for name in names {
-        let host = lab.host(name).on(&switch).build().unwrap();
-        let router = match routers.first() {
-            None => host.up([&["--found"], found].concat()).unwrap(),
-            Some(founder) => {
-                let peer = founder.host().address().unwrap().to_string();
-                let token = lab.secret_file("token", &founder.token().unwrap()).unwrap();
-                host.up(["--peer", &peer, "--token-file", token.to_str().unwrap()])
-                    .unwrap()
-            }
-        };
-        let member = |status: &Status| matches!(status.cluster, ClusterStatus::Member { .. });
-        router.wait_until("it is a member", SOON, member).unwrap();
-        routers.push(router);
-    }
-    for router in &routers {
-        router.wait_for_peers(names.len() - 1, SOON).unwrap();
-    }
-    routers
+    lab.cluster(names, found, SOON).unwrap().1
 }
 
 fn drops(router: &Router, reason: &str) -> u64 {

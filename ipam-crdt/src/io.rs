@@ -82,6 +82,8 @@ pub enum Request {
     /// Nobody waits for this answer any longer: if the request still waits, it gets no address, and
     /// [`AllocError::Cancelled`] for an answer.
     Cancel(RequestId),
+    /// Write what is not written yet, although nothing waits for it.
+    Flush,
 }
 
 /// Something that happened.
@@ -129,7 +131,7 @@ pub struct Allocation {
 }
 
 /// Why this host gives nothing out any longer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, thiserror::Error)]
 pub enum FreezeReason {
     /// Others have seen later states of this host.
     #[error(

@@ -152,7 +152,7 @@ pub struct Ipam {
     pub(crate) hints: (u8, u8),
     pub(crate) places: PlacesVersion,
     delta: Vec<Change>,
-    flush_due: Time,
+    pub(crate) flush_due: Time,
     staged: Vec<Output>,
     issued: PersistToken,
     durable: PersistToken,

@@ -9,6 +9,7 @@
 //! | [`pool`] | the allocator: what is free in this host's slots |
 //! | [`state`] | what must survive a restart, as a value that grows by changes |
 //! | [`places`] | where addresses live, as a whole: what a forwarding plane is made from |
+//! | [`check`] | whether the rules hold, counted again, and what to do where one does not |
 //! | [`summary`] | what it tells about itself, for status |
 //! | [`epoch`] | the chain of memberships, each decided by a majority of the one before |
 //! | [`genesis`] | agreement among hosts that are started together, before there is a cluster |
@@ -35,6 +36,7 @@
 
 extern crate alloc;
 
+pub mod check;
 pub mod epoch;
 pub mod genesis;
 pub mod io;

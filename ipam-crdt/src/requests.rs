@@ -28,6 +28,7 @@ impl Ipam {
                 Err(error) => self.answer(request, Err(AllocError::Address(error))),
             },
             Request::Free { id, address, request } => self.on_free(now, &id, address, request),
+            Request::Flush => self.flush_due = now,
             Request::Cancel(request) => {
                 if let Some(at) = self.waiting.iter().position(|waiting| waiting.request == request) {
                     self.waiting.remove(at);

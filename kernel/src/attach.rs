@@ -69,7 +69,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    fn read(link: &Link) -> Option<Self> {
+    pub(crate) fn read(link: &Link) -> Option<Self> {
         let (id, rest) = link.alias.as_deref()?.strip_prefix(RECORD)?.split_once(':')?;
         let (mac, address) = (rest.get(..17)?, rest.get(17..)?.strip_prefix(':')?);
         Some(Self {

@@ -130,12 +130,17 @@ Examples:
 const IPAM_EXAMPLES: &str = "\
 Examples:
   weft ipam                           who owns which ranges, what is free here
+  weft ipam check                     whether all of it agrees with kernel, disk and other hosts
   weft ipam allocate db               an address for something that weft does not attach
   weft ipam claim db 10.32.0.9        this address
   weft ipam lookup 10.32.0.9          where it lives
   weft ipam lookup db                 which addresses db has
   weft ipam free db                   give them back";
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  weft ipam check
+  weft ipam check --json | jq -r '.findings[] | select(.wrong) | .what + \": \" + .cure'";
 const ALLOCATE_EXAMPLES: &str = "Examples:\n  weft ipam allocate db";
 const CLAIM_EXAMPLES: &str = "Examples:\n  weft ipam claim db 10.32.0.9";
 const FREE_EXAMPLES: &str = "Examples:\n  weft ipam free db                 all that it has\n  weft ipam free db 10.32.0.9       this one";
@@ -155,6 +160,10 @@ pub(crate) struct IpamArgs {
 
 #[derive(Subcommand)]
 pub(crate) enum IpamCommand {
+    /// Check that addresses, kernel, disk and the other hosts agree, and say what to do where they do not. Fails when
+    /// something is wrong.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check,
     /// Give an address to ID; the same ID gets the same one again.
     #[command(after_help = ALLOCATE_EXAMPLES)]
     Allocate {

@@ -232,6 +232,68 @@ pub struct IpamStatus {
     pub epoch_members: u64,
     /// Why nothing, or less, is given out, in words.
     pub hindrance: Option<String>,
+    /// Addresses in the whole range.
+    pub total: u64,
+    /// Who owns how much: this host first, then those out of reach, then the others, each by how much they own.
+    pub owners: Vec<IpamOwner>,
+}
+
+/// What one host owns of the range.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct IpamOwner {
+    /// The host, 64 hexadecimal digits.
+    pub node: String,
+    /// Its nickname.
+    pub name: String,
+    /// True for this host.
+    pub here: bool,
+    /// True when it is in the membership epoch: it may own slots, and votes.
+    pub voter: bool,
+    /// Addresses in its slots.
+    pub addresses: u64,
+    /// Of these, those in slots that two hosts claim, from which nothing is given out.
+    pub frozen: u64,
+    /// Addresses that can be given out at once. Another host says only so much: it has at least as many.
+    pub free: u64,
+    /// Its single addresses that other hosts have.
+    pub lent: u64,
+    /// Single addresses of other hosts that it has.
+    pub borrowed: u64,
+    /// True when it can be reached now.
+    pub reachable: bool,
+    /// Seconds since it was reached last, or since this router started; none while it can be reached.
+    pub silent_s: Option<u64>,
+}
+
+/// `GET /v1/ipam/check`: whether the address space, the kernel and the disk agree.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct IpamCheck {
+    /// What was found, the worst first.
+    pub findings: Vec<IpamFinding>,
+    /// Pods whose interfaces were looked at.
+    pub pods: u64,
+    /// Addresses held on this host, for pods or otherwise, that were looked at.
+    pub addresses: u64,
+    /// Other hosts whose records were compared.
+    pub hosts: u64,
+    /// Parts of the check that could not be done, and why, in words.
+    pub unchecked: Vec<String>,
+}
+
+/// Something that `weft ipam check` found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct IpamFinding {
+    /// Which kind of finding: words joined by hyphens, the same for each of its kind.
+    pub kind: String,
+    /// True when something is wrong; false when somebody may want to know.
+    pub wrong: bool,
+    /// What was found, in words.
+    pub what: String,
+    /// What to do, in words.
+    pub cure: String,
 }
 
 /// The address space in short.

@@ -108,7 +108,7 @@ fn call(caller: usize, count: usize, events: &mpsc::SyncSender<Event>) -> anyhow
 fn serve(
     ipam: &mut Ipam,
     events: &mpsc::Receiver<Event>,
-    disk: &saves::Sender<(PersistToken, Save)>,
+    disk: &saves::Sender<Job<PersistToken>>,
 ) -> anyhow::Result<()> {
     let mut asked = BTreeMap::new();
     for number in 0.. {
@@ -127,7 +127,8 @@ fn serve(
             match output {
                 Output::Persist { token, changes } => {
                     let full = || anyhow!("more than {SAVES_MAX} writes wait for the disk");
-                    disk.try_send((token, Save::Ipam(changes))).map_err(|_| full())?;
+                    disk.try_send(Job::Save(token, Save::Ipam(changes)))
+                        .map_err(|_| full())?;
                 }
                 Output::Answer { request, result } => {
                     if let Some(answer) = asked.remove(&request) {

@@ -5,6 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
+use weft_ipam_crdt::check::Finding;
 use weft_ipam_crdt::{
     AddressSpace, AllocError, Allocation, Change, Event, Held, Input, Ipam, IpamConfig, IpamState, Output,
     PersistToken, Request, RequestId, Role,
@@ -406,6 +407,17 @@ impl World {
     pub(crate) fn state(&self, host: usize) -> &IpamState {
         let h = &self.hosts[host];
         h.ipam.as_ref().map_or(&h.disk, Ipam::state)
+    }
+
+    /// Changes the state on the disk of a host that is down, as no machine would.
+    pub(crate) fn spoil(&mut self, host: usize, change: &Change) {
+        assert!(self.hosts[host].ipam.is_none());
+        self.hosts[host].disk.apply(change);
+    }
+
+    /// What a host finds in a check.
+    pub(crate) fn findings(&self, host: usize) -> Vec<Finding> {
+        self.ipam(host).check(self.hosts[host].gossip.values())
     }
 
     /// What must hold after every step.

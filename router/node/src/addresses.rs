@@ -41,7 +41,7 @@ impl Node {
                     addresses: [].into(),
                 });
             }
-            Request::Cancel(_) => {}
+            Request::Cancel(_) | Request::Flush => {}
         }
     }
 

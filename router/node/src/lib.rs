@@ -8,6 +8,8 @@
 //! | [`io`] | its inputs and outputs |
 //! | `addresses` | what it asks of the address space, and hears of it |
 //! | `places` | where addresses live by what hosts agree on, for the forwarding table |
+//! | [`check`] | what it has to say when the address space is checked |
+//! | `contested` | addresses of this host that another one uses too |
 //! | `families` | which peers have no version of IP in common with this host |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
 //! | [`report`] | the node's part of the status |
@@ -20,6 +22,8 @@
 extern crate alloc;
 
 mod addresses;
+pub mod check;
+mod contested;
 mod families;
 pub mod io;
 pub mod macs;

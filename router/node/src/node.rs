@@ -1,5 +1,6 @@
 //! The node: routes what one core says to the others.
 
+use crate::contested::Contested;
 use crate::io::{EngineCommand, Input, MeshCommand, Notice, Output};
 use crate::macs::{AGEING_INTERVAL, MacTable};
 use crate::places::Places;
@@ -78,6 +79,7 @@ pub struct Node {
     pub(crate) member: Option<Member>,
     pub(crate) paths: BTreeMap<NodeId, Path>,
     pub(crate) macs: MacTable,
+    pub(crate) contested: Contested,
     pub(crate) places: Option<Places>,
     pub(crate) sleeve_drops: [u64; DropReason::COUNT],
     pub(crate) warnings: Vec<String>,
@@ -134,6 +136,7 @@ impl Node {
             member: None,
             paths: BTreeMap::new(),
             macs: MacTable::default(),
+            contested: Contested::default(),
             places: None,
             sleeve_drops: [0; DropReason::COUNT],
             warnings: Vec::new(),
@@ -248,6 +251,7 @@ impl Node {
 
     /// A pod with this address is attached on this host.
     pub(crate) fn on_attached(&mut self, mac: Mac) {
+        self.contested.forget(mac);
         self.changed_macs(|macs| macs.forget(mac));
     }
 

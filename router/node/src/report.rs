@@ -76,18 +76,14 @@ impl Node {
     }
 
     /// The address space, or none before this node is a member.
-    pub fn ipam_status(&self) -> Option<IpamStatus> {
+    pub fn ipam_status(&self, now: Time) -> Option<IpamStatus> {
         let member = self.member.as_ref()?;
         let summary = member.ipam.summary();
         let ranges = summary.ranges.into_iter().map(|range| IpamRange {
             first: range.first,
             last: range.last,
             owner: range.owner.to_string(),
-            owner_name: if range.owner == self.id() {
-                self.config.identity.name.clone()
-            } else {
-                self.name_of(&range.owner)
-            },
+            owner_name: self.owner_name(&range.owner),
             frozen: range.is_frozen,
         });
         Some(IpamStatus {
@@ -108,6 +104,8 @@ impl Node {
             epoch: summary.epoch,
             epoch_members: summary.epoch_members,
             hindrance: member.ipam.hindrance(),
+            total: u64::try_from(member.space.size()).unwrap_or(u64::MAX),
+            owners: self.owners(now),
         })
     }
 

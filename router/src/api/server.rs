@@ -50,13 +50,16 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
 
 /// What the handlers share.
 #[derive(Clone)]
-struct Api {
+pub(super) struct Api {
     node: NodeHandle,
     asked: Arc<AtomicU64>,
 }
 
 impl Api {
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
+    pub(super) async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, Refusal> {
         let (answer, answered) = oneshot::channel();
         let stopping = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the router is stopping".into());
         self.node.send(request(answer)).await.map_err(|_| stopping())?;
@@ -90,7 +93,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// A refusal with its status.
-struct Refusal(StatusCode, String);
+pub(super) struct Refusal(StatusCode, String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -152,6 +155,7 @@ pub(crate) async fn serve(
         .route("/v1/pods/{id}", get(addresses_of))
         .route("/v1/addresses/{address}", get(lookup))
         .route("/v1/ipam", get(ipam))
+        .route("/v1/ipam/check", get(super::check::check))
         .route(
             "/v1/connect",
             post(|api, caller, body| target(api, caller, body, Request::Connect)),
@@ -287,11 +291,17 @@ async fn lookup(State(api): State<Api>, Path(text): Path<String>) -> Result<Resp
 async fn ipam(State(api): State<Api>) -> Result<Response, Refusal> {
     match api.ask(Request::Ipam).await? {
         Some(status) => Ok(Json(status).into_response()),
-        None => Err(Refusal(
-            StatusCode::CONFLICT,
-            "this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for".into(),
-        )),
+        None => Err(no_cluster()),
     }
+}
+
+/// The answer of a host without a cluster.
+pub(super) fn no_cluster() -> Refusal {
+    Refusal(
+        StatusCode::CONFLICT,
+        "this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for"
+            .into(),
+    )
 }
 
 /// The answer to a request about a target.

@@ -1,8 +1,10 @@
 //! The commands that ask a running router or the kernel, one file each.
 
 pub(crate) mod attach;
+mod check;
 pub(crate) mod down;
 pub(crate) mod ipam;
+mod owners;
 mod progress;
 pub(crate) mod status;
 pub(crate) mod target;

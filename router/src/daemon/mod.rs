@@ -35,11 +35,12 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_gossip::{ConnId, PersistToken};
 use weft_ipam_crdt::{Request as Ipam, RequestId};
+use weft_node::check::Checked;
 use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
 use weft_sleeve_engine::{Engine, EngineEvent};
-use weft_store::Save;
 use weft_store::writer::SAVES_MAX;
+use weft_store::{Difference, Job, Save};
 use weft_wire::api::{FreeRequest, IpamStatus, PodPlan, PodRequest, Status};
 use weft_wire::{Mac, Time};
 
@@ -75,12 +76,22 @@ pub(crate) enum Request {
     Lookup(IpAddr, oneshot::Sender<String>),
     /// The address space; none before this host is a member.
     Ipam(oneshot::Sender<Option<IpamStatus>>),
+    /// Check the address space, and look up where these live; none before this host is a member.
+    Check(Vec<IpAddr>, oneshot::Sender<Option<Check>>),
     /// Try this address until it answers. The answer is the address with its port.
     Connect(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Try this address no more.
     Forget(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
+}
+
+/// The node's part of a check, and the disk's.
+pub(crate) struct Check {
+    /// What the node has to say.
+    pub(crate) node: Checked,
+    /// What the state file holds, once it has been read; or a sentence when the disk takes no writes.
+    pub(crate) disk: Result<oneshot::Receiver<Result<(), Difference>>, String>,
 }
 
 /// Why an address is not tried, or not given up: a sentence.
@@ -134,7 +145,7 @@ struct Daemon {
     node: Node,
     connections: Connections,
     engine: Box<dyn Engine>,
-    saves: mpsc::Sender<(SaveToken, Save)>,
+    saves: mpsc::Sender<Job<SaveToken>>,
     /// A sentence once a write could not be handed over: the router must end, since it would wait for it for ever.
     save_trouble: Option<String>,
     /// A sentence while the disk takes no writes: then nothing is given out.
@@ -240,7 +251,7 @@ impl Daemon {
     }
 
     fn save(&mut self, token: SaveToken, save: Save) {
-        if self.saves.try_send((token, save)).is_err() {
+        if self.saves.try_send(Job::Save(token, save)).is_err() {
             self.save_trouble = Some(format!(
                 "the disk takes no writes: {SAVES_MAX} of them wait, or its writer has ended"
             ));
@@ -374,7 +385,10 @@ impl Daemon {
                 let _ = answer.send(self.node.lookup(address));
             }
             Request::Ipam(answer) => {
-                let _ = answer.send(self.node.ipam_status());
+                let _ = answer.send(self.node.ipam_status(self.now()));
+            }
+            Request::Check(addresses, answer) => {
+                let _ = answer.send(self.check(&addresses));
             }
             Request::Connect(target, answer) => {
                 let _ = answer.send(self.connect(&target));
@@ -388,6 +402,24 @@ impl Daemon {
             }
         }
         false
+    }
+
+    fn check(&mut self, addresses: &[IpAddr]) -> Option<Check> {
+        // From here to the comparison nothing changes, so the file then holds just what memory does.
+        self.input(Input::Ipam(Ipam::Flush));
+        let node = self.node.check(self.now(), addresses)?;
+        let disk = match &self.disk_trouble {
+            Some(why) => Err(why.clone()),
+            None => {
+                let (answer, answered) = oneshot::channel();
+                let job = Job::Compare(Box::new(node.state.clone()), answer);
+                match self.saves.try_send(job) {
+                    Ok(()) => Ok(answered),
+                    Err(_) => Err(format!("more than {SAVES_MAX} writes wait for the disk")),
+                }
+            }
+        };
+        Some(Check { node, disk })
     }
 
     fn target(&self, text: &str) -> Result<String, TargetRefusal> {

@@ -5,7 +5,7 @@
 //! file or the new one. In between, changes are appended and synced together. `STATE_DIR/lock` is held while a
 //! router runs.
 
-use crate::error::{FormatError, StoreError};
+use crate::error::{Difference, FormatError, StoreError};
 use crate::file::{check_owner, make_directory, replace};
 use crate::format::{self, RecordKind};
 use crate::machine::MachineId;
@@ -72,6 +72,7 @@ impl Syncs {
 /// The open state directory; the lock is held until it is dropped.
 pub struct Store {
     directory: PathBuf,
+    machine: MachineId,
     identity: Vec<u8>,
     incarnation: u64,
     durable: Option<DurableState>,
@@ -145,6 +146,7 @@ impl Store {
         let mut store = Self {
             directory: directory.into(),
             identity: format::encode_identity(&machine, &state.key, &state.noise),
+            machine,
             incarnation: state.incarnation,
             durable: state.durable.clone(),
             ipam: state.ipam.clone(),
@@ -230,6 +232,47 @@ impl Store {
     /// Counts this store's syncs.
     pub fn syncs(&self) -> Syncs {
         self.syncs.clone()
+    }
+
+    /// Reads the file again, and compares it with what was made durable and with `ipam`, the address state in memory.
+    /// What differs is written anew from what this value holds.
+    ///
+    /// # Errors
+    /// What differs, or why the file cannot be read or written anew.
+    pub fn compare(&mut self, ipam: &IpamState) -> Result<(), Difference> {
+        if self.ipam.as_ref() != Some(ipam) {
+            return Err(Difference::Memory {
+                handed: self.ipam.as_ref().map_or(0, IpamState::serial),
+                memory: ipam.serial(),
+            });
+        }
+        let path = self.directory.join("state");
+        let found = match read(&path) {
+            Ok(Some(bytes)) => decode(&path, &bytes, &self.machine).map_err(|error| error.to_string()),
+            Ok(None) => Err(format!("{} is gone", path.display())),
+            Err(error) => Err(error.to_string()),
+        };
+        let why = match found {
+            Err(why) => why,
+            Ok(state) => {
+                let identity = format::encode_identity(&self.machine, &state.key, &state.noise);
+                let differs = [
+                    (identity != self.identity, "another identity"),
+                    (state.incarnation != self.incarnation, "another incarnation"),
+                    (state.durable != self.durable, "other members"),
+                    (state.ipam != self.ipam, "other addresses or slots"),
+                ];
+                match differs.iter().find(|(differs, _)| *differs) {
+                    None => return Ok(()),
+                    Some((_, what)) => format!("{} holds {what}", path.display()),
+                }
+            }
+        };
+        self.is_behind = true;
+        match self.save(&[]) {
+            Ok(()) => Err(Difference::Mended { why }),
+            Err(error) => Err(Difference::Lost { why, error }),
+        }
     }
 
     fn take_cluster(&mut self, durable: &DurableState) -> Result<(), StoreError> {

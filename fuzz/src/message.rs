@@ -3,7 +3,8 @@
 use weft_gossip::Membership;
 use weft_gossip::handshake::{read_refusal, refusal_frame};
 use weft_gossip::membership::{envelopes, verify_chain};
-use weft_ipam_crdt::message::{self, AskId, Decided, GRANTS_PER_MESSAGE, MESSAGE_MAX, Refusal};
+use weft_ipam_crdt::Span;
+use weft_ipam_crdt::message::{self, AskId, Decided, GRANTS_PER_MESSAGE, MESSAGE_MAX, Refusal, Wish};
 use weft_wire::envelope::{KindNumber, Stamp};
 use weft_wire::ipam::{Grant, GrantId, SlotRun, Version};
 use weft_wire::limits::{MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE};
@@ -176,13 +177,17 @@ pub fn ipam_seeds() -> Vec<Vec<u8>> {
             ask,
             need: 1,
             room: 2,
+            span: Span { first: 3, last: 9 },
         },
         Message::Grant {
             grant: grant.clone(),
             chain: vec![grant.clone()],
         },
         Message::GrantAccepted(GrantId([1; 16])),
-        Message::AskLoan { ask, offset: Some(4) },
+        Message::AskLoan {
+            ask,
+            wish: Wish::This(4),
+        },
         Message::Lend { ask, offset, number },
         Message::Return { offset, number },
         Message::Returned { offset, number },

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`space`] | [`AddressSpace`]: the range, its slots, offsets, and the first and last address that pods get |
 //! | [`mac`] | the weft MAC, from which the address can be read back |
+//! | [`subnet`] | [`Subnet`]: a part of the range with its own first and last address |
 //! | [`table`] | the slot registers and their join |
 //! | [`pool`] | the allocator: what is free in this host's slots |
 //! | [`state`] | what must survive a restart, as a value that grows by changes |
@@ -18,7 +19,7 @@
 //! | [`ipam`] | [`Ipam`]: the machine |
 //!
 //! Private parts of the machine: `requests` (allocate, claim, free), `transfer` (slots that change hands), `lend`
-//! (single addresses), `records` (records and messages of others, and this host's own).
+//! (single addresses), `asks` (whom to ask for what is missing), `records` (records and messages of others, and this host's own).
 //!
 //! # The contract with the shell
 //!
@@ -37,6 +38,7 @@
 extern crate alloc;
 
 pub mod check;
+mod asks;
 pub mod epoch;
 pub mod genesis;
 pub mod io;
@@ -50,15 +52,17 @@ mod records;
 mod requests;
 pub mod space;
 pub mod state;
+pub mod subnet;
 pub mod summary;
 pub mod table;
 mod transfer;
 
 pub use io::{
     AllocError, Allocation, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, Request,
-    RequestId, Role, WaitReason,
+    RequestId, Role, WaitReason, Wanted,
 };
-pub use ipam::{ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, WAITING_MAX};
+pub use ipam::{ADDRESSES_MAX, ALLOCATE_DEADLINE, DEADLINE_MAX, ID_MAX, Ipam, REST, WAITING_MAX};
 pub use places::{Elsewhere, OwnerRun, PlacesVersion};
 pub use space::{AddressError, AddressSpace, RangeError, Slot};
 pub use state::{Change, Held, IpamState, StateError};
+pub use subnet::{Span, Subnet, SubnetError};

@@ -82,6 +82,7 @@ impl Ipam {
     }
 
     pub(crate) fn on_message(&mut self, now: Time, from: NodeId, message: Message) {
+        self.silent.remove(&from);
         match message {
             Message::Confirm { incarnation, .. } => {
                 let (seen, serial) = self.state.seen(&from);
@@ -99,10 +100,15 @@ impl Ipam {
                 incarnation,
                 serial,
             } => self.on_confirmed(of, incarnation, serial),
-            Message::AskSpace { ask, need, room } => self.on_ask_space(from, ask, need, room),
+            Message::AskSpace {
+                ask,
+                need,
+                room,
+                span,
+            } => self.on_ask_space(from, ask, need, room, span),
             Message::Grant { grant, chain } => self.on_grant(now, from, grant, chain),
             Message::GrantAccepted(id) => self.on_grant_accepted(from, id),
-            Message::AskLoan { ask, offset } => self.on_ask_loan(from, ask, offset),
+            Message::AskLoan { ask, wish } => self.on_ask_loan(from, ask, wish),
             Message::Lend { ask, offset, number } => self.on_lend(now, from, ask, offset, number),
             Message::Return { offset, number } => self.on_return(now, from, offset, number),
             Message::Returned { offset, number } => self.on_returned(from, offset, number),

@@ -88,6 +88,8 @@ pub enum Change {
     Decided(Decided),
     /// The highest incarnation seen of a member, and with it the highest serial.
     Seen(NodeId, u64, u64),
+    /// Which of its pod's addresses one is, counted from 0 for the first; lasts as long as the pod has it.
+    Turn(u32, u32),
 }
 
 /// Why a stored state cannot be used.
@@ -134,6 +136,7 @@ pub struct IpamState {
     seen: BTreeMap<NodeId, (u64, u64)>,
     serial: u64,
     loans: u32,
+    turns: BTreeMap<u32, u32>,
 }
 
 /// The state as octets hold it.
@@ -150,6 +153,7 @@ struct Stored {
     seen: Vec<(NodeId, u64, u64)>,
     serial: u64,
     loans: u32,
+    turns: Vec<(u32, u32)>,
 }
 
 impl IpamState {
@@ -172,6 +176,7 @@ impl IpamState {
             seen: BTreeMap::new(),
             serial: 0,
             loans: 0,
+            turns: BTreeMap::new(),
         })
     }
 
@@ -210,6 +215,9 @@ impl IpamState {
                 if let Some(Held::Lent { number, .. }) = held {
                     self.loans = self.loans.max(*number);
                 }
+                if !matches!(held, Some(Held::Pod(_) | Held::Borrowed { .. })) {
+                    self.turns.remove(offset);
+                }
                 match held {
                     Some(held) => self.addresses.insert(*offset, held.clone()),
                     None => self.addresses.remove(offset),
@@ -226,6 +234,9 @@ impl IpamState {
             Change::Seen(node, incarnation, serial) => {
                 let seen = self.seen.entry(*node).or_default();
                 *seen = (*seen).max((*incarnation, *serial));
+            }
+            Change::Turn(offset, turn) => {
+                self.turns.insert(*offset, *turn);
             }
         }
     }
@@ -255,6 +266,7 @@ impl IpamState {
             seen: self.seen.iter().map(|(node, (i, s))| (*node, *i, *s)).collect(),
             serial: self.serial,
             loans: self.loans,
+            turns: self.turns.iter().map(|(offset, turn)| (*offset, *turn)).collect(),
         })
     }
 
@@ -313,6 +325,7 @@ impl IpamState {
             .map(|(node, i, s)| (node, (i, s)))
             .collect();
         (state.serial, state.loans) = (stored.serial, stored.loans);
+        state.turns = stored.turns.into_iter().collect();
         Ok(state)
     }
 
@@ -386,5 +399,10 @@ impl IpamState {
     /// Highest number that a loan of this host had.
     pub fn loans(&self) -> u32 {
         self.loans
+    }
+
+    /// Which of its pod's addresses one is: lower for one that the pod has had for longer.
+    pub fn turn(&self, offset: u32) -> u32 {
+        self.turns.get(&offset).copied().unwrap_or_default()
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod check;
+mod addresses;
 mod faults;
 mod stories;
 mod world;

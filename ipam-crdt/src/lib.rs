@@ -6,6 +6,7 @@
 //! | [`space`] | [`AddressSpace`]: the range, its slots, offsets, and the first and last address that pods get |
 //! | [`mac`] | the weft MAC, from which the address can be read back |
 //! | [`table`] | the slot registers and their join |
+//! | [`rules`] | by which rules a slot changes its owner, as functions of the state |
 //! | [`pool`] | the allocator: what is free in this host's slots |
 //! | [`state`] | what must survive a restart, as a value that grows by changes |
 //! | [`places`] | where addresses live, as a whole: what a forwarding plane is made from |
@@ -46,6 +47,7 @@ pub mod places;
 pub mod pool;
 mod records;
 mod requests;
+pub mod rules;
 pub mod space;
 pub mod state;
 pub mod summary;

@@ -131,6 +131,7 @@ pub struct IpamState {
     vote: Vote,
     epochs: Vec<Decided>,
     members: BTreeSet<NodeId>,
+    gone: BTreeMap<NodeId, u32>,
     seen: BTreeMap<NodeId, (u64, u64)>,
     serial: u64,
     loans: u32,
@@ -169,6 +170,7 @@ impl IpamState {
             vote: Vote::default(),
             epochs: Vec::new(),
             members: BTreeSet::from([genesis.founder]),
+            gone: BTreeMap::new(),
             seen: BTreeMap::new(),
             serial: 0,
             loans: 0,
@@ -234,6 +236,7 @@ impl IpamState {
         self.members.extend(epoch.added.iter().copied());
         for removed in &epoch.removed {
             self.members.remove(removed);
+            self.gone.entry(*removed).or_insert(epoch.number);
         }
     }
 
@@ -371,6 +374,11 @@ impl IpamState {
     /// Who may own slots, and votes.
     pub fn members(&self) -> &BTreeSet<NodeId> {
         &self.members
+    }
+
+    /// Every host that an epoch has removed, and which; none of them ever comes back.
+    pub fn gone(&self) -> &BTreeMap<NodeId, u32> {
+        &self.gone
     }
 
     /// Highest (incarnation, serial) seen of a member.

@@ -8,7 +8,7 @@ use crate::ipam::{
     ASK_TIMEOUT, Asked, Ipam, REFUSED_PAUSE, RETRY_INTERVAL, SILENCE, Standing, Unproved, Want,
 };
 use crate::message::{AskId, GRANTS_PER_MESSAGE, Message, RUNS_PER_QUESTION, Refusal};
-use crate::pool::next_versions;
+use crate::rules;
 use crate::state::{Change, Held};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -102,17 +102,11 @@ impl Ipam {
         }
         match self.choose(from, need, room) {
             Ok(runs) => {
-                let runs = next_versions(&runs, self.state.epoch());
                 let slots = runs.iter().map(|run| run.count).sum();
                 let grant = Grant::sign(&self.key, &self.genesis, from, runs);
-                for run in &grant.runs {
-                    self.change(Change::Slots {
-                        run: *run,
-                        owner: from,
-                        is_frozen: false,
-                    });
+                for change in rules::granted(&grant) {
+                    self.change(change);
                 }
-                self.change(Change::Given(grant.clone()));
                 self.own_runs = self.state.table().runs_of(&self.node);
                 self.event(Event::Gave { to: from, slots });
                 self.event(Event::OwnersChanged);
@@ -122,8 +116,8 @@ impl Ipam {
         }
     }
 
-    /// Which slots to hand over: about half of what is wholly free, more if so much is needed, and to a host that has
-    /// none an even share of the range at most.
+    /// Which slots to hand over, with the versions that they will have: about half of what is wholly free, more if so
+    /// much is needed, and to a host that has none an even share of the range at most.
     fn choose(&self, to: NodeId, need: u32, room: u32) -> Result<Vec<SlotRun>, Refusal> {
         match self.standing {
             Standing::AwaitingConfirmation(_) => return Err(Refusal::NotConfirmed),
@@ -152,11 +146,7 @@ impl Ipam {
         };
         let slots = fair.max(need.min(half)).max(1);
         let chosen = self.pool.take_empty(slots, runs, GRANT_CHAIN_MAX, &self.state);
-        if chosen.is_empty() {
-            Err(Refusal::NothingFree)
-        } else {
-            Ok(chosen)
-        }
+        rules::grantable(&self.state, &self.node, &to, self.space.slot_size(), &chosen)
     }
 
     /// An even share, unless that would leave this host with less than its own.
@@ -227,7 +217,7 @@ impl Ipam {
         for _ in 0..=GRANT_CHAIN_MAX {
             let mut progress = false;
             for (index, grant) in grants.iter().enumerate() {
-                let next = self.next_steps(grant);
+                let next = rules::next_steps(&self.state, &self.node, grant);
                 if next.is_empty() {
                     continue;
                 }
@@ -251,65 +241,10 @@ impl Ipam {
         }
     }
 
-    /// The parts of a grant that are the next step of a register which this host holds.
-    fn next_steps(&self, grant: &Grant) -> Vec<SlotRun> {
-        let mut steps: Vec<SlotRun> = Vec::new();
-        if !self.state.members().contains(&grant.to) {
-            return steps;
-        }
-        for run in grant
-            .runs
-            .iter()
-            .filter(|run| run.version.epoch <= self.state.epoch())
-        {
-            for (first, count, register) in self.state.table().registers_in(run) {
-                let Version { epoch, seq } = register.version;
-                let is_next = register.owner == grant.from
-                    && !register.is_frozen
-                    && seq.checked_add(1) == Some(run.version.seq)
-                    && epoch <= run.version.epoch;
-                if !is_next {
-                    continue;
-                }
-                match steps.last_mut() {
-                    Some(last) if last.slots().end == first && last.version == run.version => {
-                        last.count += count
-                    }
-                    _ => steps.push(SlotRun {
-                        first,
-                        count,
-                        version: run.version,
-                    }),
-                }
-            }
-        }
-        steps
-    }
-
     /// True when this host could prove afterwards that it owns what the grant gives, and its record has room.
     fn can_take(&self, grant: &Grant, grants: &[Grant]) -> bool {
-        if self.own_runs.len() + grant.runs.len() > SLOT_RUNS_MAX {
-            return false;
-        }
         let known: Vec<&Grant> = grants.iter().chain(self.state.chain().values()).collect();
-        grant.runs.iter().all(|run| {
-            (1..=run.version.seq).all(|seq| {
-                let steps = known
-                    .iter()
-                    .flat_map(|grant| &grant.runs)
-                    .filter(|step| step.version.seq == seq);
-                let mut steps: Vec<&SlotRun> = steps.filter(|step| step.overlaps(run)).collect();
-                steps.sort();
-                let reached = steps.iter().fold(run.first, |reached, step| {
-                    if step.first <= reached {
-                        reached.max(step.slots().end)
-                    } else {
-                        reached
-                    }
-                });
-                reached >= run.slots().end
-            })
-        })
+        rules::can_take(self.own_runs.len(), grant, &known)
     }
 
     fn take_steps(&mut self, now: Time, grant: &Grant, steps: &[SlotRun], grants: &[Grant]) {
@@ -318,24 +253,17 @@ impl Ipam {
             // This host signed it and does not remember: its disk was set back.
             self.freeze(FreezeReason::RolledBack);
         }
-        for run in steps {
-            self.change(Change::Slots {
-                run: *run,
-                owner: grant.to,
-                is_frozen: false,
-            });
+        let is_mine = grant.to == self.node;
+        let kept: Vec<&Grant> = grants
+            .iter()
+            .filter(|other| is_mine && other.covers(&grant.runs) && other.is_signed(&genesis))
+            .collect();
+        for change in rules::taken(&self.state, grant, steps, &kept) {
+            self.change(change);
         }
         self.event(Event::OwnersChanged);
-        if grant.to != self.node {
+        if !is_mine {
             return;
-        }
-        for proof in grants
-            .iter()
-            .filter(|other| other.covers(&grant.runs) && other.is_signed(&genesis))
-        {
-            if !self.state.chain().contains_key(&proof.id()) {
-                self.change(Change::Chain(proof.clone()));
-            }
         }
         self.own_runs = self.state.table().runs_of(&self.node);
         self.keep_borrowed(now, steps);

@@ -86,7 +86,7 @@ impl SlotRun {
 }
 
 /// True when runs are in order, not empty, do not overlap and end below 65,536.
-fn are_runs(runs: &[SlotRun]) -> bool {
+pub(crate) fn are_runs(runs: &[SlotRun]) -> bool {
     runs.iter()
         .all(|r| r.count > 0 && r.slots().end <= 65_536 && r.first < 65_536)
         && runs.windows(2).all(|pair| pair[0].slots().end <= pair[1].first)

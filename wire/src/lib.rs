@@ -17,6 +17,7 @@
 //! | [`record`] | the bodies of the records, one kind a type |
 //! | [`codec`] | the only file that calls bincode |
 //! | [`ipam`] | the records by which hosts agree who may give out which addresses |
+//! | [`reclaim`] | the statement by which the slots of removed hosts get a new owner |
 //! | [`limits`] | every bound that more than one package must know |
 //! | [`reason`] | one variant for each reason to drop a datagram or refuse a peer |
 //! | [`api`] | what the router says over its local socket |
@@ -39,6 +40,7 @@ pub mod mesh;
 pub mod mtu;
 pub mod noise;
 pub mod reason;
+pub mod reclaim;
 pub mod record;
 pub mod secret;
 pub mod time;

@@ -6,8 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod cast;
-pub mod epochs;
+pub mod cluster;
 pub mod intern;
 pub mod meaning;
+pub mod plan;
+pub mod properties;
 pub mod search;
+pub mod slots;
 pub mod voting;

@@ -14,6 +14,8 @@ use weft_ipam_crdt::{Change, IpamState};
 use weft_wire::codec;
 use weft_wire::ipam::{Ballot, Epoch, Proposal, VoteRecord};
 
+type StateId = Id<IpamState>;
+
 /// Most hosts of a model.
 pub const HOSTS: usize = 4;
 
@@ -70,7 +72,7 @@ pub struct Voting {
     tries: Interner<Try>,
     moved: Memo<(usize, Part, Read), Moved>,
     said: Memo<(usize, Part), Id<VoteRecord>>,
-    learnt: Memo<(Id<IpamState>, Id<Decided>), Option<Id<IpamState>>>,
+    learnt: Memo<(Id<IpamState>, Id<Decided>), Option<StateId>>,
     quorum: Quorum,
 }
 
@@ -93,7 +95,8 @@ impl Voting {
         self.tries.put(meaning, attempt)
     }
 
-    fn proved(&self, decided: Decided) -> Id<Decided> {
+    /// The number of a proof.
+    pub fn proved(&self, decided: Decided) -> Id<Decided> {
         // Which votes prove it makes no difference to whoever checks them.
         self.decided.put(decided.epoch.hash().to_vec(), decided)
     }
@@ -231,10 +234,5 @@ impl Voting {
             next.apply(&Change::Decided(Arc::unwrap_or_clone(decided)));
             Some(self.state(next))
         })
-    }
-
-    /// How many different states and records there were.
-    pub fn size(&self) -> (usize, usize) {
-        (self.states.len(), self.records.len())
     }
 }

@@ -8,7 +8,7 @@ use weft_ipam_crdt::message::{self, AskId, Decided, GRANTS_PER_MESSAGE, MESSAGE_
 use weft_wire::envelope::{KindNumber, Stamp};
 use weft_wire::ipam::{Grant, GrantId, SlotRun, Version};
 use weft_wire::limits::{MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE};
-use weft_wire::mesh::{Heartbeat, Hello, Message, Welcome, decode_hello};
+use weft_wire::mesh::{Heartbeat, Hello, Message, SUMMARY_MAX, Summary, Welcome, decode_hello};
 use weft_wire::record::{Admission, Body, Genesis};
 use weft_wire::{ClusterSecret, Envelope, GenesisId, NodeId, NodeKey, RejectReason, codec};
 
@@ -39,6 +39,7 @@ pub fn mesh(data: &[u8]) {
             let _ = Membership::from_welcome(welcome, &NodeKey::from_seed([2; 32]).id());
         }
         Message::Records(records) => assert!(records.len() <= RECORDS_PER_MESSAGE),
+        Message::Summary(summary) => assert!(summary.digests.len() <= SUMMARY_MAX),
         Message::Hello(hello) => chain(&hello.admissions),
         Message::Joined | Message::Heartbeat(_) | Message::Direct(_) => {}
     }
@@ -115,6 +116,11 @@ pub fn mesh_seeds() -> Vec<Vec<u8>> {
         Message::Heartbeat(heartbeat),
         Message::Goodbye(RejectReason::Shutdown),
         Message::Direct(vec![1, 2, 3]),
+        Message::Summary(Summary {
+            first: 0,
+            last: 127,
+            digests: vec![[7; 8], [9; 8]],
+        }),
     ]
     .iter()
     .map(Message::encode)

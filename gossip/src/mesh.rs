@@ -281,6 +281,8 @@ struct OwnRecord {
 pub struct Mesh {
     pub(crate) identity: Identity,
     pub(crate) node: NodeId,
+    /// Our signature over our Noise static key: one for all Hellos.
+    pub(crate) certificate: [u8; 64],
     pub(crate) token: Option<Psk>,
     pub(crate) capabilities: u64,
     pub(crate) rng: ChaCha20Rng,
@@ -304,6 +306,10 @@ impl Mesh {
         let node = config.identity.key.id();
         let mut mesh = Self {
             node,
+            certificate: config
+                .identity
+                .key
+                .certify_noise_static(&config.identity.noise.public()),
             keyring: Keyring::new(config.token.clone().map(|psk| (KeyRole::Token, psk))),
             identity: Identity {
                 name: crate::hello::printable_name(&config.identity.name),

@@ -56,8 +56,10 @@ impl Sleeve {
             Input::Secrets(secrets) => self.set_secrets(now, secrets),
             Input::UpsertPeer(node, info) => self.upsert(now, node, info),
             Input::RemovePeer(node) => self.remove(node),
+            Input::Keep(node) => self.keep(now, node),
             Input::Connect(node) => {
                 if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.end_yield();
                     peer.wanted = true;
                     peer.used = now;
                     self.serve(now, node);
@@ -169,6 +171,18 @@ impl Sleeve {
             }
             _ => self.serve(now, node),
         }
+    }
+
+    /// Wants a session, and lets the other end begin where its initiation would win.
+    fn keep(&mut self, now: Time, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
+        let is_first = !core::mem::replace(&mut peer.wanted, true);
+        if is_first && node < self.shared.local.node {
+            peer.begin_yield(now);
+        }
+        self.serve(now, node);
     }
 
     fn remove(&mut self, node: NodeId) {

@@ -491,7 +491,7 @@ impl Node {
         }
     }
 
-    /// Tells the sleeve where a member listens, and asks for a session with it.
+    /// Tells the sleeve where a member listens, and asks it to keep up a session with it.
     fn upsert_peer(&mut self, now: Time, peer: NodeId) {
         if peer == self.id() {
             return;
@@ -519,7 +519,7 @@ impl Node {
                 },
             ),
         );
-        self.sleeve(now, weft_sleeve::Input::Connect(peer));
+        self.sleeve(now, weft_sleeve::Input::Keep(peer));
         self.paths.entry(peer).or_insert_with(|| {
             self.table_changed = true;
             Path {

@@ -51,7 +51,8 @@ impl World {
     /// Takes down what a node is told of its mesh.
     pub(crate) fn note_mesh(&mut self, host: usize, input: &Mesh) {
         let (kind, octets, bytes): (&str, Vec<u8>, &[u8]) = match input {
-            Mesh::Frame { conn, bytes } => ("frame", octets_of(*conn).into(), bytes),
+            // Its octets were taken down when it was sent.
+            Mesh::Frame { conn, .. } => ("frame", octets_of(*conn).into(), &[]),
             Mesh::Dialled { conn, .. } => ("dialled", octets_of(*conn).into(), &[]),
             Mesh::DialFailed { conn, .. } => ("dial failed", octets_of(*conn).into(), &[]),
             Mesh::Accepted { conn, .. } => ("accepted", octets_of(*conn).into(), &[]),

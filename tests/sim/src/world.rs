@@ -2,7 +2,7 @@
 
 use crate::dice::Dice;
 use crate::disk::Disk;
-use crate::engine::{CARRIED, Engine, Frame, Report, Sealed};
+use crate::engine::{Engine, Frame, Report, Sealed};
 use crate::faults::Faults;
 use crate::host::{Clock, Host, Process, Running, pod_mac};
 use crate::invariants::{Invariants, Scene, Seen, Violation};
@@ -267,6 +267,7 @@ impl World {
                 host,
                 hosts: &self.hosts,
                 genesis: self.genesis,
+                carried: self.scenario.network.datagram_max(),
             };
             self.violation = self.invariants.see(&scene, seen);
         }
@@ -656,7 +657,8 @@ impl World {
 
     pub(crate) fn send_sealed(&mut self, host: usize, to: SocketAddr, sealed: Sealed) {
         self.see(host, &Seen::Sealed(&sealed));
-        if sealed.kind == Kind::Probe && sealed.probe.is_some_and(|probe| probe.size > CARRIED) {
+        let carried = self.scenario.network.datagram_max();
+        if sealed.kind == Kind::Probe && sealed.probe.is_some_and(|probe| probe.size > carried) {
             return;
         }
         self.send_datagram(host, to, Packet::Sealed(sealed));

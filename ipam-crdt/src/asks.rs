@@ -16,12 +16,12 @@ use weft_wire::ipam::{GRANT_RUNS_MAX, SLOT_RUNS_MAX, SlotRun, Version};
 use weft_wire::{NodeId, Time};
 
 /// Hosts that are asked for slots at once: each may answer with as many runs as one grant holds.
-const SPACE_ASKS_MAX: usize = 4;
+pub(crate) const SPACE_ASKS_MAX: usize = 4;
 
 impl Ipam {
     /// True when this host may own slots and has none.
     pub(crate) fn is_without_slots(&self) -> bool {
-        self.own_runs.is_empty() && self.state.members().contains(&self.node)
+        self.own_runs.is_empty() && self.leaving.is_none() && self.state.members().contains(&self.node)
     }
 
     /// Asks others for what is missing here.

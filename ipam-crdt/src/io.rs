@@ -107,6 +107,10 @@ pub enum Request {
     Cancel(RequestId),
     /// Write what is not written yet, although nothing waits for it.
     Flush,
+    /// This host goes for good: give nothing out, and hand on what it has. [`crate::Ipam::leaving`] says how far it is.
+    Leave,
+    /// It stays after all; what was handed on is the others'.
+    Stay,
 }
 
 /// Something that happened.
@@ -247,6 +251,9 @@ pub enum AllocError {
     /// The pod was freed while it waited.
     #[error("the pod was freed while it waited")]
     Freed,
+    /// The host is leaving.
+    #[error("this host is leaving the cluster and gives out no addresses: `weft down --leave` was asked for")]
+    Leaving,
     /// Whoever asked has gone.
     #[error("whoever asked has gone")]
     Cancelled,

@@ -4,6 +4,7 @@ use crate::epoch::Votes;
 use crate::io::{
     AllocError, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, RequestId, Role,
 };
+use crate::leave::Leave;
 use crate::message::{AskId, Message};
 use crate::places::PlacesVersion;
 use crate::pool::Pool;
@@ -182,6 +183,7 @@ pub struct Ipam {
     pub(crate) hint_due: Time,
     pub(crate) hints: (u8, u8),
     pub(crate) places: PlacesVersion,
+    pub(crate) leaving: Option<Leave>,
     delta: Vec<Change>,
     pub(crate) flush_due: Time,
     staged: Vec<Output>,
@@ -284,6 +286,7 @@ impl Ipam {
             hint_due: now,
             hints: (0, 0),
             places: PlacesVersion::default(),
+            leaving: None,
             delta: Vec::new(),
             flush_due: Time::NEVER,
             staged: Vec::new(),
@@ -353,7 +356,8 @@ impl Ipam {
             .chain(rest)
             .chain(hint)
             .chain(epochs)
-            .chain(retry);
+            .chain(retry)
+            .chain(self.leave_deadline());
         due.chain([self.flush_due]).min().filter(|due| *due < Time::NEVER)
     }
 
@@ -466,6 +470,7 @@ impl Ipam {
         self.drive_epochs(now);
         self.serve_waiting(now);
         self.drive_asks(now);
+        self.drive_leave(now);
         self.drive_proofs(now);
         if now >= self.retry_due {
             self.retry_due = now + RETRY_INTERVAL;
@@ -584,7 +589,7 @@ impl Ipam {
 
     /// Slots that this host could hand over and addresses that it could lend, as bit lengths.
     pub(crate) fn free_hints(&self) -> (u8, u8) {
-        if self.standing != Standing::Confirmed {
+        if self.standing != Standing::Confirmed || self.leaving.is_some() {
             return (0, 0);
         }
         let slots = u32::BITS - self.pool.empty_slots().leading_zeros();

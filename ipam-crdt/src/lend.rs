@@ -51,6 +51,7 @@ impl Ipam {
         match self.standing {
             Standing::AwaitingConfirmation(_) => return Err(Refusal::NotConfirmed),
             Standing::Frozen(_) => return Err(Refusal::Frozen),
+            Standing::Confirmed if self.leaving.is_some() => return Err(Refusal::NothingFree),
             Standing::Confirmed => {}
         }
         let mut borrowers = BTreeSet::from([to]);

@@ -20,7 +20,7 @@
 //! | [`ipam`] | [`Ipam`]: the machine |
 //!
 //! Private parts of the machine: `requests` (allocate, claim, free), `transfer` (slots that change hands), `lend`
-//! (single addresses), `asks` (whom to ask for what is missing), `records` (records and messages of others, and this host's own).
+//! (single addresses), `asks` (whom to ask for what is missing), `leave` (a host that goes for good), `records` (records and messages of others, and this host's own).
 //!
 //! # The contract with the shell
 //!
@@ -38,12 +38,13 @@
 
 extern crate alloc;
 
-pub mod check;
 mod asks;
+pub mod check;
 pub mod epoch;
 pub mod genesis;
 pub mod io;
 pub mod ipam;
+mod leave;
 mod lend;
 pub mod mac;
 pub mod message;
@@ -64,6 +65,7 @@ pub use io::{
     RequestId, Role, WaitReason, Wanted,
 };
 pub use ipam::{ADDRESSES_MAX, ALLOCATE_DEADLINE, DEADLINE_MAX, ID_MAX, Ipam, REST, WAITING_MAX};
+pub use leave::Leaving;
 pub use places::{Elsewhere, OwnerRun, PlacesVersion};
 pub use space::{AddressError, AddressSpace, RangeError, Slot};
 pub use state::{Change, Held, IpamState, StateError};

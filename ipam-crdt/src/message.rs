@@ -156,6 +156,8 @@ pub enum Message {
     },
     /// Decided epochs in order.
     Epochs(Vec<Decided>),
+    /// I am leaving: ask me for slots.
+    Offer,
 }
 
 impl Message {

@@ -117,6 +117,7 @@ impl Ipam {
             Message::Chain(grants) => self.on_chain(now, from, &grants),
             Message::AskEpochs { after } => self.on_ask_epochs(from, after),
             Message::Epochs(epochs) => self.on_epochs(now, from, epochs),
+            Message::Offer => self.on_offer(now, from),
         }
     }
 
@@ -187,7 +188,8 @@ impl Ipam {
             ballot: p.ballot,
             value: p.value.clone(),
         });
-        let wants = self.role == Role::Owner && !self.state.members().contains(&self.node);
+        let wants =
+            self.role == Role::Owner && self.leaving.is_none() && !self.state.members().contains(&self.node);
         vote_record(&self.state, &self.key, &self.genesis, wants, proposal)
     }
 

@@ -35,6 +35,8 @@ impl Ipam {
             } => self.ask_for(now, id, wanted, within, request),
             Request::Free { id, address, request } => self.on_free(now, &id, address, request),
             Request::Flush => self.flush_due = now,
+            Request::Leave => self.begin_leaving(now),
+            Request::Stay => self.stop_leaving(),
             Request::Cancel(request) => {
                 if let Some(at) = self.waiting.iter().position(|waiting| waiting.request == request) {
                     self.waiting.remove(at);
@@ -188,6 +190,10 @@ impl Ipam {
         }
         if let Standing::Frozen(reason) = self.standing {
             self.answer(waiting.request, Err(AllocError::Frozen(reason)));
+            return Ok(());
+        }
+        if self.leaving.is_some() {
+            self.answer(waiting.request, Err(AllocError::Leaving));
             return Ok(());
         }
         if held.is_some_and(|offsets| offsets.len() >= ADDRESSES_MAX) {

@@ -39,6 +39,7 @@ impl Ipam {
             }
             return;
         }
+        self.on_offer_taken(from);
         match self.choose(from, need, room, span) {
             Ok(runs) => {
                 let slots = runs.iter().map(|run| run.count).sum();
@@ -47,6 +48,7 @@ impl Ipam {
                     self.change(change);
                 }
                 self.own_runs = self.state.table().runs_of(&self.node);
+                self.on_handed(slots);
                 self.event(Event::Gave { to: from, slots });
                 self.event(Event::OwnersChanged);
                 self.send_grant(grant);
@@ -67,7 +69,10 @@ impl Ipam {
             return Err(Refusal::NotInEpoch);
         }
         // One run may be split off the middle of another, which leaves this host with one more.
-        let own_room = SLOT_RUNS_MAX.saturating_sub(self.own_runs.len());
+        // A host that leaves will soon have none.
+        let own_room = SLOT_RUNS_MAX
+            .saturating_sub(self.own_runs.len())
+            .max(usize::from(self.leaving.is_some()));
         let runs = GRANT_RUNS_MAX.min(room as usize).min(own_room);
         if runs == 0 {
             return Err(Refusal::NoRoom);
@@ -92,7 +97,9 @@ impl Ipam {
         } else {
             half
         };
-        let slots = fair.max(need.min(half)).max(need.min(1));
+        let slots = self
+            .leave_share()
+            .unwrap_or(fair.max(need.min(half)).max(need.min(1)));
         let chosen = self
             .pool
             .take_empty(slots, runs, GRANT_CHAIN_MAX, span, &self.state);

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod check;
 mod addresses;
+mod check;
 mod faults;
+mod leave;
 mod stories;
 mod world;

@@ -29,7 +29,9 @@ impl Node {
             return self.ipam(now, weft_ipam_crdt::Input::Request(request));
         }
         match request {
-            Request::Allocate { request, .. } | Request::Claim { request, .. } => {
+            Request::Allocate { request, .. }
+            | Request::Claim { request, .. }
+            | Request::AllocateIn { request, .. } => {
                 self.outputs.push_back(Output::Allocated {
                     request,
                     result: Err(NO_CLUSTER.into()),
@@ -41,7 +43,7 @@ impl Node {
                     addresses: [].into(),
                 });
             }
-            Request::Cancel(_) | Request::Flush => {}
+            Request::Cancel(_) | Request::Flush | Request::Leave | Request::Stay => {}
         }
     }
 
@@ -108,11 +110,15 @@ impl Node {
             }
             AllocError::Deadline {
                 why: WaitReason::Space(node) | WaitReason::Loan(node),
+                within,
             } => {
                 format!(
-                    "no address in time: host {} was asked and did not answer",
+                    "no address within {within:?}: host {} was asked and has not answered",
                     self.name_of(node)
                 )
+            }
+            AllocError::Deadline { why, within } => {
+                format!("no address within {within:?}: {}", self.waits_for(why))
             }
             error => error.to_string(),
         }

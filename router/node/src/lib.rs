@@ -11,6 +11,7 @@
 //! | [`check`] | what it has to say when the address space is checked |
 //! | `contested` | addresses of this host that another one uses too |
 //! | `families` | which peers have no version of IP in common with this host |
+//! | `leave` | how far a host that leaves has come, in words |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
 //! | [`report`] | the node's part of the status |
 //!
@@ -26,6 +27,7 @@ pub mod check;
 mod contested;
 mod families;
 pub mod io;
+mod leave;
 pub mod macs;
 pub mod node;
 mod places;

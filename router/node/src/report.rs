@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use weft_gossip::status::{LinkStage, LinkStatus};
 use weft_sleeve::PeerView;
 use weft_wire::api::{
-    ClusterStatus, IpamRange, IpamStatus, IpamSummary, LinkState, PeerStatus, Status, TargetStatus, Traffic,
-    UsedAddress, WaitingRequest,
+    ClusterStatus, DiskStatus, IpamRange, IpamStatus, IpamSummary, LinkState, PeerStatus, Status,
+    TargetStatus, Traffic, UsedAddress, WaitingRequest,
 };
 use weft_wire::mtu::whole_mtu;
 use weft_wire::{DropReason, NodeId, RejectReason, Time};
@@ -63,6 +63,8 @@ impl Node {
             // The kernel's to tell, as pods are.
             firewall: Vec::new(),
             uptime_s: now.since_start().as_secs(),
+            // The shell's to tell.
+            disk: DiskStatus::default(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The router's side of the local API.
 
+use super::leave;
 use crate::command::attach;
 use crate::daemon::{NodeHandle, Request, TargetRefusal};
 use axum::extract::{ConnectInfo, Path, State, connect_info::Connected};
@@ -36,7 +37,7 @@ pub(crate) enum ServerError {
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy)]
-struct Caller {
+pub(super) struct Caller {
     uid: Option<u32>,
 }
 
@@ -93,7 +94,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// A refusal with its status.
-pub(super) struct Refusal(StatusCode, String);
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -164,6 +165,9 @@ pub(crate) async fn serve(
             "/v1/forget",
             post(|api, caller, body| target(api, caller, body, Request::Forget)),
         )
+        .route("/v1/leave", get(leave::look).post(leave::begin))
+        .route("/v1/leave/end", post(leave::end))
+        .route("/v1/stay", post(leave::stay))
         .route("/v1/stop", post(stop))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -189,7 +193,7 @@ fn accept<T>(body: Body<T>) -> Result<T, Refusal> {
         .map_err(|e| Refusal(StatusCode::BAD_REQUEST, e.body_text()))
 }
 
-fn root_only(caller: Caller) -> Result<(), Refusal> {
+pub(super) fn root_only(caller: Caller) -> Result<(), Refusal> {
     match caller.uid {
         Some(0) => Ok(()),
         _ => Err(Refusal(

@@ -255,7 +255,7 @@ fn bytes(octets: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_wire::api::{Pod, TargetStatus, Traffic};
+    use weft_wire::api::{DiskStatus, Pod, TargetStatus, Traffic};
 
     #[test]
     fn the_screen_says_what_matters_first_and_fits() {
@@ -322,6 +322,7 @@ mod tests {
             warnings: vec!["something".into()],
             firewall: vec!["chain FORWARD drops".into()],
             uptime_s: 90_061,
+            disk: DiskStatus::default(),
         };
         let screen = render(&status);
         assert!(

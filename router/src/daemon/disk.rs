@@ -3,9 +3,11 @@
 use super::{Daemon, NodeEvent, SaveToken};
 use anyhow::Context;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use weft_store::writer::{self, SAVES_MAX};
-use weft_store::{Job, Store, StoreError, Told};
+use weft_store::{Job, Store, StoreError, Syncs, Told};
+use weft_wire::api::DiskStatus;
 
 type Saves = mpsc::Sender<Job<SaveToken>>;
 
@@ -31,6 +33,18 @@ pub(super) fn start(
         .spawn(move || writer::run(store, to_save, join_token, tell))
         .context("no thread for the state file")?;
     Ok((saves, thread))
+}
+
+/// How the disk does, for the status.
+pub(super) fn status(syncs: &Syncs) -> DiskStatus {
+    let report = syncs.report();
+    let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    DiskStatus {
+        syncs: report.count,
+        last_sync_us: report.last.map(micros),
+        median_sync_us: report.median.map(micros),
+        slow: report.is_slow,
+    }
 }
 
 fn sentence(error: &StoreError) -> String {

@@ -29,6 +29,7 @@ pub(crate) use start::run;
 use askers::Askers;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Instant;
 use tcp::Connections;
 use tokio::net::TcpStream;
@@ -40,8 +41,8 @@ use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
 use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_store::writer::SAVES_MAX;
-use weft_store::{Difference, Job, Save};
-use weft_wire::api::{FreeRequest, IpamStatus, PodPlan, PodRequest, Status};
+use weft_store::{Difference, Job, Save, StoreError, Syncs};
+use weft_wire::api::{FreeRequest, IpamStatus, LeaveStatus, PodPlan, PodRequest, Status};
 use weft_wire::{Mac, Time};
 
 use crate::config::parse_peer;
@@ -82,6 +83,14 @@ pub(crate) enum Request {
     Connect(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Try this address no more.
     Forget(String, oneshot::Sender<Result<String, TargetRefusal>>),
+    /// Hand this host's part of the range on; where that stands, or none before this host is a member.
+    Leave(oneshot::Sender<Option<LeaveStatus>>),
+    /// Where leaving stands; none for a host that stays.
+    Leaving(oneshot::Sender<Option<LeaveStatus>>),
+    /// Stay after all.
+    Stay(oneshot::Sender<()>),
+    /// Give the identity up. Nothing is saved from here on; whoever asks asks the router to stop next.
+    SetAside(oneshot::Sender<oneshot::Receiver<Result<PathBuf, StoreError>>>),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
 }
@@ -150,6 +159,9 @@ struct Daemon {
     save_trouble: Option<String>,
     /// A sentence while the disk takes no writes: then nothing is given out.
     disk_trouble: Option<String>,
+    /// The identity is given up: what would still be saved is nobody's.
+    is_set_aside: bool,
+    syncs: Syncs,
     askers: Askers,
     remote_macs: watch::Sender<BTreeSet<Mac>>,
     bridge_trouble: watch::Receiver<Option<String>>,
@@ -251,6 +263,9 @@ impl Daemon {
     }
 
     fn save(&mut self, token: SaveToken, save: Save) {
+        if self.is_set_aside {
+            return;
+        }
         if self.saves.try_send(Job::Save(token, save)).is_err() {
             self.save_trouble = Some(format!(
                 "the disk takes no writes: {SAVES_MAX} of them wait, or its writer has ended"
@@ -396,6 +411,24 @@ impl Daemon {
             Request::Forget(target, answer) => {
                 let _ = answer.send(self.forget(&target));
             }
+            Request::Leave(answer) => {
+                self.input(Input::Ipam(Ipam::Leave));
+                let _ = answer.send(self.node.leave_status());
+            }
+            Request::Leaving(answer) => {
+                let _ = answer.send(self.node.leave_status());
+            }
+            Request::Stay(answer) => {
+                self.input(Input::Ipam(Ipam::Stay));
+                let _ = answer.send(());
+            }
+            Request::SetAside(answer) => {
+                let (done, when_done) = oneshot::channel();
+                // What waits for the disk is written first. A writer that takes nothing more drops its end.
+                let _ = self.saves.try_send(Job::SetAside(done));
+                self.is_set_aside = true;
+                let _ = answer.send(when_done);
+            }
             Request::Stop(answer) => {
                 let _ = answer.send(());
                 return true;
@@ -461,6 +494,7 @@ impl Daemon {
         status.warnings.extend(self.bridge_trouble.borrow().clone());
         status.warnings.extend(self.disk_trouble.clone());
         status.firewall = self.firewall.borrow().clone();
+        status.disk = disk::status(&self.syncs);
         status
     }
 }

@@ -113,6 +113,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             seed: random::seed()?,
         },
     )?;
+    let syncs = store.syncs();
     let (saves, writer) = disk::start(store, token_text, events.clone(), failures)?;
     tokio::spawn(tcp::accept(listener, events.clone()));
     let (end_api, api_ended) = tokio::sync::oneshot::channel();
@@ -125,6 +126,8 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         saves,
         save_trouble: None,
         disk_trouble: None,
+        is_set_aside: false,
+        syncs,
         askers: super::askers::Askers::default(),
         remote_macs,
         bridge_trouble,

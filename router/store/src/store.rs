@@ -6,17 +6,16 @@
 //! router runs.
 
 use crate::error::{Difference, FormatError, StoreError};
-use crate::file::{check_owner, make_directory, replace};
+use crate::file::{check_owner, make_directory, rename_all, replace};
 use crate::format::{self, RecordKind};
 use crate::machine::MachineId;
 use crate::point::{Append, CrashAt, Occasion, Points, WritePoint};
+use crate::syncs::Syncs;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use weft_gossip::DurableState;
 use weft_ipam_crdt::{Change, IpamState};
 use weft_wire::codec::encode;
@@ -30,6 +29,9 @@ const APPENDED_FACTOR: u64 = 3;
 const APPENDED_MIN: u64 = 1 << 20;
 /// Longest encoded change of the address state: a grant of all slots of a fragmented host.
 const CHANGE_MAX: usize = 1 << 20;
+
+/// Added to the names of files of a host that has left its cluster.
+const LEFT: &str = ".left-the-cluster";
 
 /// What a router is and knows when it starts.
 pub struct State {
@@ -52,21 +54,6 @@ pub enum Save {
     Cluster(DurableState),
     /// The address state changed like this.
     Ipam(Vec<Change>),
-}
-
-/// Counts the syncs of a store, from any thread.
-#[derive(Clone, Debug, Default)]
-pub struct Syncs(Arc<AtomicU64>);
-
-impl Syncs {
-    /// Calls of fsync and fdatasync that the kernel has answered with success since the store was opened.
-    pub fn so_far(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn count(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// The open state directory; the lock is held until it is dropped.
@@ -222,8 +209,7 @@ impl Store {
         }
         self.file.write_all_at(records, self.length)?;
         self.points.reach(WritePoint::Records(Append::Written));
-        self.file.sync_data()?;
-        self.syncs.count();
+        self.syncs.measured(|| self.file.sync_data())?;
         self.points.reach(WritePoint::Records(Append::Synced));
         self.length += records.len() as u64;
         Ok(())
@@ -273,6 +259,28 @@ impl Store {
             Ok(()) => Err(Difference::Mended { why }),
             Err(error) => Err(Difference::Lost { why, error }),
         }
+    }
+
+    /// Gives the identity up for good: the file and the token get names by which no router takes them, and which say
+    /// why. Nothing may be saved afterwards. Returns where the file is kept.
+    ///
+    /// # Errors
+    /// They could not be renamed; what is still there under its name must be moved by hand.
+    pub fn set_aside(&mut self) -> Result<PathBuf, StoreError> {
+        let is_free = |suffix: &String| {
+            ["state", "token"]
+                .iter()
+                .all(|name| !self.directory.join(format!("{name}{suffix}")).exists())
+        };
+        let mut suffixes = (1u32..).map(|number| match number {
+            1 => LEFT.to_owned(),
+            number => format!("{LEFT}-{number}"),
+        });
+        // There are more numbers than files.
+        let suffix = suffixes.find(is_free).unwrap_or_else(|| LEFT.to_owned());
+        let names = ["state", "token"].map(|name| (name, format!("{name}{suffix}")));
+        rename_all(&self.directory, &names)?;
+        Ok(self.directory.join(format!("state{suffix}")))
     }
 
     fn take_cluster(&mut self, durable: &DurableState) -> Result<(), StoreError> {

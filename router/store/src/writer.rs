@@ -3,6 +3,7 @@
 use crate::error::{Difference, StoreError};
 use crate::store::{Save, Store};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use weft_ipam_crdt::IpamState;
@@ -32,6 +33,8 @@ pub enum Job<T> {
     Save(T, Save),
     /// Read the file again and compare it, with [`Store::compare`]. While the disk refuses, the answer waits.
     Compare(Box<IpamState>, oneshot::Sender<Result<(), Difference>>),
+    /// Give the identity up, with [`Store::set_aside`], and end.
+    SetAside(oneshot::Sender<Result<PathBuf, StoreError>>),
 }
 
 /// Writes until the sender is dropped, or `tell` returns false, or nothing can be written for good. `join_token` is
@@ -80,9 +83,17 @@ pub fn run<T>(
             Next::Retry if !jobs.is_closed() => continue,
             Next::Retry | Next::End => return,
         }
-        if let Some(Job::Compare(state, answer)) = waiting.pop_front() {
-            // Whoever asked may have gone.
-            let _ = answer.send(writer.store.compare(&state));
+        // Whoever asked may have gone.
+        match waiting.pop_front() {
+            Some(Job::Compare(state, answer)) => {
+                let _ = answer.send(writer.store.compare(&state));
+            }
+            Some(Job::SetAside(answer)) => {
+                let _ = answer.send(writer.store.set_aside());
+                return;
+            }
+            Some(save @ Job::Save(..)) => waiting.push_front(save),
+            None => {}
         }
     }
 }

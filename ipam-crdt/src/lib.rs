@@ -38,8 +38,8 @@
 
 extern crate alloc;
 
-pub mod check;
 mod asks;
+pub mod check;
 pub mod epoch;
 pub mod genesis;
 pub mod io;

@@ -152,14 +152,18 @@ pub struct TargetStatus {
 pub struct Pod {
     /// Name under which it was attached.
     pub id: String,
-    /// Address with the prefix length of the range.
+    /// Address with its prefix length; the MAC address follows from it.
     #[cfg_attr(test, schemars(with = "schema::Network"))]
     pub address: IpNet,
     /// MAC address of its interface.
     pub mac: String,
+    /// Its further addresses, in the order in which they were asked for.
+    #[cfg_attr(test, schemars(with = "Vec<schema::Network>"))]
+    #[serde(default)]
+    pub further: Vec<IpNet>,
 }
 
-/// `POST /v1/pods`: an address for a pod; the same id gets the same one again; root only.
+/// `POST /v1/pods`: an address for a pod; the same question gets the same one again; root only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PodRequest {
@@ -168,6 +172,14 @@ pub struct PodRequest {
     /// The address it shall have; weft chooses one when this is left out.
     #[serde(default)]
     pub address: Option<IpAddr>,
+    /// The part of the range of which it shall be, with its prefix length; the whole range when this is left out. A pod
+    /// can have an address of each of several subnets.
+    #[cfg_attr(test, schemars(with = "Option<schema::Network>"))]
+    #[serde(default)]
+    pub subnet: Option<IpNet>,
+    /// How long it may take, in milliseconds, 60,000 at most; 10,000 when this is left out.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
 }
 
 /// `POST /v1/pods/free`: a pod is gone, or one of its addresses; root only.
@@ -358,7 +370,7 @@ pub struct UsedAddress {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PodPlan {
-    /// Address with the prefix length of the range.
+    /// Address with the prefix length of the subnet that was asked for, else of the range.
     #[cfg_attr(test, schemars(with = "schema::Network"))]
     pub address: IpNet,
     /// MAC address for the pod's interface.

@@ -29,7 +29,9 @@ impl Node {
             return self.ipam(now, weft_ipam_crdt::Input::Request(request));
         }
         match request {
-            Request::Allocate { request, .. } | Request::Claim { request, .. } => {
+            Request::Allocate { request, .. }
+            | Request::Claim { request, .. }
+            | Request::AllocateIn { request, .. } => {
                 self.outputs.push_back(Output::Allocated {
                     request,
                     result: Err(NO_CLUSTER.into()),
@@ -108,11 +110,15 @@ impl Node {
             }
             AllocError::Deadline {
                 why: WaitReason::Space(node) | WaitReason::Loan(node),
+                within,
             } => {
                 format!(
-                    "no address in time: host {} was asked and did not answer",
+                    "no address within {within:?}: host {} was asked and has not answered",
                     self.name_of(node)
                 )
+            }
+            AllocError::Deadline { why, within } => {
+                format!("no address within {within:?}: {}", self.waits_for(why))
             }
             error => error.to_string(),
         }
@@ -128,6 +134,13 @@ impl Node {
                 )
             }
             WaitReason::Loan(node) => format!("waiting for host {} to lend an address", self.name_of(node)),
+            WaitReason::Silent(node) => {
+                format!(
+                    "host {}, whose address space it is, does not answer: bring it back, or remove it from the cluster if \
+                     it is gone for good",
+                    self.name_of(node)
+                )
+            }
             reason => reason.to_string(),
         }
     }

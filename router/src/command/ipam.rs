@@ -3,6 +3,7 @@
 use super::owners;
 use crate::api::client::Client;
 use crate::cli::{IpamArgs, IpamCommand};
+use crate::wish::Named;
 use anyhow::bail;
 use comfy_table::{Table, presets};
 use std::fmt::Write as _;
@@ -21,8 +22,18 @@ pub(crate) fn ipam(args: &IpamArgs) -> anyhow::Result<ExitCode> {
             let status: IpamStatus = super::block_on(super::ASKING, async { client.get("/v1/ipam").await })?;
             super::print(args.json, &status, render(&status).trim_end())
         }
-        Some(IpamCommand::Allocate { id }) => give(args, &client, id, None),
-        Some(IpamCommand::Claim { id, address }) => give(args, &client, id, Some(*address)),
+        Some(IpamCommand::Allocate { id, subnet, patience }) => {
+            give(args, &client, super::pod_request(id, None, *subnet, patience))
+        }
+        Some(IpamCommand::Claim {
+            id,
+            address: Named { address, subnet },
+            patience,
+        }) => give(
+            args,
+            &client,
+            super::pod_request(id, Some(*address), *subnet, patience),
+        ),
         Some(IpamCommand::Free { id, address }) => {
             let request = FreeRequest {
                 id: id.clone(),
@@ -59,11 +70,7 @@ pub(crate) fn ipam(args: &IpamArgs) -> anyhow::Result<ExitCode> {
     answered.map(|()| ExitCode::SUCCESS)
 }
 
-fn give(args: &IpamArgs, client: &Client, id: &str, address: Option<IpAddr>) -> anyhow::Result<()> {
-    let request = PodRequest {
-        id: id.to_owned(),
-        address,
-    };
+fn give(args: &IpamArgs, client: &Client, request: PodRequest) -> anyhow::Result<()> {
     let plan = super::allocate(client, &request)?;
     super::print(args.json, &plan, &plan.address.to_string())
 }
@@ -77,7 +84,7 @@ fn join(addresses: &[IpAddr]) -> String {
 }
 
 /// An id as part of a path (RFC 3986 §2.1).
-fn percent_encoded(text: &str) -> String {
+pub(crate) fn percent_encoded(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     text.bytes()
         .map(|b| {

@@ -34,7 +34,7 @@ use tcp::Connections;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_gossip::{ConnId, PersistToken};
-use weft_ipam_crdt::{Request as Ipam, RequestId};
+use weft_ipam_crdt::{Request as Ipam, RequestId, Wanted};
 use weft_node::check::Checked;
 use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
@@ -357,16 +357,24 @@ impl Daemon {
             Request::Status(answer) => {
                 let _ = answer.send(self.status());
             }
-            Request::Allocate(request, PodRequest { id, address }, answer) => {
+            Request::Allocate(request, asked, answer) => {
                 if let Some(why) = &self.disk_trouble {
                     let _ = answer.send(Err(why.clone()));
                     return false;
                 }
-                let is_new = self.node.addresses_of(&id).is_empty();
-                self.askers.allocate(request, &id, is_new, answer);
-                self.input(Input::Ipam(match address {
-                    Some(address) => Ipam::Claim { id, address, request },
-                    None => Ipam::Allocate { id, request },
+                let PodRequest {
+                    id,
+                    address,
+                    subnet,
+                    timeout_ms,
+                } = asked;
+                let held = self.node.addresses_of(&id);
+                self.askers.allocate(request, &id, held, answer);
+                self.input(Input::Ipam(Ipam::AllocateIn {
+                    id,
+                    wanted: Wanted { address, subnet },
+                    within: timeout_ms.map(std::time::Duration::from_millis),
+                    request,
                 }));
             }
             Request::Cancel(request) => self.input(Input::Ipam(Ipam::Cancel(request))),

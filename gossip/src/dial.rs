@@ -166,6 +166,16 @@ pub fn parse_target(text: &str) -> DialTarget {
 }
 
 impl Mesh {
+    /// Numbers of dials so far, this process's former meshes included.
+    pub fn dials(&self) -> u64 {
+        self.dialer.dials
+    }
+
+    /// Numbers dials from here on: two meshes of one process have no connection's name in common.
+    pub fn number_dials_from(&mut self, number: u64) {
+        self.dialer.dials = self.dialer.dials.max(number);
+    }
+
     fn backoff(&mut self, failures: u32, longest: Duration) -> Duration {
         let base = BACKOFF_MIN
             .saturating_mul(1 << failures.saturating_sub(1).min(16))

@@ -142,6 +142,10 @@ pub enum Input {
         /// At most [`weft_wire::mesh::DIRECT_MAX`] octets.
         bytes: Vec<u8>,
     },
+    /// Let newcomers in, as from the start, or let nobody in.
+    SetAdmitting(bool),
+    /// Capability bits of the Hello from now on.
+    SetCapabilities(u64),
     /// A state is durable, and with it all states before.
     Persisted(PersistToken),
     /// Say goodbye to everybody and dial no more.
@@ -243,8 +247,14 @@ pub enum MeshEvent {
         node: NodeId,
         /// Its address, where known.
         remote: Option<SocketAddr>,
+        /// True when this host dialled it there.
+        is_dialled: bool,
         /// Its cluster.
         genesis: GenesisId,
+        /// Capability bits of its Hello, and of the one that this host said or says to it.
+        capabilities: [u64; 2],
+        /// True when both hold the same join token.
+        has_token: bool,
     },
     /// A member said this to this host.
     Direct {
@@ -296,6 +306,8 @@ pub struct Mesh {
     pub(crate) refusals: [u64; RejectReason::COUNT],
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) stopping: bool,
+    /// Newcomers are let in.
+    pub(crate) is_admitting: bool,
 }
 
 impl Mesh {
@@ -323,6 +335,7 @@ impl Mesh {
             refusals: [0; RejectReason::COUNT],
             outputs: VecDeque::new(),
             stopping: false,
+            is_admitting: true,
         };
         for target in config.targets {
             mesh.dialer.add_target(target);
@@ -359,6 +372,8 @@ impl Mesh {
             Input::RemoveTarget(target) => self.dialer.remove_target(&target),
             Input::SetRecord { kind, body } => self.set_record(kind, body),
             Input::SendTo { to, bytes } => self.send_to(&to, bytes),
+            Input::SetAdmitting(is_admitting) => self.is_admitting = is_admitting,
+            Input::SetCapabilities(capabilities) => self.capabilities = capabilities,
             Input::Persisted(token) => self.on_persisted(now, token),
             Input::Shutdown => self.on_shutdown(now),
             Input::Tick => {}
@@ -371,6 +386,7 @@ impl Mesh {
     fn may_change_dials(&self, input: &Input) -> bool {
         match input {
             Input::Written { .. } | Input::SetRecord { .. } | Input::SendTo { .. } | Input::Tick => false,
+            Input::SetAdmitting(_) | Input::SetCapabilities(_) => false,
             Input::Frame { conn, .. } => self.conns.get(conn).is_none_or(|conn| conn.up().is_none()),
             _ => true,
         }

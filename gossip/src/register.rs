@@ -11,6 +11,7 @@
 use crate::membership::{AdmissionError, Membership};
 use alloc::collections::BTreeMap;
 use core::ops::Bound;
+use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::{KindNumber, RegisterKey};
 use weft_wire::hash::hash;
 use weft_wire::ipam::{ExceptionsRecord, FenceRecord, LentRecord, SlotsRecord, VoteRecord};
@@ -91,10 +92,11 @@ type BodyCheck = fn(&Envelope) -> bool;
 
 /// Kinds that this version knows, with the check of their bodies. They do not count against the quota of unknown
 /// kinds: each is one bounded record.
-const KNOWN: [(KindNumber, BodyCheck); 8] = [
+const KNOWN: [(KindNumber, BodyCheck); 9] = [
     known::<Admission>(),
     known::<PeerRecord>(),
     known::<LinksRecord>(),
+    known::<AdoptRecord>(),
     known::<SlotsRecord>(),
     known::<LentRecord>(),
     known::<VoteRecord>(),

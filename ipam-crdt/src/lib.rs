@@ -16,6 +16,7 @@
 //! | [`epoch`] | the chain of memberships, each decided by a majority of the one before |
 //! | [`genesis`] | agreement among hosts that are started together, before there is a cluster |
 //! | [`message`] | what one member says to another directly |
+//! | [`claim`] | addresses of pods that run while their host becomes a new member |
 //! | [`io`] | inputs, outputs, answers and events of the machine |
 //! | [`ipam`] | [`Ipam`]: the machine |
 //!
@@ -38,8 +39,9 @@
 
 extern crate alloc;
 
-pub mod check;
 mod asks;
+pub mod check;
+pub mod claim;
 pub mod epoch;
 pub mod genesis;
 pub mod io;
@@ -59,6 +61,7 @@ pub mod summary;
 pub mod table;
 mod transfer;
 
+pub use claim::{Answered, Claim, Claims};
 pub use io::{
     AllocError, Allocation, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, Request,
     RequestId, Role, WaitReason, Wanted,

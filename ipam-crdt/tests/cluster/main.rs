@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod check;
 mod addresses;
+mod check;
 mod faults;
 mod stories;
 mod world;

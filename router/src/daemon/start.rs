@@ -103,6 +103,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             token: token.map(|(_, token)| token.psk()),
             durable: state.durable,
             ipam: state.ipam,
+            claims: state.claims,
             targets: settings.peers,
             endpoints: underlay.endpoints,
             underlay_mtu: underlay.mtu,
@@ -126,6 +127,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         save_trouble: None,
         disk_trouble: None,
         askers: super::askers::Askers::default(),
+        adopting: Vec::new(),
         remote_macs,
         bridge_trouble,
         firewall,
@@ -234,7 +236,20 @@ fn open_state(settings: &Settings, underlay: &Underlay, rng: &mut ChaCha20Rng) -
     let (mut store, mut state) = Store::open(&settings.state_dir, machine, settings.crash_at, || {
         (NodeKey::from_seed(seed), noise)
     })?;
-    let token = match (settings.token.clone().zip(given), store.token()?) {
+    if let (Some(adopted), Some(given)) = (&state.token, &settings.token)
+        && adopted != given
+    {
+        tracing::warn!(
+            "the token that was given is not the one of the cluster that this host has adopted: `weft token` prints that \
+             one, which is used"
+        );
+    }
+    let given = settings
+        .token
+        .clone()
+        .zip(given)
+        .filter(|_| state.token.is_none());
+    let token = match (given, store.token()?) {
         (Some(given), _) => Some(given),
         (None, Some(text)) => {
             let token =

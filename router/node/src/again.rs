@@ -73,6 +73,8 @@ pub struct Beginning {
     pub claims: Vec<Claim>,
     /// Join token of the cluster, when it is another one than before.
     pub token: Option<String>,
+    /// Where the host listens that let it in: all that it knows of others until it has heard from them.
+    pub targets: Vec<String>,
 }
 
 impl core::fmt::Debug for Beginning {
@@ -335,15 +337,7 @@ impl Node {
         if ours == Some(theirs) {
             return self.give_up(now, "the host that answered is of this same cluster".into());
         }
-        let reached = candidate
-            .mesh
-            .links()
-            .into_iter()
-            .filter(|link| link.stage == LinkStage::Joining);
-        let endpoints: Vec<SocketAddr> = reached
-            .filter_map(|link| link.remote)
-            .take(ENDPOINTS_MAX)
-            .collect();
+        let endpoints: Vec<SocketAddr> = candidate.admitters().collect();
         let record = AdoptRecord {
             genesis: theirs,
             token: candidate
@@ -398,6 +392,10 @@ impl Node {
             state: state.clone(),
             claims: candidate.claims.list(),
             token: candidate.token.as_ref().map(|token| token.text.clone()),
+            targets: candidate
+                .admitters()
+                .map(|admitter| admitter.to_string())
+                .collect(),
         })));
     }
 
@@ -712,6 +710,13 @@ impl Path {
 }
 
 impl Candidate {
+    /// Where the hosts listen that let it in.
+    fn admitters(&self) -> impl Iterator<Item = SocketAddr> {
+        let links = self.mesh.links().into_iter();
+        let joining = links.filter(|link| link.stage == LinkStage::Joining);
+        joining.filter_map(|link| link.remote).take(ENDPOINTS_MAX)
+    }
+
     fn gives_up_at(&self) -> Time {
         match self.why {
             Why::Asked | Why::Alone => self.began + ADOPT_PATIENCE,

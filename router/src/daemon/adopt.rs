@@ -56,6 +56,7 @@ impl Daemon {
             state,
             claims,
             token,
+            targets,
         } = beginning;
         let again = Again {
             key,
@@ -63,6 +64,7 @@ impl Daemon {
             durable: state,
             claims,
             token,
+            targets,
         };
         self.save(SaveToken::Again, Save::Again(Box::new(again)));
     }

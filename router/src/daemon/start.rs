@@ -90,6 +90,15 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         bail!("port {TAP} of bridge {BRIDGE} does not forward: `weft down` removes both, then start again");
     }
     announce(&settings, &state, &underlay, &store);
+    let mut targets = settings.peers;
+    // Until it has heard from the others after it began again, this is all that it knows of them.
+    if state
+        .durable
+        .as_ref()
+        .is_some_and(|durable| durable.peers().next().is_none())
+    {
+        targets.extend(state.targets);
+    }
     let node = Node::new(
         Time::from_start(clock.elapsed()),
         NodeConfig {
@@ -104,7 +113,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             durable: state.durable,
             ipam: state.ipam,
             claims: state.claims,
-            targets: settings.peers,
+            targets,
             endpoints: underlay.endpoints,
             underlay_mtu: underlay.mtu,
             mtu: settings.mtu,

@@ -39,6 +39,8 @@ pub(crate) enum RecordKind {
     Claims = 6,
     /// Join token of the cluster that this host has adopted, UTF-8.
     Token = 7,
+    /// Where the host listens that let this one in, as encoded texts.
+    Targets = 8,
 }
 
 impl RecordKind {
@@ -51,6 +53,7 @@ impl RecordKind {
             Self::IpamChange,
             Self::Claims,
             Self::Token,
+            Self::Targets,
         ]
         .into_iter()
         .find(|kind| *kind as u16 == number)

@@ -30,6 +30,8 @@ const APPENDED_FACTOR: u64 = 3;
 const APPENDED_MIN: u64 = 1 << 20;
 /// Longest encoded change of the address state: a grant of all slots of a fragmented host.
 const CHANGE_MAX: usize = 1 << 20;
+/// Longest encoded list of targets: a few socket addresses as text.
+const TARGETS_MAX: usize = 4 << 10;
 /// Longest encoded list of claims: 65,536 addresses with ids of 256 octets.
 const CLAIMS_MAX: usize = 32 << 20;
 
@@ -49,6 +51,8 @@ pub struct State {
     pub claims: Vec<Claim>,
     /// Join token of the cluster that it has adopted.
     pub token: Option<String>,
+    /// Where the hosts listen that let it in when it began again.
+    pub targets: Vec<String>,
 }
 
 /// What a host is once it has begun again: a new member, whose pods have addresses already.
@@ -64,6 +68,8 @@ pub struct Again {
     pub claims: Vec<Claim>,
     /// Join token of the cluster, when it is another one than before.
     pub token: Option<String>,
+    /// Where the hosts listen that let it in.
+    pub targets: Vec<String>,
 }
 
 impl std::fmt::Debug for Again {
@@ -111,6 +117,7 @@ pub struct Store {
     ipam: Option<IpamState>,
     claims: Vec<Claim>,
     token: Option<String>,
+    targets: Vec<String>,
     /// Octets of what the host was before it began again, until they are kept aside.
     former: Option<Vec<u8>>,
     file: File,
@@ -173,6 +180,7 @@ impl Store {
                     ipam: None,
                     claims: Vec::new(),
                     token: None,
+                    targets: Vec::new(),
                 };
                 (new, Occasion::First)
             }
@@ -190,6 +198,7 @@ impl Store {
             ipam: state.ipam.clone(),
             claims: state.claims.clone(),
             token: state.token.clone(),
+            targets: state.targets.clone(),
             former: None,
             file: lock.try_clone().map_err(in_directory)?,
             length: 0,
@@ -352,6 +361,7 @@ impl Store {
         self.durable = Some(again.durable.clone());
         self.ipam = Some(fresh);
         self.claims.clone_from(&again.claims);
+        self.targets.clone_from(&again.targets);
         if again.token.is_some() {
             self.token.clone_from(&again.token);
         }
@@ -390,6 +400,9 @@ impl Store {
                 .iter()
                 .map(|token| (RecordKind::Token, token.clone().into_bytes())),
         );
+        if !self.targets.is_empty() {
+            records.push((RecordKind::Targets, encode(&self.targets)));
+        }
         format::encode(&records)
     }
 
@@ -515,6 +528,7 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, Store
             ipam: None,
             claims: Vec::new(),
             token: None,
+            targets: Vec::new(),
         });
     };
     let durable = DurableState::decode(body).map_err(|_| damaged(FormatError::Cluster))?;
@@ -539,6 +553,12 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, Store
         Some(body) => Some(String::from_utf8(body.to_vec()).map_err(|_| damaged(FormatError::Cluster))?),
         None => None,
     };
+    let targets = match last(RecordKind::Targets) {
+        Some(body) => {
+            weft_wire::codec::decode::<_, TARGETS_MAX>(body).map_err(|_| damaged(FormatError::Cluster))?
+        }
+        None => Vec::new(),
+    };
     Ok(State {
         key,
         noise,
@@ -547,6 +567,7 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, Store
         ipam: Some(ipam),
         claims,
         token,
+        targets,
     })
 }
 
@@ -697,6 +718,7 @@ mod tests {
                 address: "10.32.0.1".parse().unwrap(),
             }],
             token: Some("of the other cluster".into()),
+            targets: vec!["192.0.2.1:6783".into()],
             key,
         }
     }
@@ -721,6 +743,7 @@ mod tests {
         let (mut store, state) = open(dir.path(), MACHINE).unwrap();
         assert_eq!(state.key.id(), again().key.id());
         assert_eq!(state.durable, Some(again().durable));
+        assert_eq!(state.targets, again().targets);
         assert_eq!((held(&state), state.claims), (1, again().claims));
         assert_eq!(store.token().unwrap().as_deref(), Some("of the other cluster"));
         store.save(&[Save::Claims(Vec::new())]).unwrap();

@@ -107,6 +107,11 @@ impl Dialer {
         self.targets.remove(target);
     }
 
+    /// This member is not to be dialled any longer.
+    pub(crate) fn forget_peer(&mut self, node: &NodeId) {
+        self.peers.remove(node);
+    }
+
     fn attempts(&mut self, goal: &Goal) -> Option<&mut Attempts> {
         match goal {
             Goal::Target(text) => self.targets.get_mut(text),

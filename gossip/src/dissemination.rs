@@ -41,6 +41,9 @@ impl Mesh {
                 continue;
             };
             let node = &up.session.peer.node;
+            if !Self::may_send(self.removed.contains_key(node), &self.node, &key) {
+                continue;
+            }
             if Some(*id) == from {
                 up.unmark(&key);
             } else if writer == self.node {
@@ -76,7 +79,8 @@ impl Mesh {
             return;
         }
         for up in self.conns.values_mut().filter_map(Conn::up_mut) {
-            if lost.binary_search(&up.session.peer.node).is_ok() {
+            let node = &up.session.peer.node;
+            if lost.binary_search(node).is_ok() && !self.removed.contains_key(node) {
                 for envelope in self.registers.of_owner(&host) {
                     up.mark_later(envelope.key(), Unless::Shown);
                 }
@@ -105,8 +109,15 @@ impl Mesh {
     }
 
     pub(crate) fn on_records(&mut self, now: Time, id: ConnId, records: Vec<Envelope>) {
+        let peer = self.conns.get(&id).and_then(Conn::peer).map(|peer| peer.node);
+        if let Some(peer) = peer.filter(|peer| self.removed.contains_key(peer)) {
+            return self.on_records_of_removed(&peer, records);
+        }
         for envelope in records {
             let key = envelope.key();
+            if self.is_of_removed(&key) {
+                continue;
+            }
             let copied = self.shows_copy(&envelope);
             let Some(membership) = &mut self.membership else {
                 return;
@@ -203,9 +214,13 @@ impl Mesh {
 
     /// Both ends come here at the same time. The one that dialled sends what it has; the other waits for that, and
     /// then sends what it has not been shown.
-    fn mark_all(&mut self, id: ConnId) {
+    pub(crate) fn mark_all(&mut self, id: ConnId) {
         if let Some(up) = self.conns.get_mut(&id).and_then(Conn::up_mut) {
+            let is_removed = self.removed.contains_key(&up.session.peer.node);
             for (key, envelope) in self.registers.iter() {
+                if !Self::may_send(is_removed, &self.node, key) {
+                    continue;
+                }
                 match id {
                     ConnId::Dialled(_) => up.mark(envelope),
                     ConnId::Accepted(_) => up.mark_later(*key, Unless::Shown),

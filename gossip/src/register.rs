@@ -10,6 +10,7 @@
 
 use crate::membership::{AdmissionError, Membership};
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::ops::Bound;
 use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::{KindNumber, RegisterKey};
@@ -264,6 +265,28 @@ impl RegisterMap {
                 None => share.unknown += 1,
             }
         }
+    }
+
+    /// Drops what an owner wrote; its admission, which others wrote, stays. Says what was dropped.
+    pub(crate) fn forget(&mut self, owner: &NodeId) -> Vec<RegisterKey> {
+        let is_its = |key: &RegisterKey| key.owner == *owner && key.kind != Admission::KIND;
+        let keys: Vec<RegisterKey> = self.records.keys().copied().filter(is_its).collect();
+        for key in &keys {
+            if let Some(envelope) = self.records.remove(key) {
+                self.toggle(&envelope);
+            }
+        }
+        let is_known = self.records.contains_key(&RegisterKey {
+            kind: Admission::KIND,
+            owner: *owner,
+        });
+        match self.owners.get_mut(owner) {
+            Some(share) if is_known => *share = Share::default(),
+            _ => {
+                self.owners.remove(owner);
+            }
+        }
+        keys
     }
 
     fn toggle(&mut self, envelope: &Envelope) {

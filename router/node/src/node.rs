@@ -402,6 +402,9 @@ impl Node {
             MeshEvent::Direct { from, bytes } => {
                 return self.ipam(now, weft_ipam_crdt::Input::Message { from, bytes });
             }
+            MeshEvent::RecordOfRemoved(envelope) => {
+                return self.ipam(now, weft_ipam_crdt::Input::Record(envelope));
+            }
             MeshEvent::Admitted { node, name } => Notice::Admitted { peer: node, name },
             MeshEvent::PeerUp { node, name } => {
                 self.ipam(now, weft_ipam_crdt::Input::PeerUp(node));

@@ -62,6 +62,7 @@ impl World {
             Mesh::AddTarget(_)
             | Mesh::RemoveTarget(_)
             | Mesh::SetRecord { .. }
+            | Mesh::Removed(_)
             | Mesh::SetAdmitting(_)
             | Mesh::SetCapabilities(_)
             | Mesh::Shutdown

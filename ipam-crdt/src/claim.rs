@@ -260,7 +260,8 @@ mod tests {
         let mut claims = Claims::new([1, 2].map(claim).into());
         let asked = numbers(&mut claims, now);
         let why = crate::io::WaitReason::NothingFree;
-        claims.answered(now, asked[0].1, Some(AllocError::Deadline { why }));
+        let within = crate::ALLOCATE_DEADLINE;
+        claims.answered(now, asked[0].1, Some(AllocError::Deadline { why, within }));
         let again = numbers(&mut claims, now);
         assert_eq!(again.len(), 1);
         assert_eq!(claims.of("pod1"), Some(claim(1).address));

@@ -194,7 +194,7 @@ impl Ipam {
         }
         if self.leaving.is_some() {
             self.answer(waiting.request, Err(AllocError::Leaving));
-            return Ok(());
+            return None;
         }
         if held.is_some_and(|offsets| offsets.len() >= ADDRESSES_MAX) {
             self.answer(waiting.request, Err(AllocError::TooManyAddresses(waiting.id)));

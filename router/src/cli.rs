@@ -155,6 +155,14 @@ Examples:
   weft ipam claim db 10.32.0.9
   weft ipam claim db 10.32.7.5/24 --timeout 2s   as one of a subnet";
 const FREE_EXAMPLES: &str = "Examples:\n  weft ipam free db                 all that it has\n  weft ipam free db 10.32.0.9       this one";
+const ADOPT_EXAMPLES: &str = "\
+Examples:
+  weft status                                               names the other cluster and a host of it
+  weft ipam adopt --peer 192.0.2.1                          both clusters have the same token
+  weft ipam adopt --peer 192.0.2.1 --token-file token       they have not
+  weft ipam                                                 lists addresses that somebody else has there
+
+Run it on one host of the side that shall yield; the other hosts of that side follow.";
 const LOOKUP_EXAMPLES: &str = "Examples:\n  weft ipam lookup 10.32.0.9        where it lives\n  weft ipam lookup db               which it has";
 
 #[derive(Args)]
@@ -203,6 +211,17 @@ pub(crate) enum IpamCommand {
         id: String,
         /// This one only.
         address: Option<IpAddr>,
+    },
+    /// Leave this cluster for another one that was met, with all hosts of this one; pods run on and keep their addresses
+    /// where nobody else has them.
+    #[command(after_help = ADOPT_EXAMPLES)]
+    Adopt {
+        /// HOST or HOST:PORT of the other cluster [default: one that was met].
+        #[arg(long, value_name = "HOST")]
+        peer: Option<String>,
+        /// File that holds the other cluster's join token [default: the token of this cluster].
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
     },
     /// Tell which addresses an ID has, or where an address lives.
     #[command(after_help = LOOKUP_EXAMPLES)]

@@ -248,6 +248,9 @@ pub struct IpamStatus {
     pub total: u64,
     /// Who owns how much: this host first, then those out of reach, then the others, each by how much they own.
     pub owners: Vec<IpamOwner>,
+    /// Addresses that pods of this host have from before it began again, and that this cluster has not given it.
+    #[serde(default)]
+    pub unclaimed: Vec<Unclaimed>,
 }
 
 /// What one host owns of the range.
@@ -306,6 +309,44 @@ pub struct IpamFinding {
     pub what: String,
     /// What to do, in words.
     pub cure: String,
+}
+
+/// An address that a pod has and that the cluster has not given to this host: the pod keeps it and runs on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Unclaimed {
+    /// The address.
+    pub address: IpAddr,
+    /// Name of the pod.
+    pub id: String,
+    /// Why it is not this host's, in words; none while it is being asked for.
+    pub refusal: Option<String>,
+}
+
+/// `POST /v1/ipam/adopt`: leave this cluster for another one, with all hosts of this one; root only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AdoptRequest {
+    /// A host of the other cluster, `HOST` or `HOST:PORT`; when it is left out, one that was met.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// Join token of the other cluster; when it is left out, the one of this cluster.
+    #[serde(default)]
+    pub token: Option<String>,
+}
+
+/// Answer to `POST /v1/ipam/adopt`, once this host is a member there and that is durable.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Adopted {
+    /// Genesis id of the cluster that was left.
+    pub left: String,
+    /// Genesis id of the cluster that was joined.
+    pub joined: String,
+    /// This host's new node id.
+    pub node: String,
+    /// Addresses of running pods that it now asks the other cluster for.
+    pub claims: u64,
 }
 
 /// The address space in short.

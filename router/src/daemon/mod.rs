@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`start`] | everything before the first packet: state, founding or joining, sockets |
+//! | [`adopt`] | this host becomes a member of another cluster |
 //! | [`askers`] | who waits for an answer of the address space |
 //! | [`tcp`] | the mesh's connections |
 //! | [`underlay`] | at which addresses this host can be reached, and with which MTU |
@@ -14,6 +15,7 @@
 //!
 //! One task owns the node; all others send it [`NodeEvent`]s. The engine's threads never wait for it.
 
+mod adopt;
 mod askers;
 mod bridge;
 mod disk;
@@ -41,7 +43,7 @@ use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
 use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_store::writer::SAVES_MAX;
 use weft_store::{Difference, Job, Save};
-use weft_wire::api::{FreeRequest, IpamStatus, PodPlan, PodRequest, Status};
+use weft_wire::api::{AdoptRequest, Adopted, FreeRequest, IpamStatus, PodPlan, PodRequest, Status};
 use weft_wire::{Mac, Time};
 
 use crate::config::parse_peer;
@@ -82,6 +84,13 @@ pub(crate) enum Request {
     Connect(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Try this address no more.
     Forget(String, oneshot::Sender<Result<String, TargetRefusal>>),
+    /// Become a member of another cluster, with all hosts of this one; the token comes with its key. Answered when that is
+    /// durable, or when it has come to nothing.
+    Adopt(
+        AdoptRequest,
+        Option<weft_wire::Psk>,
+        oneshot::Sender<Result<Adopted, String>>,
+    ),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
 }
@@ -137,6 +146,8 @@ enum NodeEvent {
 enum SaveToken {
     Mesh(PersistToken),
     Ipam(weft_ipam_crdt::PersistToken),
+    Again,
+    Claims,
 }
 
 /// The node and everything it acts on.
@@ -151,6 +162,8 @@ struct Daemon {
     /// A sentence while the disk takes no writes: then nothing is given out.
     disk_trouble: Option<String>,
     askers: Askers,
+    /// Those who wait until this host has adopted another cluster, or has not.
+    adopting: Vec<oneshot::Sender<Result<Adopted, String>>>,
     remote_macs: watch::Sender<BTreeSet<Mac>>,
     bridge_trouble: watch::Receiver<Option<String>>,
     firewall: watch::Receiver<Vec<String>>,
@@ -236,6 +249,9 @@ impl Daemon {
             Output::Mesh(MeshCommand::Close { conn }) => self.connections.close(conn),
             Output::Persist { token, state } => self.save(SaveToken::Mesh(token), Save::Cluster(state)),
             Output::PersistIpam { token, changes } => self.save(SaveToken::Ipam(token), Save::Ipam(changes)),
+            Output::BeginAgain(beginning) => self.begin_again(*beginning),
+            Output::PersistClaims(claims) => self.save(SaveToken::Claims, Save::Claims(claims)),
+            Output::Adopted(result) => self.adopted(&result),
             Output::Allocated { request, result } => {
                 if let Some(free) = self.askers.allocated(request, result) {
                     self.input(Input::Ipam(free));
@@ -308,6 +324,11 @@ impl Daemon {
                 self.input(Input::IpamPersisted(token));
                 return self.save_trouble.take();
             }
+            NodeEvent::Persisted(SaveToken::Again) => {
+                self.input(Input::BeganAgain);
+                return self.save_trouble.take();
+            }
+            NodeEvent::Persisted(SaveToken::Claims) => return None,
             NodeEvent::Disk(trouble) => {
                 self.disk_changed(trouble);
                 return None;
@@ -404,6 +425,7 @@ impl Daemon {
             Request::Forget(target, answer) => {
                 let _ = answer.send(self.forget(&target));
             }
+            Request::Adopt(request, psk, answer) => self.adopt(request, psk, answer),
             Request::Stop(answer) => {
                 let _ = answer.send(());
                 return true;

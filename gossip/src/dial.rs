@@ -121,6 +121,11 @@ impl Dialer {
         self.peers.entry(node).or_insert_with(new);
     }
 
+    /// This member is not to be dialled any longer.
+    pub(crate) fn forget_peer(&mut self, node: &NodeId) {
+        self.peers.remove(node);
+    }
+
     fn attempts(&mut self, goal: &Goal) -> Option<&mut Attempts> {
         match goal {
             Goal::Target(text) => self.targets.get_mut(text),
@@ -180,6 +185,16 @@ pub fn parse_target(text: &str) -> DialTarget {
 }
 
 impl Mesh {
+    /// Numbers of dials so far, this process's former meshes included.
+    pub fn dials(&self) -> u64 {
+        self.dialer.dials
+    }
+
+    /// Numbers dials from here on: two meshes of one process have no connection's name in common.
+    pub fn number_dials_from(&mut self, number: u64) {
+        self.dialer.dials = self.dialer.dials.max(number);
+    }
+
     fn backoff(&mut self, failures: u32, longest: Duration) -> Duration {
         let base = BACKOFF_MIN
             .saturating_mul(1 << failures.saturating_sub(1).min(16))

@@ -46,6 +46,9 @@ impl Mesh {
                 continue;
             };
             let node = &up.session.peer.node;
+            if !Self::may_send(self.removed.contains_key(node), &self.node, &key) {
+                continue;
+            }
             if Some(*id) == from {
                 up.unmark(&key);
             } else if writer == self.node {
@@ -86,7 +89,8 @@ impl Mesh {
             return;
         }
         for up in self.conns.values_mut().filter_map(Conn::up_mut) {
-            if lost.binary_search(&up.session.peer.node).is_ok() {
+            let node = &up.session.peer.node;
+            if lost.binary_search(node).is_ok() && !self.removed.contains_key(node) {
                 for envelope in self.registers.of_owner(&host) {
                     up.mark_later(envelope.key(), Unless::Shown);
                 }
@@ -121,8 +125,15 @@ impl Mesh {
     }
 
     pub(crate) fn on_records(&mut self, now: Time, id: ConnId, records: Vec<Envelope>) {
+        let peer = self.conns.get(&id).and_then(Conn::peer).map(|peer| peer.node);
+        if let Some(peer) = peer.filter(|peer| self.removed.contains_key(peer)) {
+            return self.on_records_of_removed(&peer, records);
+        }
         for envelope in records {
             let key = envelope.key();
+            if self.is_of_removed(&key) {
+                continue;
+            }
             let copied = self.shows_copy(&envelope);
             let Some(membership) = &mut self.membership else {
                 return;
@@ -202,7 +213,7 @@ impl Mesh {
             return;
         }
         if seen.is_none() {
-            return up.summaries.begin();
+            return self.begin_exchange(id);
         }
         up.differences = up.differences.saturating_add(1);
         let still = seen == up.fingerprints && up.dirty.is_empty() && up.later.is_empty() && idle;
@@ -213,6 +224,22 @@ impl Mesh {
             up.differences = 0;
             up.resync_wait = (up.resync_wait * 2).clamp(Duration::from_secs(1), RESYNC_WAIT_MAX);
             up.resync_after = now + up.resync_wait;
+            self.begin_exchange(id);
+        }
+    }
+
+    /// Both ends come here at the same time, and say what they hold. A member that was removed only gets the one record
+    /// that tells it so.
+    pub(crate) fn begin_exchange(&mut self, id: ConnId) {
+        let Some(up) = self.conns.get_mut(&id).and_then(Conn::up_mut) else {
+            return;
+        };
+        if self.removed.contains_key(&up.session.peer.node) {
+            let own = self.registers.of_owner(&self.node);
+            for envelope in own.filter(|envelope| Self::may_send(true, &self.node, &envelope.key())) {
+                up.mark(envelope);
+            }
+        } else {
             up.summaries.begin();
         }
     }

@@ -173,13 +173,17 @@ impl Mesh {
             };
         };
         match hello.genesis {
+            None if !self.is_admitting => Err(RejectReason::Adopting),
             None if role == KeyRole::Token => self.check_process(hello, remote).map(|()| Standing::Admit),
             None => Err(RejectReason::NotAMember),
             Some(theirs) if theirs != membership.id() => {
                 self.event(MeshEvent::Foreign {
                     node: hello.node,
                     remote,
+                    is_dialled: matches!(id, ConnId::Dialled(_)),
                     genesis: theirs,
+                    capabilities: [hello.capabilities, self.capabilities],
+                    has_token: role == KeyRole::Token,
                 });
                 Err(RejectReason::ForeignCluster)
             }

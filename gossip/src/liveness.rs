@@ -182,6 +182,7 @@ impl Mesh {
             .conns
             .values()
             .filter_map(Conn::up)
+            .filter(|up| !self.removed.contains_key(&up.session.peer.node))
             .filter_map(|up| Some((up.session.peer.node, up.rtt.smoothed_us?)))
             .collect();
         measured

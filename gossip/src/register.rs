@@ -10,7 +10,9 @@
 
 use crate::membership::{AdmissionError, Membership};
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::ops::Bound;
+use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::{KindNumber, RegisterKey};
 use weft_wire::hash::hash;
 use weft_wire::ipam::{ExceptionsRecord, FenceRecord, LentRecord, SlotsRecord, VoteRecord};
@@ -98,10 +100,11 @@ type BodyCheck = fn(&Envelope) -> bool;
 
 /// Kinds that this version knows, with the check of their bodies. They do not count against the quota of unknown
 /// kinds: each is one bounded record.
-const KNOWN: [(KindNumber, BodyCheck); 8] = [
+const KNOWN: [(KindNumber, BodyCheck); 9] = [
     known::<Admission>(),
     known::<PeerRecord>(),
     known::<LinksRecord>(),
+    known::<AdoptRecord>(),
     known::<SlotsRecord>(),
     known::<LentRecord>(),
     known::<VoteRecord>(),
@@ -278,6 +281,28 @@ impl RegisterMap {
                 None => share.unknown += 1,
             }
         }
+    }
+
+    /// Drops what an owner wrote; its admission, which others wrote, stays. Says what was dropped.
+    pub(crate) fn forget(&mut self, owner: &NodeId) -> Vec<RegisterKey> {
+        let is_its = |key: &RegisterKey| key.owner == *owner && key.kind != Admission::KIND;
+        let keys: Vec<RegisterKey> = self.records.keys().copied().filter(is_its).collect();
+        for key in &keys {
+            if let Some(held) = self.records.remove(key) {
+                self.toggle(&held.digest);
+            }
+        }
+        let is_known = self.records.contains_key(&RegisterKey {
+            kind: Admission::KIND,
+            owner: *owner,
+        });
+        match self.owners.get_mut(owner) {
+            Some(share) if is_known => *share = Share::default(),
+            _ => {
+                self.owners.remove(owner);
+            }
+        }
+        keys
     }
 
     fn toggle(&mut self, digest: &[u8; 16]) {

@@ -97,6 +97,7 @@ impl Mesh {
         if !up.summaries.listens(now, summary) {
             return;
         }
+        let is_removed = self.removed.contains_key(&up.session.peer.node);
         let theirs: BTreeSet<[u8; 8]> = summary.digests.iter().copied().collect();
         let mut common = 0;
         let mut missing = Vec::new();
@@ -104,7 +105,7 @@ impl Mesh {
             if theirs.contains(&digest) {
                 common += 1;
                 up.unmark(key);
-            } else {
+            } else if Self::may_send(is_removed, &self.node, key) {
                 missing.extend(self.registers.get(key));
             }
         }

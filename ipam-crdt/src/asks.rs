@@ -212,11 +212,11 @@ impl Ipam {
     /// Gives up questions that are not answered.
     fn expire_asks(&mut self, now: Time) {
         let is_late = |asked: &Asked| asked.deadline <= now;
-        let (late, open) = core::mem::take(&mut self.space_asks)
+        let (late, open): (Vec<Asked>, _) = core::mem::take(&mut self.space_asks)
             .into_iter()
             .partition(is_late);
         self.space_asks = open;
-        for Asked { to, span, .. } in Vec::<Asked>::from(late) {
+        for Asked { to, span, .. } in late {
             self.silent.insert(to, now + SILENCE);
             for waiting in self
                 .waiting
@@ -226,11 +226,11 @@ impl Ipam {
                 waiting.silent = Some(to);
             }
         }
-        let (late, open) = core::mem::take(&mut self.loan_asks)
+        let (late, open): (Vec<Asked>, _) = core::mem::take(&mut self.loan_asks)
             .into_iter()
             .partition(is_late);
         self.loan_asks = open;
-        for Asked { to, ask, .. } in Vec::<Asked>::from(late) {
+        for Asked { to, ask, .. } in late {
             self.silent.insert(to, now + SILENCE);
             for waiting in self.waiting.iter_mut().filter(|waiting| waiting.ask == Some(ask)) {
                 (waiting.ask, waiting.silent) = (None, Some(to));

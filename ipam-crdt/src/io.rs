@@ -168,6 +168,9 @@ pub enum FreezeReason {
     /// Two processes use one identity.
     #[error("two hosts use this host's identity. Stop one, remove its state, and let it join as a new host")]
     CopiedIdentity,
+    /// It is becoming a member of another cluster.
+    #[error("this host joins another cluster just now: ask again in a moment")]
+    Leaving,
 }
 
 /// What a request waits for.

@@ -12,6 +12,7 @@
 //! | [`state`] | what must survive a restart, as a value that grows by changes |
 //! | [`places`] | where addresses live, as a whole: what a forwarding plane is made from |
 //! | [`check`] | whether the rules hold, counted again, and what to do where one does not |
+//! | [`claim`] | addresses of pods that run while their host becomes a new member |
 //! | [`summary`] | what it tells about itself, for status |
 //! | [`epoch`] | the chain of memberships, each decided by a majority of the one before |
 //! | [`genesis`] | agreement among hosts that are started together, before there is a cluster |
@@ -40,6 +41,7 @@ extern crate alloc;
 
 mod asks;
 pub mod check;
+pub mod claim;
 pub mod epoch;
 pub mod genesis;
 pub mod io;
@@ -60,6 +62,7 @@ pub mod summary;
 pub mod table;
 mod transfer;
 
+pub use claim::{Answered, Claim, Claims};
 pub use io::{
     AllocError, Allocation, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, Request,
     RequestId, Role, WaitReason, Wanted,

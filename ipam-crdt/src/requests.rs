@@ -94,7 +94,7 @@ impl Ipam {
             is_unlendable: false,
             silent: None,
         };
-        if let Err(waiting) = self.try_serve(now, waiting) {
+        if let Some(waiting) = self.try_serve(now, waiting) {
             self.waiting.push(waiting);
         }
     }
@@ -177,7 +177,7 @@ impl Ipam {
     }
 
     /// Answers a request if that can be done now; gives it back if it must wait.
-    fn try_serve(&mut self, now: Time, waiting: Waiting) -> Result<(), Waiting> {
+    fn try_serve(&mut self, now: Time, waiting: Waiting) -> Option<Waiting> {
         let held = self.ids.get(&waiting.id);
         let (subnet, span) = (waiting.want.subnet, waiting.want.span());
         // Of several that would do, the one it has had for longest: so one question has one answer.
@@ -186,31 +186,31 @@ impl Ipam {
         if let Some(offset) = known {
             let result = self.allocation(&waiting.id, offset, &subnet);
             self.answer(waiting.request, result);
-            return Ok(());
+            return None;
         }
         if let Standing::Frozen(reason) = self.standing {
             self.answer(waiting.request, Err(AllocError::Frozen(reason)));
-            return Ok(());
+            return None;
         }
         if self.leaving.is_some() {
             self.answer(waiting.request, Err(AllocError::Leaving));
-            return Ok(());
+            return None;
         }
         if held.is_some_and(|offsets| offsets.len() >= ADDRESSES_MAX) {
             self.answer(waiting.request, Err(AllocError::TooManyAddresses(waiting.id)));
-            return Ok(());
+            return None;
         }
         let offset = match waiting.want.named {
             None => self.pool.pick(&self.state, self.allowed(), span),
             Some(offset) => {
                 let is_lent = matches!(self.state.addresses().get(&offset), Some(Held::Lent { .. }));
                 if is_lent && !is_over(waiting.grace, now) {
-                    return Err(waiting);
+                    return Some(waiting);
                 }
                 if let Some(by) = self.holder_here(offset) {
                     let address = self.space.address(offset).unwrap_or(self.space.range().network());
                     self.answer(waiting.request, Err(AllocError::InUse { address, by }));
-                    return Ok(());
+                    return None;
                 }
                 let slot = offset / self.space.slot_size();
                 let may = self.allowed().is_none_or(|slots| slots.contains(&slot));
@@ -218,12 +218,12 @@ impl Ipam {
             }
         };
         let Some(offset) = offset else {
-            return Err(waiting);
+            return Some(waiting);
         };
         self.hold(offset, Held::Pod(waiting.id.clone()), &waiting.id);
         let result = self.allocation(&waiting.id, offset, &subnet);
         self.answer(waiting.request, result);
-        Ok(())
+        None
     }
 
     /// True when whoever names this address of an own slot gets it. Rest keeps an address from those who take any; one
@@ -251,7 +251,7 @@ impl Ipam {
     /// Answers what can be answered, and what has waited too long.
     pub(crate) fn serve_waiting(&mut self, now: Time) {
         for waiting in core::mem::take(&mut self.waiting) {
-            if let Err(mut waiting) = self.try_serve(now, waiting) {
+            if let Some(mut waiting) = self.try_serve(now, waiting) {
                 if waiting.grace <= now {
                     waiting.grace = Time::NEVER;
                 }

@@ -23,6 +23,7 @@ fn both_ends_are_read_as_they_are_now() {
             ifname: "eth0",
             mac: [2, 0, 0, 0, 0, 1],
             address: "10.32.0.1/12".parse().unwrap(),
+            further: &[],
             mtu: 1390,
             gateway: None,
         })

@@ -186,7 +186,7 @@ pub(crate) fn addresses(ports: &[Port]) -> Vec<IpAddr> {
     let recorded = ports.iter().filter_map(|port| port.record.as_ref());
     let found = ports.iter().filter_map(|port| port.pod.as_ref());
     recorded
-        .map(|record| record.address.addr())
+        .flat_map(|record| record.addresses().map(|net| net.addr()))
         .chain(found.flat_map(|pod| pod.addresses.iter().map(IpNet::addr)))
         .collect()
 }
@@ -231,17 +231,19 @@ fn differences(known: &Known<'_>, ports: &[Port], bridge: &str) -> Vec<Differenc
             });
             continue;
         };
-        let (pod, address) = (record.id.clone(), record.address.addr());
+        let pod = record.id.clone();
         names.insert(&record.id);
-        attached.entry(address).or_default().push(pod.clone());
         let held = known.pods.get(&pod);
-        if !held.is_some_and(|held| held.contains(&address)) {
-            let place = place(known, address);
-            found.push(Difference::NotHeld {
-                pod: pod.clone(),
-                address,
-                place,
-            });
+        let recorded: Vec<IpAddr> = record.addresses().map(|net| net.addr()).collect();
+        for address in &recorded {
+            attached.entry(*address).or_default().push(pod.clone());
+            if !held.is_some_and(|held| held.contains(address)) {
+                found.push(Difference::NotHeld {
+                    pod: pod.clone(),
+                    address: *address,
+                    place: place(known, *address),
+                });
+            }
         }
         if !port.on_bridge {
             found.push(Difference::OffBridge {
@@ -251,7 +253,7 @@ fn differences(known: &Known<'_>, ports: &[Port], bridge: &str) -> Vec<Differenc
             });
         }
         if let Some(end) = &port.pod {
-            look_inside(known, &pod, address, held, end, &mut found);
+            look_inside(known, &pod, &recorded, held, end, &mut found);
         }
     }
     for (address, pods) in attached.into_iter().filter(|(_, pods)| pods.len() > 1) {
@@ -274,7 +276,7 @@ fn differences(known: &Known<'_>, ports: &[Port], bridge: &str) -> Vec<Differenc
 fn look_inside(
     known: &Known<'_>,
     pod: &str,
-    recorded: IpAddr,
+    recorded: &[IpAddr],
     held: Option<&BTreeSet<IpAddr>>,
     end: &PodEnd,
     found: &mut Vec<Difference>,
@@ -286,7 +288,9 @@ fn look_inside(
             ifname: ifname.clone(),
         });
     }
-    if let Some(meant) = (known.mac)(recorded).filter(|meant| end.mac != Some(meant.0)) {
+    // The MAC address follows from the first one.
+    let meant = recorded.first().and_then(|first| (known.mac)(*first));
+    if let Some(meant) = meant.filter(|meant| end.mac != Some(meant.0)) {
         found.push(Difference::OtherMac {
             pod: pod.clone(),
             ifname: ifname.clone(),
@@ -297,17 +301,17 @@ fn look_inside(
         });
     }
     let has = |address: &IpAddr| end.addresses.iter().any(|found| found.addr() == *address);
-    if !has(&recorded) {
+    for address in recorded.iter().filter(|address| !has(address)) {
         found.push(Difference::Missing {
             pod: pod.clone(),
-            address: recorded,
+            address: *address,
             ifname: ifname.clone(),
         });
     }
     for address in held
         .into_iter()
         .flatten()
-        .filter(|address| **address != recorded && !has(address))
+        .filter(|address| !recorded.contains(address) && !has(address))
     {
         found.push(Difference::Unused {
             pod: pod.clone(),
@@ -317,7 +321,7 @@ fn look_inside(
     }
     for address in &end.addresses {
         let ip = address.addr();
-        let is_given = ip == recorded || held.is_some_and(|held| held.contains(&ip));
+        let is_given = recorded.contains(&ip) || held.is_some_and(|held| held.contains(&ip));
         if !is_given && known.space.offset(ip).is_some() {
             found.push(Difference::Stray {
                 pod: pod.clone(),
@@ -351,6 +355,7 @@ mod tests {
                 id: "web".into(),
                 mac: MAC,
                 address: "10.32.0.5/12".parse().unwrap(),
+                further: vec![],
                 host_ifname: "vw01".into(),
                 host_index: 3,
             }),
@@ -407,6 +412,12 @@ mod tests {
         let gone = end(&|pod| pod.addresses.clear());
         assert_eq!(kinds(held, &gone), ["address-missing"]);
         let more = end(&|pod| pod.addresses.push("10.32.0.9/12".parse().unwrap()));
+        let mut two = more.clone();
+        let record = two.iter_mut().find_map(|port| port.record.as_mut()).unwrap();
+        record.further.push("10.32.0.9/12".parse().unwrap());
+        assert_eq!(kinds(held, &two), ["not-held"]);
+        let both: &[(&str, &[&str])] = &[("web", &["10.32.0.5", "10.32.0.9"])];
+        assert!(kinds(both, &two).is_empty());
         assert_eq!(kinds(held, &more), ["stray-address"]);
         assert_eq!(kinds(held, &end(&|pod| pod.mac = None)), ["other-mac"]);
         assert_eq!(kinds(held, &end(&|pod| pod.up = false)), ["interface-down"]);

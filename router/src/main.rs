@@ -20,6 +20,7 @@ mod daemon;
 mod demo;
 mod hints;
 mod random;
+mod wish;
 
 use clap::{CommandFactory as _, Parser};
 use cli::{Cli, Command};

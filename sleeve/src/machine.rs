@@ -118,6 +118,11 @@ impl Sleeve {
         self.peers.values().map(Peer::view)
     }
 
+    /// True while this session is one of this sleeve's, installed or about to be.
+    pub fn has_session(&self, local: SessionIndex) -> bool {
+        self.shared.indexes.contains_key(&local)
+    }
+
     /// One peer.
     pub fn peer(&self, node: &NodeId) -> Option<PeerView> {
         self.peers.get(node).map(Peer::view)

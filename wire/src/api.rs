@@ -168,14 +168,18 @@ pub struct TargetStatus {
 pub struct Pod {
     /// Name under which it was attached.
     pub id: String,
-    /// Address with the prefix length of the range.
+    /// Address with its prefix length; the MAC address follows from it.
     #[cfg_attr(test, schemars(with = "schema::Network"))]
     pub address: IpNet,
     /// MAC address of its interface.
     pub mac: String,
+    /// Its further addresses, in the order in which they were asked for.
+    #[cfg_attr(test, schemars(with = "Vec<schema::Network>"))]
+    #[serde(default)]
+    pub further: Vec<IpNet>,
 }
 
-/// `POST /v1/pods`: an address for a pod; the same id gets the same one again; root only.
+/// `POST /v1/pods`: an address for a pod; the same question gets the same one again; root only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PodRequest {
@@ -184,6 +188,14 @@ pub struct PodRequest {
     /// The address it shall have; weft chooses one when this is left out.
     #[serde(default)]
     pub address: Option<IpAddr>,
+    /// The part of the range of which it shall be, with its prefix length; the whole range when this is left out. A pod
+    /// can have an address of each of several subnets.
+    #[cfg_attr(test, schemars(with = "Option<schema::Network>"))]
+    #[serde(default)]
+    pub subnet: Option<IpNet>,
+    /// How long it may take, in milliseconds, 60,000 at most; 10,000 when this is left out.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
 }
 
 /// `POST /v1/pods/free`: a pod is gone, or one of its addresses; root only.
@@ -252,6 +264,9 @@ pub struct IpamStatus {
     pub total: u64,
     /// Who owns how much: this host first, then those out of reach, then the others, each by how much they own.
     pub owners: Vec<IpamOwner>,
+    /// Addresses that pods of this host have from before it began again, and that this cluster has not given it.
+    #[serde(default)]
+    pub unclaimed: Vec<Unclaimed>,
 }
 
 /// What one host owns of the range.
@@ -310,6 +325,44 @@ pub struct IpamFinding {
     pub what: String,
     /// What to do, in words.
     pub cure: String,
+}
+
+/// An address that a pod has and that the cluster has not given to this host: the pod keeps it and runs on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Unclaimed {
+    /// The address.
+    pub address: IpAddr,
+    /// Name of the pod.
+    pub id: String,
+    /// Why it is not this host's, in words; none while it is being asked for.
+    pub refusal: Option<String>,
+}
+
+/// `POST /v1/ipam/adopt`: leave this cluster for another one, with all hosts of this one; root only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AdoptRequest {
+    /// A host of the other cluster, `HOST` or `HOST:PORT`; when it is left out, one that was met.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// Join token of the other cluster; when it is left out, the one of this cluster.
+    #[serde(default)]
+    pub token: Option<String>,
+}
+
+/// Answer to `POST /v1/ipam/adopt`, once this host is a member there and that is durable.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Adopted {
+    /// Genesis id of the cluster that was left.
+    pub left: String,
+    /// Genesis id of the cluster that was joined.
+    pub joined: String,
+    /// This host's new node id.
+    pub node: String,
+    /// Addresses of running pods that it now asks the other cluster for.
+    pub claims: u64,
 }
 
 /// The address space in short.
@@ -374,7 +427,7 @@ pub struct UsedAddress {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PodPlan {
-    /// Address with the prefix length of the range.
+    /// Address with the prefix length of the subnet that was asked for, else of the range.
     #[cfg_attr(test, schemars(with = "schema::Network"))]
     pub address: IpNet,
     /// MAC address for the pod's interface.

@@ -13,7 +13,7 @@ use tokio::sync::mpsc as saves;
 use weft_gossip::DurableState;
 use weft_ipam_crdt::{AllocError, Input, Ipam, Output, PersistToken, Request, RequestId};
 use weft_store::writer::{self, SAVES_MAX};
-use weft_store::{MachineId, Save, Store, Told};
+use weft_store::{Job, MachineId, Save, Store, Told};
 use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, Time};
 
 /// Addresses of one run, whatever the number of callers: half a second of a disk that syncs in 0.2 ms.

@@ -10,6 +10,9 @@
 //! | `places` | where addresses live by what hosts agree on, for the forwarding table |
 //! | [`check`] | what it has to say when the address space is checked |
 //! | `contested` | addresses of this host that another one uses too |
+//! | [`again`] | how this host becomes a new member, while its pods run on |
+//! | `claims` | how it asks for the addresses that they have |
+//! | `foreign` | hosts of other clusters, and which side yields |
 //! | `families` | which peers have no version of IP in common with this host |
 //! | `leave` | how far a host that leaves has come, in words |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
@@ -23,9 +26,12 @@
 extern crate alloc;
 
 mod addresses;
+pub mod again;
 pub mod check;
+mod claims;
 mod contested;
 mod families;
+mod foreign;
 pub mod io;
 mod leave;
 pub mod macs;

@@ -79,6 +79,9 @@ impl Node {
 
     /// Follows the address space. True when addresses have another place than before.
     pub(crate) fn follow_places(&mut self) -> bool {
+        if self.places_held != Time::ZERO {
+            return false;
+        }
         let Some(member) = &self.member else {
             return false;
         };

@@ -32,6 +32,9 @@ impl Node {
     pub fn status(&self, now: Time, engine: &EngineReport) -> Status {
         let peers = self.peers(now, engine);
         let mut warnings = self.warnings.clone();
+        warnings.extend(self.begins_again());
+        warnings.extend(self.foreign_warnings(now));
+        warnings.extend(self.claim_warnings());
         warnings.extend(engine.degradations.iter().cloned());
         if self.macs.refused() > 0 {
             warnings.push(format!(
@@ -108,6 +111,7 @@ impl Node {
             hindrance: member.ipam.hindrance(),
             total: u64::try_from(member.space.size()).unwrap_or(u64::MAX),
             owners: self.owners(now),
+            unclaimed: self.unclaimed(),
         })
     }
 

@@ -65,6 +65,7 @@ fn config(host: usize, durable: Option<DurableState>, incarnation: u64, targets:
         token: Some(token.psk()),
         durable,
         ipam: None,
+        claims: Vec::new(),
         targets: targets.iter().map(|t| address(*t).to_string()).collect(),
         endpoints: vec![address(host)],
         underlay_mtu: if host == 1 { 1450 } else { 1500 },
@@ -242,6 +243,9 @@ impl Net {
             Output::Allocated { request, result } => self.hosts[host].answers.push((request, result)),
             Output::Freed { request, addresses } => {
                 assert!(!addresses.is_empty(), "{request:?}");
+            }
+            Output::BeginAgain(_) | Output::PersistClaims(_) | Output::Adopted(_) => {
+                panic!("nobody begins again here")
             }
             Output::RemoteMacs(macs) => self.hosts[host].remote_macs = macs,
             Output::Notice(_) => {}

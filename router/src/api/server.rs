@@ -16,8 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
+use weft_gossip::JoinToken;
 use weft_ipam_crdt::RequestId;
-use weft_wire::api::{AddressPlace, ApiError, FreeRequest, PodAddresses, PodRequest, Target, TargetRequest};
+use weft_wire::api::{
+    AddressPlace, AdoptRequest, ApiError, FreeRequest, PodAddresses, PodRequest, Target, TargetRequest,
+};
 
 /// Mode of the socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
@@ -157,6 +160,7 @@ pub(crate) async fn serve(
         .route("/v1/addresses/{address}", get(lookup))
         .route("/v1/ipam", get(ipam))
         .route("/v1/ipam/check", get(super::check::check))
+        .route("/v1/ipam/adopt", post(adopt))
         .route(
             "/v1/connect",
             post(|api, caller, body| target(api, caller, body, Request::Connect)),
@@ -306,6 +310,30 @@ pub(super) fn no_cluster() -> Refusal {
         "this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for"
             .into(),
     )
+}
+
+/// Leaves this cluster for another one.
+async fn adopt(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<AdoptRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let request = accept(body)?;
+    let text = request.token.clone();
+    // A password is stretched, which takes a processor a while.
+    let parsing = tokio::task::spawn_blocking(move || {
+        let token = text.as_deref().map(JoinToken::parse).transpose();
+        token.map(|token| token.map(|token| token.psk()))
+    });
+    let psk = parsing
+        .await
+        .map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+        .map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.to_string()))?;
+    match api.ask(|answer| Request::Adopt(request, psk, answer)).await? {
+        Ok(adopted) => Ok(Json(adopted).into_response()),
+        Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
+    }
 }
 
 /// The answer to a request about a target.

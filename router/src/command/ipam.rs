@@ -3,12 +3,16 @@
 use super::owners;
 use crate::api::client::Client;
 use crate::cli::{IpamArgs, IpamCommand};
+use crate::config::read_token;
+use crate::wish::Named;
 use anyhow::bail;
 use comfy_table::{Table, presets};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
-use weft_wire::api::{AddressPlace, FreeRequest, IpamStatus, PodAddresses, PodRequest};
+use weft_wire::api::{
+    AddressPlace, AdoptRequest, Adopted, FreeRequest, IpamStatus, PodAddresses, PodRequest,
+};
 
 /// Ranges and used addresses that the screen shows; all are in the JSON.
 const LINES_SHOWN: usize = 20;
@@ -21,8 +25,18 @@ pub(crate) fn ipam(args: &IpamArgs) -> anyhow::Result<ExitCode> {
             let status: IpamStatus = super::block_on(super::ASKING, async { client.get("/v1/ipam").await })?;
             super::print(args.json, &status, render(&status).trim_end())
         }
-        Some(IpamCommand::Allocate { id }) => give(args, &client, id, None),
-        Some(IpamCommand::Claim { id, address }) => give(args, &client, id, Some(*address)),
+        Some(IpamCommand::Allocate { id, subnet, patience }) => {
+            give(args, &client, super::pod_request(id, None, *subnet, patience))
+        }
+        Some(IpamCommand::Claim {
+            id,
+            address: Named { address, subnet },
+            patience,
+        }) => give(
+            args,
+            &client,
+            super::pod_request(id, Some(*address), *subnet, patience),
+        ),
         Some(IpamCommand::Free { id, address }) => {
             let request = FreeRequest {
                 id: id.clone(),
@@ -39,6 +53,21 @@ pub(crate) fn ipam(args: &IpamArgs) -> anyhow::Result<ExitCode> {
                 &freed,
                 &format!("freed {} of {id}", join(&freed.addresses)),
             )
+        }
+        Some(IpamCommand::Adopt { peer, token_file }) => {
+            let request = AdoptRequest {
+                peer: peer.clone(),
+                token: token_file.as_deref().map(read_token).transpose()?,
+            };
+            let adopted: Adopted = super::block_on("waiting to be let in by the other cluster", async {
+                client.post("/v1/ipam/adopt", &request).await
+            })?;
+            let words = format!(
+                "this host has left cluster {} and is now {} in cluster {}; {} addresses of its pods are asked for there: \
+                 `weft ipam` lists those that somebody else has",
+                adopted.left, adopted.node, adopted.joined, adopted.claims
+            );
+            super::print(args.json, &adopted, &words)
         }
         Some(IpamCommand::Lookup { what }) => match what.parse::<IpAddr>() {
             Ok(address) => {
@@ -59,11 +88,7 @@ pub(crate) fn ipam(args: &IpamArgs) -> anyhow::Result<ExitCode> {
     answered.map(|()| ExitCode::SUCCESS)
 }
 
-fn give(args: &IpamArgs, client: &Client, id: &str, address: Option<IpAddr>) -> anyhow::Result<()> {
-    let request = PodRequest {
-        id: id.to_owned(),
-        address,
-    };
+fn give(args: &IpamArgs, client: &Client, request: PodRequest) -> anyhow::Result<()> {
     let plan = super::allocate(client, &request)?;
     super::print(args.json, &plan, &plan.address.to_string())
 }
@@ -77,7 +102,7 @@ fn join(addresses: &[IpAddr]) -> String {
 }
 
 /// An id as part of a path (RFC 3986 §2.1).
-fn percent_encoded(text: &str) -> String {
+pub(crate) fn percent_encoded(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     text.bytes()
         .map(|b| {
@@ -158,6 +183,14 @@ fn write_screen(out: &mut String, status: &IpamStatus) -> std::fmt::Result {
     for used in status.used.iter().take(LINES_SHOWN) {
         writeln!(out, "used        {}  {}", used.address, used.id)?;
     }
+    for claim in status.unclaimed.iter().take(LINES_SHOWN) {
+        let refusal = claim.refusal.as_deref().unwrap_or("being asked for");
+        writeln!(out, "unclaimed   {}  {}: {refusal}", claim.address, claim.id)?;
+    }
+    if status.unclaimed.len() > LINES_SHOWN {
+        let more = status.unclaimed.len() - LINES_SHOWN;
+        writeln!(out, "and {more} more: weft ipam --json")?;
+    }
     if status.used.len() > LINES_SHOWN {
         writeln!(
             out,
@@ -218,6 +251,7 @@ mod tests {
             hindrance: None,
             total: 1 << 20,
             owners: (0..hosts).map(owner).collect(),
+            unclaimed: Vec::new(),
         }
     }
 

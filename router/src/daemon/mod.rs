@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`start`] | everything before the first packet: state, founding or joining, sockets |
+//! | [`adopt`] | this host becomes a member of another cluster |
 //! | [`askers`] | who waits for an answer of the address space |
 //! | [`tcp`] | the mesh's connections |
 //! | [`underlay`] | at which addresses this host can be reached, and with which MTU |
@@ -14,6 +15,7 @@
 //!
 //! One task owns the node; all others send it [`NodeEvent`]s. The engine's threads never wait for it.
 
+mod adopt;
 mod askers;
 mod bridge;
 mod disk;
@@ -35,14 +37,16 @@ use tcp::Connections;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_gossip::{ConnId, PersistToken};
-use weft_ipam_crdt::{Request as Ipam, RequestId};
+use weft_ipam_crdt::{Request as Ipam, RequestId, Wanted};
 use weft_node::check::Checked;
 use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
 use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_store::writer::SAVES_MAX;
 use weft_store::{Difference, Job, Save, StoreError, Syncs};
-use weft_wire::api::{FreeRequest, IpamStatus, LeaveStatus, PodPlan, PodRequest, Status};
+use weft_wire::api::{
+    AdoptRequest, Adopted, FreeRequest, IpamStatus, LeaveStatus, PodPlan, PodRequest, Status,
+};
 use weft_wire::{Mac, Time};
 
 use crate::config::parse_peer;
@@ -91,6 +95,13 @@ pub(crate) enum Request {
     Stay(oneshot::Sender<()>),
     /// Give the identity up. Nothing is saved from here on; whoever asks asks the router to stop next.
     SetAside(oneshot::Sender<oneshot::Receiver<Result<PathBuf, StoreError>>>),
+    /// Become a member of another cluster, with all hosts of this one; the token comes with its key. Answered when that is
+    /// durable, or when it has come to nothing.
+    Adopt(
+        AdoptRequest,
+        Option<weft_wire::Psk>,
+        oneshot::Sender<Result<Adopted, String>>,
+    ),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
 }
@@ -146,6 +157,8 @@ enum NodeEvent {
 enum SaveToken {
     Mesh(PersistToken),
     Ipam(weft_ipam_crdt::PersistToken),
+    Again,
+    Claims,
 }
 
 /// The node and everything it acts on.
@@ -163,6 +176,8 @@ struct Daemon {
     is_set_aside: bool,
     syncs: Syncs,
     askers: Askers,
+    /// Those who wait until this host has adopted another cluster, or has not.
+    adopting: Vec<oneshot::Sender<Result<Adopted, String>>>,
     remote_macs: watch::Sender<BTreeSet<Mac>>,
     bridge_trouble: watch::Receiver<Option<String>>,
     firewall: watch::Receiver<Vec<String>>,
@@ -248,6 +263,9 @@ impl Daemon {
             Output::Mesh(MeshCommand::Close { conn }) => self.connections.close(conn),
             Output::Persist { token, state } => self.save(SaveToken::Mesh(token), Save::Cluster(state)),
             Output::PersistIpam { token, changes } => self.save(SaveToken::Ipam(token), Save::Ipam(changes)),
+            Output::BeginAgain(beginning) => self.begin_again(*beginning),
+            Output::PersistClaims(claims) => self.save(SaveToken::Claims, Save::Claims(claims)),
+            Output::Adopted(result) => self.adopted(&result),
             Output::Allocated { request, result } => {
                 if let Some(free) = self.askers.allocated(request, result) {
                     self.input(Input::Ipam(free));
@@ -323,6 +341,11 @@ impl Daemon {
                 self.input(Input::IpamPersisted(token));
                 return self.save_trouble.take();
             }
+            NodeEvent::Persisted(SaveToken::Again) => {
+                self.input(Input::BeganAgain);
+                return self.save_trouble.take();
+            }
+            NodeEvent::Persisted(SaveToken::Claims) => return None,
             NodeEvent::Disk(trouble) => {
                 self.disk_changed(trouble);
                 return None;
@@ -372,16 +395,24 @@ impl Daemon {
             Request::Status(answer) => {
                 let _ = answer.send(self.status());
             }
-            Request::Allocate(request, PodRequest { id, address }, answer) => {
+            Request::Allocate(request, asked, answer) => {
                 if let Some(why) = &self.disk_trouble {
                     let _ = answer.send(Err(why.clone()));
                     return false;
                 }
-                let is_new = self.node.addresses_of(&id).is_empty();
-                self.askers.allocate(request, &id, is_new, answer);
-                self.input(Input::Ipam(match address {
-                    Some(address) => Ipam::Claim { id, address, request },
-                    None => Ipam::Allocate { id, request },
+                let PodRequest {
+                    id,
+                    address,
+                    subnet,
+                    timeout_ms,
+                } = asked;
+                let held = self.node.addresses_of(&id);
+                self.askers.allocate(request, &id, held, answer);
+                self.input(Input::Ipam(Ipam::AllocateIn {
+                    id,
+                    wanted: Wanted { address, subnet },
+                    within: timeout_ms.map(std::time::Duration::from_millis),
+                    request,
                 }));
             }
             Request::Cancel(request) => self.input(Input::Ipam(Ipam::Cancel(request))),
@@ -429,6 +460,7 @@ impl Daemon {
                 self.is_set_aside = true;
                 let _ = answer.send(when_done);
             }
+            Request::Adopt(request, psk, answer) => self.adopt(request, psk, answer),
             Request::Stop(answer) => {
                 let _ = answer.send(());
                 return true;

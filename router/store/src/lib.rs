@@ -24,6 +24,6 @@ pub mod writer;
 pub use error::{Difference, FormatError, StoreError};
 pub use machine::{DEFAULT_MACHINE_ID_FILE, MachineId, MachineIdError};
 pub use point::{CrashAt, WritePoint};
-pub use store::{Save, State, Store};
+pub use store::{Again, Save, State, Store};
 pub use syncs::{SyncReport, Syncs};
 pub use writer::{Job, Told};

@@ -16,7 +16,7 @@ pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// What the writer has to say.
 #[derive(Debug)]
 pub enum Told<T> {
-    /// This write of its kind, cluster or addresses, is durable, and all before it.
+    /// This write of its kind, cluster, addresses or a beginning, is durable, and all before it. Of claims nothing is told.
     Durable(T),
     /// The disk refused. Nothing is lost and nothing more becomes durable before [`Told::Recovered`].
     Refused(StoreError),
@@ -52,6 +52,7 @@ pub fn run<T>(
         batch: Vec::new(),
         cluster: None,
         ipam: None,
+        again: None,
         is_refused: false,
     };
     let mut waiting = VecDeque::new();
@@ -114,6 +115,7 @@ struct Writer<T, F> {
     batch: Vec<Save>,
     cluster: Option<T>,
     ipam: Option<T>,
+    again: Option<T>,
     is_refused: bool,
 }
 
@@ -122,6 +124,12 @@ impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
         match save {
             Save::Cluster(_) => self.cluster = Some(number),
             Save::Ipam(_) => self.ipam = Some(number),
+            Save::Again(_) => {
+                self.again = Some(number);
+                // It was the token of the cluster before.
+                self.join_token = None;
+            }
+            Save::Claims(_) => {}
         }
         self.batch.push(save);
     }
@@ -142,7 +150,7 @@ impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
             Ok(()) => {
                 let recovered = !std::mem::take(&mut self.is_refused) || (self.tell)(Told::Recovered);
                 recovered
-                    && [self.cluster.take(), self.ipam.take()]
+                    && [self.cluster.take(), self.ipam.take(), self.again.take()]
                         .into_iter()
                         .flatten()
                         .all(|number| (self.tell)(Told::Durable(number)))

@@ -63,6 +63,9 @@ impl World {
             Mesh::AddTarget(_)
             | Mesh::RemoveTarget(_)
             | Mesh::SetRecord { .. }
+            | Mesh::Removed(_)
+            | Mesh::SetAdmitting(_)
+            | Mesh::SetCapabilities(_)
             | Mesh::Shutdown
             | Mesh::Tick => ("mesh", vec![], &[]),
         };
@@ -111,6 +114,27 @@ impl World {
                 if self.hosts[host].disk.write(Write::Ipam(token, changes)) {
                     self.sync_later(host);
                 }
+            }
+            Output::BeginAgain(beginning) => {
+                let text = format!("{beginning:?}");
+                self.record
+                    .note(self.now, host, "persist", &[text.as_bytes()], || text.clone());
+                if self.hosts[host].disk.write(Write::Again(beginning)) {
+                    self.sync_later(host);
+                }
+            }
+            Output::PersistClaims(claims) => {
+                let text = format!("{claims:?}");
+                self.record
+                    .note(self.now, host, "persist", &[text.as_bytes()], || text.clone());
+                if self.hosts[host].disk.write(Write::Claims(claims)) {
+                    self.sync_later(host);
+                }
+            }
+            Output::Adopted(result) => {
+                let text = format!("{result:?}");
+                self.record
+                    .note(self.now, host, "adopted", &[text.as_bytes()], || text.clone());
             }
             Output::Allocated { request, result } => self.answered(host, request, result),
             Output::Freed { request, addresses } => {

@@ -246,6 +246,7 @@ impl World {
             Event::Reports { host, start, reports } => self.reports(host, start, reports),
             Event::Activity { host, start } => self.activity(host, start),
             Event::IpamSynced { host, start, token } => self.ipam_synced(host, start, token),
+            Event::Began { host, start } => self.began(host, start),
             Event::Want { host } => self.want(host),
             Event::Pod { host, pod } => {
                 self.pod_later(host, pod);
@@ -357,6 +358,7 @@ impl World {
             token: Some(this.token.clone()),
             durable: this.disk.durable().cloned(),
             ipam: this.disk.ipam().cloned(),
+            claims: this.disk.claims().to_vec(),
             targets: this.targets.clone(),
             endpoints: vec![this.address],
             underlay_mtu: 1500,
@@ -488,9 +490,24 @@ impl World {
             self.queue
                 .push(self.now + after, Event::IpamSynced { host, start, token });
         }
+        if synced.began {
+            // After what was written before it has been told.
+            let at = self.now + std::time::Duration::from_millis(2);
+            self.queue.push(at, Event::Began { host, start });
+        }
         if synced.again {
             self.sync_later(host);
         }
+    }
+
+    fn began(&mut self, host: usize, start: u64) {
+        if !self.is_running(host, start) {
+            return;
+        }
+        if let Some(later) = self.pause_of(host) {
+            return self.queue.push(later, Event::Began { host, start });
+        }
+        self.feed(host, Input::BeganAgain);
     }
 
     fn ipam_synced(&mut self, host: usize, start: u64, token: weft_ipam_crdt::PersistToken) {

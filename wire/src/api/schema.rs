@@ -38,6 +38,7 @@ fn generated() -> Value {
     answers.subschema_for::<IpamStatus>();
     answers.subschema_for::<IpamCheck>();
     answers.subschema_for::<Target>();
+    answers.subschema_for::<Adopted>();
     answers.subschema_for::<Detached>();
     answers.subschema_for::<TakenDown>();
     answers.subschema_for::<LeaveStatus>();
@@ -49,6 +50,7 @@ fn generated() -> Value {
     requests.subschema_for::<PodRequest>();
     requests.subschema_for::<FreeRequest>();
     requests.subschema_for::<TargetRequest>();
+    requests.subschema_for::<AdoptRequest>();
 
     let mut definitions: Map<String, Value> = answers.take_definitions(true);
     definitions.extend(requests.take_definitions(true));

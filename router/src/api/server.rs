@@ -155,7 +155,11 @@ pub(crate) async fn serve(
     let routes = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/pods", post(allocate))
-        .route("/v1/pods/free", post(free))
+        // A pod may have this very name.
+        .route(
+            "/v1/pods/free",
+            post(free).get(|api| addresses_of(api, Path("free".to_owned()))),
+        )
         .route("/v1/pods/{id}", get(addresses_of))
         .route("/v1/addresses/{address}", get(lookup))
         .route("/v1/ipam", get(ipam))

@@ -5,6 +5,7 @@
 //! | [`start`] | everything before the first packet: state, founding or joining, sockets |
 //! | [`adopt`] | this host becomes a member of another cluster |
 //! | [`askers`] | who waits for an answer of the address space |
+//! | [`attached`] | addresses of attached pods that the state does not know of |
 //! | [`tcp`] | the mesh's connections |
 //! | [`underlay`] | at which addresses this host can be reached, and with which MTU |
 //! | [`bridge`] | keeps the kernel as the node wants it |
@@ -17,6 +18,7 @@
 
 mod adopt;
 mod askers;
+mod attached;
 mod bridge;
 mod disk;
 mod firewall;
@@ -147,6 +149,8 @@ enum NodeEvent {
         conn: ConnId,
     },
     Persisted(SaveToken),
+    /// Written, and not synced yet.
+    OnDisk(SaveToken),
     /// A sentence while the disk takes no writes.
     Disk(Option<String>),
     Engine(EngineEvent),
@@ -346,6 +350,12 @@ impl Daemon {
                 return self.save_trouble.take();
             }
             NodeEvent::Persisted(SaveToken::Claims) => return None,
+            NodeEvent::OnDisk(token) => {
+                if let SaveToken::Ipam(token) = token {
+                    self.input(Input::IpamWritten(token));
+                }
+                return self.save_trouble.take();
+            }
             NodeEvent::Disk(trouble) => {
                 self.disk_changed(trouble);
                 return None;
@@ -527,6 +537,7 @@ impl Daemon {
         status.warnings.extend(self.disk_trouble.clone());
         status.firewall = self.firewall.borrow().clone();
         status.disk = disk::status(&self.syncs);
+        status.warnings.extend(disk::slow(&status.disk));
         status
     }
 }

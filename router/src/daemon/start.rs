@@ -99,6 +99,15 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     {
         targets.extend(state.targets);
     }
+    let space = state.durable.as_ref().map(|durable| durable.genesis());
+    let space = space.and_then(|genesis| AddressSpace::of_genesis(genesis).ok());
+    let mut claims = state.claims;
+    for claim in super::attached::unknown(state.ipam.as_ref().zip(space)) {
+        if !claims.contains(&claim) {
+            tracing::info!(pod = claim.id, address = %claim.address, "the state does not have this pod's address: it is claimed");
+            claims.push(claim);
+        }
+    }
     let node = Node::new(
         Time::from_start(clock.elapsed()),
         NodeConfig {
@@ -112,7 +121,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             token: token.map(|(_, token)| token.psk()),
             durable: state.durable,
             ipam: state.ipam,
-            claims: state.claims,
+            claims,
             targets,
             endpoints: underlay.endpoints,
             underlay_mtu: underlay.mtu,

@@ -206,6 +206,15 @@ impl Store {
     /// It could not be written. The file then holds all that was durable before; this value keeps the rest, so the
     /// next call, also one with nothing new, tries to write all of it.
     pub fn save(&mut self, saves: &[Save]) -> Result<(), StoreError> {
+        self.save_telling(saves, || {})
+    }
+
+    /// As [`Self::save`]; calls `written` between write and sync, when the file is not replaced as a whole: what was handed
+    /// over outlives this process then.
+    ///
+    /// # Errors
+    /// As [`Self::save`], also after `written` was called.
+    pub fn save_telling(&mut self, saves: &[Save], written: impl FnMut()) -> Result<(), StoreError> {
         let mut appended = Vec::new();
         for save in saves {
             let place = self.length as usize + appended.len();
@@ -251,7 +260,7 @@ impl Store {
         if appended.is_empty() {
             return Ok(());
         }
-        self.append(&appended).map_err(|source| {
+        self.append(&appended, written).map_err(|source| {
             // What was acknowledged before stays; nothing of this write may be found later. A file whose sync
             // failed is not written again either: the kernel may have dropped what it could not write (fsync(2)).
             self.is_behind = true;
@@ -260,7 +269,7 @@ impl Store {
         })
     }
 
-    fn append(&mut self, records: &[u8]) -> std::io::Result<()> {
+    fn append(&mut self, records: &[u8], mut written: impl FnMut()) -> std::io::Result<()> {
         let torn = WritePoint::Records(Append::Torn);
         if self.points.awaits(torn) {
             self.file
@@ -269,6 +278,7 @@ impl Store {
         }
         self.file.write_all_at(records, self.length)?;
         self.points.reach(WritePoint::Records(Append::Written));
+        written();
         self.syncs.measured(|| self.file.sync_data())?;
         self.points.reach(WritePoint::Records(Append::Synced));
         self.length += records.len() as u64;

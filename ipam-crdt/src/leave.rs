@@ -89,11 +89,9 @@ impl Ipam {
     /// Offers slots to those whose turn it is.
     pub(crate) fn drive_leave(&mut self, now: Time) {
         let Some(leave) = &mut self.leaving else { return };
-        let (late, open) = leave.offered.iter().partition(|(_, until)| *until <= now);
+        let (late, open): (Vec<_>, Vec<_>) = leave.offered.iter().partition(|(_, until)| *until <= now);
         leave.offered = open;
-        for (node, _) in Vec::<(NodeId, Time)>::from(late) {
-            leave.silent.insert(node);
-        }
+        leave.silent.extend(late.into_iter().map(|(node, _)| node));
         if self.standing != Standing::Confirmed || !self.has_slot_to_hand_on() {
             return;
         }

@@ -137,6 +137,7 @@ enum NodeEvent {
 enum SaveToken {
     Mesh(PersistToken),
     Ipam(weft_ipam_crdt::PersistToken),
+    Agreement(u64),
 }
 
 /// The node and everything it acts on.
@@ -235,6 +236,9 @@ impl Daemon {
             Output::Mesh(MeshCommand::Send { conn, frame }) => self.connections.send(conn, frame),
             Output::Mesh(MeshCommand::Close { conn }) => self.connections.close(conn),
             Output::Persist { token, state } => self.save(SaveToken::Mesh(token), Save::Cluster(state)),
+            Output::PersistAgreement { token, state } => {
+                self.save(SaveToken::Agreement(token), Save::Agreement(state));
+            }
             Output::PersistIpam { token, changes } => self.save(SaveToken::Ipam(token), Save::Ipam(changes)),
             Output::Allocated { request, result } => {
                 if let Some(free) = self.askers.allocated(request, result) {
@@ -306,6 +310,10 @@ impl Daemon {
             NodeEvent::Persisted(SaveToken::Mesh(token)) => Mesh::Persisted(token),
             NodeEvent::Persisted(SaveToken::Ipam(token)) => {
                 self.input(Input::IpamPersisted(token));
+                return self.save_trouble.take();
+            }
+            NodeEvent::Persisted(SaveToken::Agreement(token)) => {
+                self.input(Input::AgreementPersisted(token));
                 return self.save_trouble.take();
             }
             NodeEvent::Disk(trouble) => {

@@ -35,6 +35,8 @@ pub(crate) enum RecordKind {
     IpamState = 4,
     /// One change of the address state.
     IpamChange = 5,
+    /// What binds this host while it makes a cluster together with others, as ipam-crdt encodes it.
+    Agreement = 6,
 }
 
 impl RecordKind {
@@ -45,6 +47,7 @@ impl RecordKind {
             Self::Cluster,
             Self::IpamState,
             Self::IpamChange,
+            Self::Agreement,
         ]
         .into_iter()
         .find(|kind| *kind as u16 == number)

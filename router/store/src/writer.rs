@@ -15,7 +15,7 @@ pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// What the writer has to say.
 #[derive(Debug)]
 pub enum Told<T> {
-    /// This write of its kind, cluster or addresses, is durable, and all before it.
+    /// This write of its kind, cluster, addresses or agreement, is durable, and all before it.
     Durable(T),
     /// The disk refused. Nothing is lost and nothing more becomes durable before [`Told::Recovered`].
     Refused(StoreError),
@@ -49,6 +49,7 @@ pub fn run<T>(
         batch: Vec::new(),
         cluster: None,
         ipam: None,
+        agreement: None,
         is_refused: false,
     };
     let mut waiting = VecDeque::new();
@@ -103,6 +104,7 @@ struct Writer<T, F> {
     batch: Vec<Save>,
     cluster: Option<T>,
     ipam: Option<T>,
+    agreement: Option<T>,
     is_refused: bool,
 }
 
@@ -111,6 +113,7 @@ impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
         match save {
             Save::Cluster(_) => self.cluster = Some(number),
             Save::Ipam(_) => self.ipam = Some(number),
+            Save::Agreement(_) => self.agreement = Some(number),
         }
         self.batch.push(save);
     }
@@ -131,7 +134,7 @@ impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
             Ok(()) => {
                 let recovered = !std::mem::take(&mut self.is_refused) || (self.tell)(Told::Recovered);
                 recovered
-                    && [self.cluster.take(), self.ipam.take()]
+                    && [self.agreement.take(), self.cluster.take(), self.ipam.take()]
                         .into_iter()
                         .flatten()
                         .all(|number| (self.tell)(Told::Durable(number)))

@@ -6,6 +6,7 @@
 use crate::dice::Dice;
 use std::fmt;
 use weft_gossip::DurableState;
+use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, IpamState};
 use weft_wire::{NodeKey, NoiseKeypair};
 
@@ -16,6 +17,8 @@ pub(crate) enum Write {
     Cluster(weft_gossip::PersistToken, DurableState),
     /// Changes of the address state.
     Ipam(weft_ipam_crdt::PersistToken, Vec<Change>),
+    /// What binds the host while it makes a cluster together with others.
+    Agreement(u64, AgreementState),
 }
 
 /// Writes that have become durable, the last of each kind.
@@ -23,6 +26,7 @@ pub(crate) enum Write {
 pub(crate) struct Synced {
     pub(crate) cluster: Option<weft_gossip::PersistToken>,
     pub(crate) ipam: Option<weft_ipam_crdt::PersistToken>,
+    pub(crate) agreement: Option<u64>,
     /// The next writes begin.
     pub(crate) again: bool,
 }
@@ -36,6 +40,7 @@ pub(crate) struct Disk {
     pub(crate) incarnation: u64,
     durable: Option<DurableState>,
     ipam: Option<IpamState>,
+    agreement: AgreementState,
     writing: Vec<Write>,
     waiting: Vec<Write>,
 }
@@ -61,6 +66,7 @@ impl Disk {
             incarnation: 0,
             durable: None,
             ipam: None,
+            agreement: AgreementState::default(),
             writing: Vec::new(),
             waiting: Vec::new(),
         }
@@ -79,6 +85,11 @@ impl Disk {
     /// What a start would find now of the addresses.
     pub(crate) fn ipam(&self) -> Option<&IpamState> {
         self.ipam.as_ref()
+    }
+
+    /// What a start would find now of a cluster that is still to be made.
+    pub(crate) fn agreement(&self) -> &AgreementState {
+        &self.agreement
     }
 
     /// Takes something to write; true when writing begins with it.
@@ -101,6 +112,7 @@ impl Disk {
             match &write {
                 Write::Cluster(token, _) => synced.cluster = Some(*token),
                 Write::Ipam(token, _) => synced.ipam = Some(*token),
+                Write::Agreement(token, _) => synced.agreement = Some(*token),
             }
             self.apply(write);
         }
@@ -122,6 +134,7 @@ impl Disk {
     fn apply(&mut self, write: Write) {
         match write {
             Write::Cluster(_, state) => self.durable = Some(state),
+            Write::Agreement(_, state) => self.agreement = state,
             Write::Ipam(_, changes) => {
                 let Some(durable) = &self.durable else { return };
                 let fresh = || IpamState::genesis(durable.genesis()).ok();
@@ -147,7 +160,7 @@ mod tests {
     fn state(nonce: u8) -> DurableState {
         DurableState::founded(
             Genesis {
-                founder: NodeKey::from_seed([1; 32]).id(),
+                founders: vec![NodeKey::from_seed([1; 32]).id()],
                 nonce: [nonce; 16],
                 range: "10.32.0.0/24".parse().unwrap(),
                 slot_size: 1,

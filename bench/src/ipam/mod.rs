@@ -38,7 +38,7 @@ impl Cluster {
         let key = NodeKey::from_seed([1; 32]);
         let space = AddressSpace::of_range("10.32.0.0/12".parse()?)?;
         let genesis = Genesis {
-            founder: key.id(),
+            founders: vec![key.id()],
             nonce: [1; 16],
             range: space.range(),
             slot_size: space.slot_size(),

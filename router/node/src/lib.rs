@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`node`] | [`Node`]: routes what one core says to the others |
 //! | [`io`] | its inputs and outputs |
+//! | `agreement` | making a cluster together with other hosts that have none |
 //! | `addresses` | what it asks of the address space, and hears of it |
 //! | `places` | where addresses live by what hosts agree on, for the forwarding table |
 //! | [`check`] | what it has to say when the address space is checked |
@@ -26,6 +27,7 @@ extern crate alloc;
 
 mod addresses;
 pub mod again;
+mod agreement;
 pub mod check;
 mod claims;
 mod contested;

@@ -13,6 +13,7 @@
 //! | `contested` | addresses of this host that another one uses too |
 //! | [`again`] | how this host becomes a new member, while its pods run on |
 //! | `claims` | how it asks for the addresses that they have |
+//! | `removed` | what becomes of members that were removed |
 //! | `foreign` | hosts of other clusters, and which side yields |
 //! | `families` | which peers have no version of IP in common with this host |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
@@ -37,6 +38,7 @@ pub mod io;
 pub mod macs;
 pub mod node;
 mod places;
+mod removed;
 pub mod report;
 
 pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};

@@ -118,6 +118,8 @@ pub struct Node {
     pub(crate) foreign: Foreign,
     /// What the Hello says of it.
     pub(crate) said_alone: bool,
+    /// The members go on without this host.
+    pub(crate) is_removed: bool,
 }
 
 /// What stays of the configuration.
@@ -196,6 +198,7 @@ impl Node {
             freed_claims: BTreeMap::new(),
             foreign: Foreign::default(),
             said_alone: false,
+            is_removed: false,
         };
         let record = node.record_of(&node.config.identity);
         let body = codec::encode(&record);
@@ -335,9 +338,9 @@ impl Node {
 
     /// Nickname of a peer, or the short form of its id.
     pub fn name_of(&self, peer: &NodeId) -> String {
-        self.mesh
-            .peer_record(peer)
-            .map_or_else(|| peer.short(), |record| record.name)
+        let name = self.mesh.peer_record(peer).map(|record| record.name);
+        name.or_else(|| self.mesh.removed_name(peer).cloned())
+            .unwrap_or_else(|| peer.short())
     }
 
     /// What this host says of itself as a member.
@@ -365,7 +368,7 @@ impl Node {
     }
 
     /// Gives the sleeve an input, if there is one: a host without a cluster has no sessions.
-    fn sleeve(&mut self, now: Time, input: weft_sleeve::Input<'_>) {
+    pub(crate) fn sleeve(&mut self, now: Time, input: weft_sleeve::Input<'_>) {
         if self.former_takes(now, &input) {
             return;
         }
@@ -578,6 +581,7 @@ impl Node {
         self.outputs.push_back(Output::Notice(Notice::Joined {
             genesis: genesis.id(),
         }));
+        self.on_epoch(now);
         self.tell_ipam_all(now);
         for peer in self.mesh.members() {
             self.upsert_peer(now, peer);
@@ -673,6 +677,9 @@ impl Node {
                 self.change_path(peer, |path| {
                     (path.session, path.down, path.since) = (None, Some(why), now)
                 });
+                if self.mesh.is_removed(&peer) && why != DownReason::Removed {
+                    self.end_removed(now, peer);
+                }
                 Output::Notice(Notice::SleeveDown {
                     peer,
                     name: self.name_of(&peer),

@@ -202,6 +202,8 @@ impl Node {
         let mut ids: BTreeSet<NodeId> = self.mesh.members().into_iter().collect();
         ids.extend(links.keys().copied());
         ids.remove(&self.id());
+        // One that was removed and does not know it may have a link.
+        ids.retain(|peer| !self.mesh.is_removed(peer));
         let mut peers: Vec<PeerStatus> = ids
             .iter()
             .map(|peer| self.peer(now, peer, links.get(peer), views.get(peer), engine))

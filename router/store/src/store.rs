@@ -760,7 +760,7 @@ mod tests {
     fn again() -> Again {
         let key = NodeKey::from_seed([9; 32]);
         let genesis = weft_wire::record::Genesis {
-            founder: NodeKey::from_seed([8; 32]).id(),
+            founders: vec![NodeKey::from_seed([8; 32]).id()],
             ..founded().genesis().clone()
         };
         let secret = weft_wire::ClusterSecret {

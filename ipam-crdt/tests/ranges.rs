@@ -24,7 +24,7 @@ impl Rig {
         let key = NodeKey::from_seed([1; 32]);
         let space = AddressSpace::of_range(range).unwrap();
         let genesis = Genesis {
-            founder: key.id(),
+            founders: vec![key.id()],
             nonce: [0; 16],
             range,
             slot_size: space.slot_size(),

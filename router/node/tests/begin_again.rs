@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weft_gossip::{ConnId, DialTarget, DurableState, Identity, Input as Mesh, JoinToken};
-use weft_ipam_crdt::{Claim, IpamState, Request, RequestId};
+use weft_ipam_crdt::{Claim, IpamState, Request, RequestId, Role};
 use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
 use weft_sleeve::{Cipher, ForwardingTable, SessionKeys};
 use weft_wire::record::Genesis;
@@ -56,7 +56,7 @@ fn key(host: usize) -> NodeKey {
 /// A cluster that this host has founded.
 fn founded(host: usize, nonce: u8) -> DurableState {
     let genesis = Genesis {
-        founder: key(host).id(),
+        founders: vec![key(host).id()],
         nonce: [nonce; 16],
         range: "10.32.0.0/24".parse().unwrap(),
         slot_size: 1,
@@ -83,6 +83,8 @@ fn config(host: usize, durable: Option<DurableState>, targets: &[usize]) -> Node
         },
         token: Some(token.psk()),
         durable,
+        agreement: None,
+        role: Role::Owner,
         ipam: None,
         claims: Vec::new(),
         targets: targets.iter().map(|t| address(*t).to_string()).collect(),

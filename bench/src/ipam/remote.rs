@@ -16,7 +16,7 @@ use weft_ipam_crdt::{
     AllocError, Input, Ipam, IpamConfig, IpamState, Output, PersistToken, Request, RequestId, Role, Wanted,
 };
 use weft_store::writer::{self, SAVES_MAX};
-use weft_store::{Job, Save, Store, Told};
+use weft_store::{Job, Save, Told};
 use weft_wire::envelope::Stamp;
 use weft_wire::{Envelope, NodeId, NodeKey, Time};
 

@@ -4,7 +4,7 @@
 
 use crate::message::Decided;
 use crate::space::AddressSpace;
-use crate::table::{Register, SlotTable};
+use crate::table::{Register, SlotTable, first_share};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -125,7 +125,7 @@ pub enum StateError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IpamState {
     genesis: GenesisId,
-    founder: NodeId,
+    founders: Vec<NodeId>,
     table: SlotTable,
     chain: BTreeMap<GrantId, Grant>,
     given: BTreeMap<GrantId, Grant>,
@@ -144,7 +144,6 @@ pub struct IpamState {
 #[derive(Serialize, Deserialize)]
 struct Stored {
     genesis: GenesisId,
-    founder: NodeId,
     slots: Vec<(SlotRun, NodeId, bool)>,
     chain: Vec<Grant>,
     given: Vec<Grant>,
@@ -158,7 +157,7 @@ struct Stored {
 }
 
 impl IpamState {
-    /// The state of every host of a new cluster: the founder owns all slots and is the only member of epoch 0.
+    /// The state of every host of a new cluster: the founders own all slots and are the members of epoch 0.
     ///
     /// # Errors
     /// The genesis names a range that cannot be used.
@@ -166,14 +165,14 @@ impl IpamState {
         let space = AddressSpace::of_genesis(genesis).map_err(StateError::Range)?;
         Ok(Self {
             genesis: genesis.id(),
-            founder: genesis.founder,
-            table: SlotTable::genesis(space.slots(), genesis.founder),
+            founders: genesis.founders.clone(),
+            table: SlotTable::genesis(space.slots(), &genesis.founders),
             chain: BTreeMap::new(),
             given: BTreeMap::new(),
             addresses: BTreeMap::new(),
             vote: Vote::default(),
             epochs: Vec::new(),
-            members: BTreeSet::from([genesis.founder]),
+            members: genesis.founders.iter().copied().collect(),
             gone: BTreeMap::new(),
             seen: BTreeMap::new(),
             serial: 0,
@@ -255,7 +254,6 @@ impl IpamState {
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(&Stored {
             genesis: self.genesis,
-            founder: self.founder,
             slots: self.table.all_runs().collect(),
             chain: self.chain.values().cloned().collect(),
             given: self.given.values().cloned().collect(),
@@ -337,9 +335,15 @@ impl IpamState {
         self.genesis
     }
 
-    /// The host that founded the cluster.
-    pub fn founder(&self) -> NodeId {
-        self.founder
+    /// The hosts that founded the cluster.
+    pub fn founders(&self) -> &[NodeId] {
+        &self.founders
+    }
+
+    /// Who owned a slot at version 0; `None` behind the end.
+    pub fn first_owner(&self, slot: u32) -> Option<NodeId> {
+        let share = first_share(self.table.len(), self.founders.len(), slot);
+        self.founders.get(share as usize).copied()
     }
 
     /// The slot registers.
@@ -372,7 +376,7 @@ impl IpamState {
         &self.epochs
     }
 
-    /// Number of the latest decided epoch; 0 is the founder alone.
+    /// Number of the latest decided epoch; 0 is the founders alone.
     pub fn epoch(&self) -> u32 {
         self.epochs.len() as u32
     }

@@ -421,7 +421,10 @@ impl Ipam {
             .filter(|grant| grant.is_signed(&self.genesis))
             .collect();
         for (slot, version) in slots {
-            let mut at = (self.state.founder(), Version::default());
+            let Some(first) = self.state.first_owner(slot) else {
+                continue;
+            };
+            let mut at = (first, Version::default());
             while at.1 < version {
                 let step = signed
                     .iter()

@@ -53,6 +53,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// How the disk that holds the state does.
     pub disk: DiskStatus,
+    /// Whether this host owns addresses and votes.
+    pub role: NodeRole,
 }
 
 /// The disk that holds the state.
@@ -67,6 +69,17 @@ pub struct DiskStatus {
     pub median_sync_us: Option<u64>,
     /// True when they take so long that addresses are given out once they are written, and synced afterwards.
     pub slow: bool,
+}
+
+/// Whether a host owns addresses and votes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeRole {
+    /// It does.
+    Owner,
+    /// It never votes, owns nothing, and lives on lent addresses.
+    Observer,
 }
 
 /// Where a node stands towards a cluster.
@@ -85,6 +98,17 @@ pub enum ClusterStatus {
         range: IpNet,
         /// Members known, this node included.
         members: u32,
+    },
+    /// No cluster yet: makes one together with other hosts.
+    Agreeing {
+        /// Hosts that make it together, this one included.
+        expected: u32,
+        /// Nicknames of those that are there, this host's first.
+        there: Vec<String>,
+        /// What is waited for, in words.
+        reason: String,
+        /// Hosts that were told something else and do not count, and what differs, in words.
+        differing: Vec<String>,
     },
 }
 
@@ -484,7 +508,7 @@ pub struct TakenDown {
     pub identity_kept_at: Option<String>,
 }
 
-/// `POST /v1/leave` and `GET /v1/leave`: how far a host that leaves has come with handing on its part of the range.
+/// `POST /v1/leave`: how far a host that leaves has come with handing on its part of the range.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LeaveStatus {

@@ -8,20 +8,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use weft_wire::api::LeaveEnd;
 
-/// Begins to hand addresses on.
+/// Begins to hand addresses on, or goes on with it; says how far that is.
 pub(super) async fn begin(
     State(api): State<Api>,
     ConnectInfo(caller): ConnectInfo<Caller>,
 ) -> Result<Response, Refusal> {
     root_only(caller)?;
     let status = api.ask(Request::Leave).await?.ok_or_else(no_cluster)?;
-    Ok(Json(status).into_response())
-}
-
-/// How far that is.
-pub(super) async fn look(State(api): State<Api>) -> Result<Response, Refusal> {
-    let stays = || Refusal(StatusCode::CONFLICT, "this host is not leaving".to_owned());
-    let status = api.ask(Request::Leaving).await?.ok_or_else(stays)?;
     Ok(Json(status).into_response())
 }
 

@@ -173,7 +173,7 @@ pub(crate) async fn serve(
             "/v1/forget",
             post(|api, caller, body| target(api, caller, body, Request::Forget)),
         )
-        .route("/v1/leave", get(leave::look).post(leave::begin))
+        .route("/v1/leave", post(leave::begin))
         .route("/v1/leave/end", post(leave::end))
         .route("/v1/stay", post(leave::stay))
         .route("/v1/stop", post(stop))

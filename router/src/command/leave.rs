@@ -37,7 +37,7 @@ pub(super) fn leave(args: &DownArgs, client: &Client, pods: &[Pod]) -> anyhow::R
         })?;
     }
     let progress = async || {
-        let status: LeaveStatus = client.get("/v1/leave").await.ok()?;
+        let status = ask(client).await.ok()?;
         Some(status.waits_for.join("; "))
     };
     let deadline = Instant::now() + Duration::from_secs(args.deadline);
@@ -59,11 +59,16 @@ pub(super) fn leave(args: &DownArgs, client: &Client, pods: &[Pod]) -> anyhow::R
     Ok((status, end.identity_kept_at))
 }
 
+/// Begins, or goes on; how far it is.
+async fn ask(client: &Client) -> anyhow::Result<LeaveStatus> {
+    let answer = client.post_empty("/v1/leave").await?;
+    serde_json::from_slice(&answer).context("the router's answer cannot be read: is it of another version?")
+}
+
 /// Until all is handed on that can be, or the deadline.
 async fn hand_on(client: &Client, deadline: Instant) -> anyhow::Result<LeaveStatus> {
-    client.post_empty("/v1/leave").await?;
     loop {
-        let status: LeaveStatus = client.get("/v1/leave").await?;
+        let status = ask(client).await?;
         if status.done || Instant::now() >= deadline {
             return Ok(status);
         }

@@ -91,8 +91,6 @@ pub(crate) enum Request {
     Forget(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Hand this host's part of the range on; where that stands, or none before this host is a member.
     Leave(oneshot::Sender<Option<LeaveStatus>>),
-    /// Where leaving stands; none for a host that stays.
-    Leaving(oneshot::Sender<Option<LeaveStatus>>),
     /// Stay after all.
     Stay(oneshot::Sender<()>),
     /// Give the identity up. Nothing is saved from here on; whoever asks asks the router to stop next.
@@ -163,6 +161,7 @@ enum SaveToken {
     Ipam(weft_ipam_crdt::PersistToken),
     Again,
     Claims,
+    Agreement(u64),
 }
 
 /// The node and everything it acts on.
@@ -266,6 +265,9 @@ impl Daemon {
             Output::Mesh(MeshCommand::Send { conn, frame }) => self.connections.send(conn, frame),
             Output::Mesh(MeshCommand::Close { conn }) => self.connections.close(conn),
             Output::Persist { token, state } => self.save(SaveToken::Mesh(token), Save::Cluster(state)),
+            Output::PersistAgreement { token, state } => {
+                self.save(SaveToken::Agreement(token), Save::Agreement(state));
+            }
             Output::PersistIpam { token, changes } => self.save(SaveToken::Ipam(token), Save::Ipam(changes)),
             Output::BeginAgain(beginning) => self.begin_again(*beginning),
             Output::PersistClaims(claims) => self.save(SaveToken::Claims, Save::Claims(claims)),
@@ -354,6 +356,10 @@ impl Daemon {
                 if let SaveToken::Ipam(token) = token {
                     self.input(Input::IpamWritten(token));
                 }
+                return self.save_trouble.take();
+            }
+            NodeEvent::Persisted(SaveToken::Agreement(token)) => {
+                self.input(Input::AgreementPersisted(token));
                 return self.save_trouble.take();
             }
             NodeEvent::Disk(trouble) => {
@@ -454,9 +460,6 @@ impl Daemon {
             }
             Request::Leave(answer) => {
                 self.input(Input::Ipam(Ipam::Leave));
-                let _ = answer.send(self.node.leave_status());
-            }
-            Request::Leaving(answer) => {
                 let _ = answer.send(self.node.leave_status());
             }
             Request::Stay(answer) => {

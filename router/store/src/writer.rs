@@ -16,7 +16,8 @@ pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// What the writer has to say.
 #[derive(Debug)]
 pub enum Told<T> {
-    /// This write of its kind, cluster, addresses or a beginning, is durable, and all before it. Of claims nothing is told.
+    /// This write of its kind, cluster, addresses, agreement or a beginning, is durable, and all before it. Of claims
+    /// nothing is told.
     Durable(T),
     /// This write of addresses is written, and all before it; the disk is slow and still has to sync it. Told only then.
     Written(T),
@@ -54,6 +55,7 @@ pub fn run<T: Clone>(
         batch: Vec::new(),
         cluster: None,
         ipam: None,
+        agreement: None,
         again: None,
         is_refused: false,
     };
@@ -117,6 +119,7 @@ struct Writer<T, F> {
     batch: Vec<Save>,
     cluster: Option<T>,
     ipam: Option<T>,
+    agreement: Option<T>,
     again: Option<T>,
     is_refused: bool,
 }
@@ -126,6 +129,7 @@ impl<T: Clone, F: FnMut(Told<T>) -> bool> Writer<T, F> {
         match save {
             Save::Cluster(_) => self.cluster = Some(number),
             Save::Ipam(_) => self.ipam = Some(number),
+            Save::Agreement(_) => self.agreement = Some(number),
             Save::Again(_) => {
                 self.again = Some(number);
                 // It was the token of the cluster before.
@@ -158,10 +162,15 @@ impl<T: Clone, F: FnMut(Told<T>) -> bool> Writer<T, F> {
             Ok(()) => {
                 let recovered = !std::mem::take(&mut self.is_refused) || (self.tell)(Told::Recovered);
                 recovered
-                    && [self.cluster.take(), self.ipam.take(), self.again.take()]
-                        .into_iter()
-                        .flatten()
-                        .all(|number| (self.tell)(Told::Durable(number)))
+                    && [
+                        self.agreement.take(),
+                        self.cluster.take(),
+                        self.ipam.take(),
+                        self.again.take(),
+                    ]
+                    .into_iter()
+                    .flatten()
+                    .all(|number| (self.tell)(Told::Durable(number)))
             }
             Err(error) if error.may_pass() => {
                 self.is_refused = true;
@@ -203,7 +212,7 @@ mod tests {
             Store::open(&directory.path().join("weft"), machine, None, || (key, noise)).unwrap();
         let space = AddressSpace::of_range("10.32.0.0/24".parse().unwrap()).unwrap();
         let genesis = Genesis {
-            founder,
+            founders: vec![founder],
             nonce: [0; 16],
             range: space.range(),
             slot_size: space.slot_size(),

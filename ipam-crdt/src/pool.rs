@@ -41,6 +41,8 @@ pub struct Pool {
     open: Bits,
     /// Own slots with no held address.
     empty: Bits,
+    /// Own slots that were taken back from removed hosts: they are used after all others.
+    late: Bits,
     /// How many bits `empty` has.
     empty_slots: u32,
     /// Free addresses in own slots.
@@ -58,6 +60,7 @@ impl Pool {
             busy: BTreeMap::new(),
             open,
             empty,
+            late: Bits::new(slots),
             empty_slots: 0,
             free: 0,
         };
@@ -111,10 +114,13 @@ impl Pool {
         } else {
             self.busy.insert(slot, busy);
         }
-        let mine = state
-            .table()
-            .get(slot)
-            .is_some_and(|register| register.owner == self.node && !register.is_frozen);
+        let register = state.table().get(slot);
+        let mine = register.is_some_and(|register| register.owner == self.node && !register.is_frozen)
+            && !state.resting_slots().contains(&slot);
+        // Only taking it back begins the count of grants anew.
+        let is_late =
+            register.is_some_and(|register| register.version.seq == 0 && register.version.epoch > 0);
+        self.late.set(slot, is_late);
         let usable = self.usable(slot);
         self.open.set(slot, mine && busy < usable);
         let is_empty = mine && busy == 0 && usable > 0;
@@ -123,22 +129,27 @@ impl Pool {
         self.free = (self.free + u64::from(self.free_in(slot))).saturating_sub(u64::from(before));
     }
 
-    /// The free address that goes next: of the lowest slot that is in use already, else of the lowest one.
-    /// So the high slots stay whole, to be handed over.
+    /// The free address that goes next: of the lowest slot that is in use already, else of the lowest one; of slots that
+    /// were taken back last of all. So the high slots stay whole, to be handed over.
     pub fn pick(&self, state: &IpamState, allowed: Option<&BTreeSet<u32>>) -> Option<u32> {
         if let Some(allowed) = allowed {
             return allowed.iter().find_map(|slot| self.first_free(*slot, state));
         }
-        let mut words = self.open.0.iter().zip(&self.empty.0).enumerate();
-        let used = words.find_map(|(i, (open, empty))| lowest(i, open & !empty));
-        let any = || {
-            self.open
+        let find = |of: fn(u64, u64, u64) -> u64| {
+            let words = self
+                .open
                 .0
                 .iter()
-                .enumerate()
-                .find_map(|(i, open)| lowest(i, *open))
+                .zip(&self.empty.0)
+                .zip(&self.late.0)
+                .enumerate();
+            { words }.find_map(|(i, ((open, empty), late))| lowest(i, of(*open, *empty, *late)))
         };
-        self.first_free(used.or_else(any)?, state)
+        let slot = find(|open, empty, late| open & !empty & !late)
+            .or_else(|| find(|open, _, late| open & !late))
+            .or_else(|| find(|open, empty, _| open & !empty))
+            .or_else(|| find(|open, _, _| open))?;
+        self.first_free(slot, state)
     }
 
     fn first_free(&self, slot: u32, state: &IpamState) -> Option<u32> {
@@ -181,16 +192,22 @@ impl Pool {
         self.free
     }
 
-    /// At most `slots` wholly free slots in at most `runs` runs of one version, highest first, none with a version
-    /// of `seq_max` or more.
+    /// At most `slots` wholly free slots in at most `runs` runs of one version, highest first and those that were taken
+    /// back last, none with a version of `seq_max` or more.
     pub fn take_empty(&self, slots: u32, runs: usize, seq_max: u32, state: &IpamState) -> Vec<SlotRun> {
         let mut taken: Vec<SlotRun> = Vec::new();
         let mut left = slots;
+        let has_others = self
+            .empty
+            .0
+            .iter()
+            .zip(&self.late.0)
+            .any(|(empty, late)| empty & !late != 0);
         for slot in (0..self.space.slots()).rev() {
             if left == 0 {
                 break;
             }
-            if !self.empty.has(slot) {
+            if !self.empty.has(slot) || (has_others && self.late.has(slot)) {
                 continue;
             }
             let Some(version) = state

@@ -28,6 +28,12 @@ impl Ipam {
                 Err(error) => self.answer(request, Err(AllocError::Address(error))),
             },
             Request::Free { id, address, request } => self.on_free(now, &id, address, request),
+            Request::Remove {
+                hosts,
+                fenced,
+                request,
+            } => self.on_remove(&hosts, Some(fenced), request),
+            Request::Keep { hosts, request } => self.on_remove(&hosts, None, request),
             Request::Cancel(request) => {
                 if let Some(at) = self.waiting.iter().position(|waiting| waiting.request == request) {
                     self.waiting.remove(at);
@@ -68,6 +74,10 @@ impl Ipam {
         {
             match self.state.addresses().get(&offset).cloned() {
                 Some(Held::Pod(_)) => self.rest(now, offset),
+                Some(Held::Borrowed { from, .. }) if self.is_gone(&from) => {
+                    // There is nobody to return it to; a new owner of the slot that noted it is told as for any loan.
+                    self.change(Change::Address(offset, None));
+                }
                 Some(Held::Borrowed { from, number, .. }) => {
                     self.change(Change::Address(offset, Some(Held::Returning { from, number })));
                     self.send(from, &Message::Return { offset, number });
@@ -174,15 +184,25 @@ impl Ipam {
             let register = self.state.table().get(offset / self.space.slot_size());
             register.is_some_and(|register| register.owner == self.node && !register.is_frozen)
         };
-        self.pool.is_free(offset, &self.state)
-            || (self.state.addresses().get(&offset) == Some(&Held::Resting) && is_own(offset))
+        let held = self.state.addresses().get(&offset);
+        let rests = match held {
+            Some(Held::Resting | Held::Abandoned) => true,
+            None => {
+                let slot = offset / self.space.slot_size();
+                let address = self.space.address(offset);
+                self.state.resting_slots().contains(&slot)
+                    && address.is_some_and(|address| self.space.for_pod(address).is_ok())
+            }
+            Some(_) => false,
+        };
+        self.pool.is_free(offset, &self.state) || (rests && is_own(offset))
     }
 
     /// What holds an address on this host, for people; `None` when a claim may go on.
     fn holder_here(&self, offset: u32) -> Option<String> {
         Some(match self.state.addresses().get(&offset)? {
             Held::Pod(id) | Held::Borrowed { id, .. } => format!("pod {id}"),
-            Held::Resting => return None,
+            Held::Resting | Held::Abandoned => return None,
             Held::Lent { to, .. } => format!("host {}, to which it is lent", to.short()),
             // Its lender is asked for it again.
             Held::Returning { .. } => return None,
@@ -212,9 +232,19 @@ impl Ipam {
             (Standing::AwaitingConfirmation(_), ..) => WaitReason::Confirmation,
             (_, Some(asked), _) => WaitReason::Loan(asked.to),
             (_, _, Some(asked)) => WaitReason::Space(asked.to),
+            _ if self.is_orphaned(waiting.want) => WaitReason::Reclaim,
             _ if !self.state.members().contains(&self.node) => WaitReason::Epoch,
             _ => WaitReason::NothingFree,
         }
+    }
+
+    /// True when the owner of a wanted address was removed, and nobody has its slot yet.
+    fn is_orphaned(&self, want: Want) -> bool {
+        let Want::Exact(offset) = want else {
+            return false;
+        };
+        let register = self.state.table().get(offset / self.space.slot_size());
+        register.is_some_and(|register| self.is_gone(&register.owner))
     }
 
     /// Requests that wait, oldest first: the pod, and what it waits for.

@@ -10,7 +10,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use weft_wire::codec::{self, DecodeError};
-use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, SlotRun};
+use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, Off, SlotRun};
+use weft_wire::reclaim::Proof;
 use weft_wire::record::Genesis;
 use weft_wire::{GenesisId, NodeId};
 
@@ -49,6 +50,8 @@ pub enum Held {
         /// Number of the loan.
         number: u32,
     },
+    /// It was lent to a host that was removed, and that may be alive and use it: it rests much longer.
+    Abandoned,
 }
 
 /// This host's word in deciding one epoch.
@@ -56,8 +59,8 @@ pub enum Held {
 pub struct Vote {
     /// Accepts nothing below.
     pub promised: Option<Ballot>,
-    /// What it accepted last, and under which ballot.
-    pub accepted: Option<(Ballot, Epoch)>,
+    /// What it accepted last, under which ballot, and whose votes do not count under it.
+    pub accepted: Option<(Ballot, Off, Epoch)>,
 }
 
 /// One step of the state.
@@ -72,9 +75,9 @@ pub enum Change {
         /// True when another owner of this version is known.
         is_frozen: bool,
     },
-    /// A grant is kept, as part of the proof of slots of this host.
-    Chain(Grant),
-    /// A grant proves no slot of this host any longer.
+    /// A grant or reclaim is kept, as part of the proof of slots of this host.
+    Chain(Proof),
+    /// It proves no slot of this host any longer.
     Unchain(GrantId),
     /// This host gave a grant.
     Given(Grant),
@@ -88,6 +91,17 @@ pub enum Change {
     Decided(Decided),
     /// The highest incarnation seen of a member, and with it the highest serial.
     Seen(NodeId, u64, u64),
+    /// Somebody wants this host removed, and vouches that it is off or not; or no longer.
+    Wish(NodeId, Option<bool>),
+    /// These slots, from the first so many, were taken back from a removed host that may be alive, and rest; or no longer.
+    Rest {
+        /// First of the slots.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// False when the rest is over.
+        rests: bool,
+    },
 }
 
 /// Why a stored state cannot be used.
@@ -125,7 +139,7 @@ pub struct IpamState {
     genesis: GenesisId,
     founder: NodeId,
     table: SlotTable,
-    chain: BTreeMap<GrantId, Grant>,
+    chain: BTreeMap<GrantId, Proof>,
     given: BTreeMap<GrantId, Grant>,
     addresses: BTreeMap<u32, Held>,
     vote: Vote,
@@ -135,6 +149,8 @@ pub struct IpamState {
     seen: BTreeMap<NodeId, (u64, u64)>,
     serial: u64,
     loans: u32,
+    wishes: BTreeMap<NodeId, bool>,
+    rests: BTreeSet<u32>,
 }
 
 /// The state as octets hold it.
@@ -143,7 +159,7 @@ struct Stored {
     genesis: GenesisId,
     founder: NodeId,
     slots: Vec<(SlotRun, NodeId, bool)>,
-    chain: Vec<Grant>,
+    chain: Vec<Proof>,
     given: Vec<Grant>,
     addresses: Vec<(u32, Held)>,
     vote: Vote,
@@ -151,6 +167,8 @@ struct Stored {
     seen: Vec<(NodeId, u64, u64)>,
     serial: u64,
     loans: u32,
+    wishes: Vec<(NodeId, bool)>,
+    rests: Vec<u32>,
 }
 
 impl IpamState {
@@ -174,6 +192,8 @@ impl IpamState {
             seen: BTreeMap::new(),
             serial: 0,
             loans: 0,
+            wishes: BTreeMap::new(),
+            rests: BTreeSet::new(),
         })
     }
 
@@ -196,8 +216,8 @@ impl IpamState {
                     self.table.join(slot, register);
                 }
             }
-            Change::Chain(grant) => {
-                self.chain.insert(grant.id(), grant.clone());
+            Change::Chain(proof) => {
+                self.chain.insert(proof.id(), proof.clone());
             }
             Change::Unchain(id) => {
                 self.chain.remove(id);
@@ -229,6 +249,21 @@ impl IpamState {
                 let seen = self.seen.entry(*node).or_default();
                 *seen = (*seen).max((*incarnation, *serial));
             }
+            Change::Wish(host, wish) => {
+                match wish {
+                    Some(fenced) => self.wishes.insert(*host, *fenced),
+                    None => self.wishes.remove(host),
+                };
+            }
+            Change::Rest { first, count, rests } => {
+                for slot in *first..first.saturating_add(*count).min(self.table.len()) {
+                    if *rests {
+                        self.rests.insert(slot);
+                    } else {
+                        self.rests.remove(&slot);
+                    }
+                }
+            }
         }
     }
 
@@ -237,6 +272,7 @@ impl IpamState {
         for removed in &epoch.removed {
             self.members.remove(removed);
             self.gone.entry(*removed).or_insert(epoch.number);
+            self.wishes.remove(removed);
         }
     }
 
@@ -258,6 +294,12 @@ impl IpamState {
             seen: self.seen.iter().map(|(node, (i, s))| (*node, *i, *s)).collect(),
             serial: self.serial,
             loans: self.loans,
+            wishes: self
+                .wishes
+                .iter()
+                .map(|(host, fenced)| (*host, *fenced))
+                .collect(),
+            rests: self.rests.iter().copied().collect(),
         })
     }
 
@@ -297,7 +339,7 @@ impl IpamState {
         state.chain = stored
             .chain
             .into_iter()
-            .map(|grant| (grant.id(), grant))
+            .map(|proof| (proof.id(), proof))
             .collect();
         state.given = stored
             .given
@@ -316,6 +358,8 @@ impl IpamState {
             .map(|(node, i, s)| (node, (i, s)))
             .collect();
         (state.serial, state.loans) = (stored.serial, stored.loans);
+        state.wishes = stored.wishes.into_iter().collect();
+        state.rests = stored.rests.into_iter().collect();
         Ok(state)
     }
 
@@ -339,8 +383,8 @@ impl IpamState {
         &self.addresses
     }
 
-    /// Grants behind this host's slots.
-    pub fn chain(&self) -> &BTreeMap<GrantId, Grant> {
+    /// Grants and reclaims behind this host's slots.
+    pub fn chain(&self) -> &BTreeMap<GrantId, Proof> {
         &self.chain
     }
 
@@ -369,6 +413,34 @@ impl IpamState {
         self.epochs
             .last()
             .map_or(self.genesis.0, |decided| decided.epoch.hash())
+    }
+
+    /// [`Self::epoch_hash`] as it was at this epoch; `None` for one that is not decided.
+    pub fn hash_of(&self, epoch: u32) -> Option<[u8; 32]> {
+        match epoch.checked_sub(1) {
+            None => Some(self.genesis.0),
+            Some(at) => self.epochs.get(at as usize).map(|decided| decided.epoch.hash()),
+        }
+    }
+
+    /// [`Self::members`] as they were at this epoch.
+    pub fn members_at(&self, epoch: u32) -> BTreeSet<NodeId> {
+        let mut members = BTreeSet::from([self.founder]);
+        for decided in self.epochs.iter().take(epoch as usize) {
+            members.extend(decided.epoch.added.iter().copied());
+            members.retain(|node| !decided.epoch.removed.contains(node));
+        }
+        members
+    }
+
+    /// Hosts that somebody wants removed and that are not yet; true where somebody vouches that they are off for good.
+    pub fn wishes(&self) -> &BTreeMap<NodeId, bool> {
+        &self.wishes
+    }
+
+    /// Slots that were taken back from removed hosts and rest.
+    pub fn resting_slots(&self) -> &BTreeSet<u32> {
+        &self.rests
     }
 
     /// Who may own slots, and votes.

@@ -41,6 +41,12 @@ impl Node {
                     addresses: [].into(),
                 });
             }
+            Request::Remove { request, .. } | Request::Keep { request, .. } => {
+                self.outputs.push_back(Output::Removal {
+                    request,
+                    result: Err(NO_CLUSTER.into()),
+                });
+            }
             Request::Cancel(_) => {}
         }
     }
@@ -84,6 +90,10 @@ impl Node {
             }
             Ipam::Freed { request, addresses } => {
                 self.outputs.push_back(Output::Freed { request, addresses })
+            }
+            Ipam::Removal { request, result } => {
+                let result = result.map_err(|error| error.to_string());
+                self.outputs.push_back(Output::Removal { request, result });
             }
             Ipam::Persist { token, changes } => {
                 self.outputs.push_back(Output::PersistIpam { token, changes })

@@ -231,6 +231,8 @@ impl Daemon {
                 }
             }
             Output::Freed { request, addresses } => self.askers.freed(request, addresses),
+            // Nobody can ask yet.
+            Output::Removal { .. } => {}
             Output::Engine(command) => self.command(command),
             Output::RemoteMacs(macs) => {
                 self.remote_macs.send_replace(macs);

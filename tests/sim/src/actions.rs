@@ -112,6 +112,8 @@ impl World {
                 }
             }
             Output::Allocated { request, result } => self.answered(host, request, result),
+            // The scenario looks at what becomes of it.
+            Output::Removal { .. } => {}
             Output::Freed { request, addresses } => {
                 let text = format!("{addresses:?}");
                 self.record.note(

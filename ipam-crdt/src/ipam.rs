@@ -521,7 +521,7 @@ impl Ipam {
                     self.pool.update(slot, 0, &self.state);
                 }
             }
-            Change::Chain(_) | Change::Unchain(_) | Change::Seen(..) => {}
+            Change::Chain(_) | Change::Unchain(_) | Change::Seen(..) | Change::Promised(_) => {}
         }
         self.delta.push(change);
     }

@@ -53,11 +53,22 @@ fn a_slot_has_one_owner() {
 
 #[test]
 fn a_slot_of_a_removed_host_has_one_owner() {
+    let is_sync_seen = false;
     let plan = Plan {
+        is_sync_seen,
+        ..plan(one_removal(), Flaw::None)
+    };
+    must_hold("a slot, one removal, two crashes", plan);
+}
+
+#[test]
+fn a_slot_of_a_removed_host_has_one_owner_after_a_crash_before_a_sync() {
+    let plan = Plan {
+        transfers: 2,
         crashes: 1,
         ..plan(one_removal(), Flaw::None)
     };
-    must_hold("a slot, one removal, one crash", plan);
+    must_hold("a slot, one removal, a crash before a sync", plan);
 }
 
 #[test]

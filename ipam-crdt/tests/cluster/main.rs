@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod addresses;
+mod check;
 mod faults;
+mod leave;
 mod removals;
 mod stories;
 mod world;

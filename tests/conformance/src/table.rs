@@ -62,6 +62,7 @@ pub const PACKAGES: &[Package] = &[
     // The store for the names of its write points.
     test(LAB, "tests/lab", &[WIRE, KERNEL, STORE]),
     test("weft-sim", "tests/sim", &[WIRE, GOSSIP, IPAM, SLEEVE, NODE]),
+    test("weft-model", "tests/model", &[WIRE, IPAM]),
     test("weft-conformance", "tests/conformance", &[]),
     test("weft-fuzz", "fuzz", &[WIRE, GOSSIP, IPAM, SLEEVE]),
 ];

@@ -1,0 +1,546 @@
+//! A few hosts with their disks, and the network between them: what can happen, in any order.
+//!
+//! The network is everything that was ever said. A host may hear any of it, late, twice, or never. A host that dies loses what
+//! it had not synced, what it had read, and its try to decide an epoch.
+
+use crate::cast::Cast;
+use crate::intern::{Id, Memo};
+use crate::plan::{Epochs, Flaw, Plan};
+use crate::search::First;
+use crate::slots::Slots;
+use crate::voting::{HOSTS, Part, Quorum, Read, Voting};
+use weft_ipam_crdt::IpamState;
+use weft_ipam_crdt::message::Decided;
+use weft_wire::ipam::{Epoch, Grant, VoteRecord};
+
+/// Epochs that the oracle may decide, each with its place in the plan.
+type Choices = Vec<(usize, Id<Decided>)>;
+
+/// How many of each host's records are behind a host.
+pub type Heard = [u8; HOSTS];
+
+/// A host at one moment.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Host {
+    /// What it would find after a crash.
+    pub durable: Id<IpamState>,
+    /// What it has in memory.
+    pub part: Part,
+    /// What it has read of the others' votes.
+    pub heard: Heard,
+    /// R3: it has lost its disk and is no longer there.
+    pub is_lost: bool,
+    /// It has met its own signature under something that it does not remember.
+    pub is_frozen: bool,
+}
+
+/// What was said.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Net {
+    /// Vote records of each host, in order.
+    pub said: Vec<Vec<Id<VoteRecord>>>,
+    /// Epochs with their proofs.
+    pub proofs: Vec<Id<Decided>>,
+    /// Grants.
+    pub grants: Vec<Id<Grant>>,
+    /// Grants whose recipients have said that they have them.
+    pub accepted: Vec<Id<Grant>>,
+}
+
+/// What may still happen.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Left {
+    /// Ballots for each epoch.
+    pub ballots: Vec<u8>,
+    /// Grants.
+    pub transfers: u8,
+    /// Crashes.
+    pub crashes: u8,
+    /// Disks that are lost.
+    pub losses: u8,
+    /// Uses of a rule that is broken.
+    pub faults: u8,
+}
+
+/// All hosts and the network at one moment.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct State {
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// The network.
+    pub net: Net,
+    /// The rest.
+    pub left: Left,
+}
+
+/// A step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// A host begins a ballot.
+    Propose(usize),
+    /// A host reads on in the others' votes.
+    Read(usize, Heard),
+    /// The oracle decides this epoch of the plan.
+    Decide(usize),
+    /// A host is shown the proof of an epoch.
+    Learn(usize, Id<Decided>),
+    /// What a host has written is on its disk.
+    Sync(usize),
+    /// A host dies and starts again.
+    Crash(usize),
+    /// A host loses its disk.
+    Lose(usize),
+    /// A host signs the slot over to another.
+    Give(usize, usize),
+    /// A grant reaches a host.
+    Take(usize, Id<Grant>),
+    /// A donor hears that its grant has arrived.
+    HearAccepted(usize, Id<Grant>),
+    /// A host takes the slot without asking.
+    Seize(usize),
+}
+
+/// The model.
+pub struct Cluster {
+    /// Who takes part.
+    pub cast: Cast,
+    /// What may happen.
+    pub plan: Plan,
+    pub(crate) voting: Voting,
+    pub(crate) slots: Slots,
+    pub(crate) agree: Memo<(Id<IpamState>, Id<IpamState>), (bool, bool)>,
+    pub(crate) epoch_of: Memo<Id<IpamState>, u32>,
+    number_of: Memo<Id<VoteRecord>, u32>,
+    is_member: Memo<(usize, Id<IpamState>), bool>,
+    decidable: Memo<Vec<Id<Decided>>, Choices>,
+    pub(crate) first: First,
+}
+
+/// Puts something into an ordered list, once.
+fn add<T: Ord + Copy>(list: &mut Vec<T>, what: T) {
+    if let Err(at) = list.binary_search(&what) {
+        list.insert(at, what);
+    }
+}
+
+impl Cluster {
+    /// The model of a plan.
+    pub fn new(plan: Plan) -> Self {
+        let quorum = if plan.flaw == Flaw::NoMajority {
+            Quorum::Alone
+        } else {
+            Quorum::Majority
+        };
+        Self {
+            cast: Cast::new(HOSTS),
+            voting: Voting::new(quorum),
+            slots: Slots::default(),
+            agree: Memo::default(),
+            epoch_of: Memo::default(),
+            number_of: Memo::default(),
+            is_member: Memo::default(),
+            decidable: Memo::default(),
+            first: First::default(),
+            plan,
+        }
+    }
+
+    pub(crate) fn epoch(&self, state: Id<IpamState>) -> u32 {
+        self.epoch_of.of(&state, || self.voting.states.get(state).epoch())
+    }
+
+    /// True when a host is a member by this state.
+    pub(crate) fn is_member(&self, host: usize, state: Id<IpamState>) -> bool {
+        self.is_member.of(&(host, state), || {
+            self.voting
+                .states
+                .get(state)
+                .members()
+                .contains(&self.cast.id(host))
+        })
+    }
+
+    /// Everybody's state at the start.
+    pub(crate) fn start(&self) -> State {
+        let start = self.voting.state(self.cast.with_members(&[0, 1, 2]));
+        let part = Part {
+            memory: start,
+            attempt: None,
+        };
+        let host = Host {
+            durable: start,
+            part,
+            heard: [0; HOSTS],
+            is_lost: false,
+            is_frozen: false,
+        };
+        let hosts = self.plan.hosts;
+        let ballots = match &self.plan.epochs {
+            Epochs::Voted { ballots, count, .. } => vec![*ballots; *count as usize],
+            Epochs::Decided(_) => Vec::new(),
+        };
+        let first = self.voting.record(&self.cast, 0, part);
+        let mut state = State {
+            hosts: vec![host; hosts],
+            net: Net {
+                said: vec![vec![first]; if ballots.is_empty() { 0 } else { hosts }],
+                ..Net::default()
+            },
+            left: Left {
+                ballots,
+                transfers: self.plan.transfers,
+                crashes: self.plan.crashes,
+                losses: self.plan.losses,
+                faults: 1,
+            },
+        };
+        for host in 0..hosts {
+            self.settle(&mut state, host);
+        }
+        state
+    }
+
+    fn read(&self, state: &State, heard: &Heard) -> Read {
+        let mut read: Read = [None; HOSTS];
+        for (writer, said) in state.net.said.iter().enumerate() {
+            let heard = usize::from(heard[writer]);
+            read[writer] = heard.checked_sub(1).and_then(|at| said.get(at)).copied();
+        }
+        read
+    }
+
+    /// Adds the readings that make a difference to a host: of one record, and of one each of two hosts where neither does
+    /// alone. All others can be put off until they do, for what was said stays readable.
+    pub(crate) fn readings(&self, state: &State, host: usize, actions: &mut Vec<Action>) {
+        let at = &state.hosts[host];
+        let is_news = |heard: &Heard| {
+            let read = self.read(state, heard);
+            self.voting.advance(&self.cast, host, at.part, read).part != at.part
+        };
+        let mut idle: Vec<(usize, u8)> = Vec::new();
+        for writer in (0..state.net.said.len()).filter(|writer| *writer != host) {
+            for record in at.heard[writer]..state.net.said[writer].len() as u8 {
+                let mut heard = at.heard;
+                heard[writer] = record + 1;
+                if is_news(&heard) {
+                    actions.push(Action::Read(host, heard));
+                } else {
+                    idle.push((writer, record));
+                }
+            }
+        }
+        for (at_first, first) in idle.iter().enumerate() {
+            for second in idle.iter().skip(at_first).filter(|second| second.0 != first.0) {
+                let mut heard = at.heard;
+                heard[first.0] = first.1 + 1;
+                heard[second.0] = second.1 + 1;
+                if is_news(&heard) {
+                    actions.push(Action::Read(host, heard));
+                }
+            }
+        }
+    }
+
+    /// All that follows at once for a host: its own conclusions, and what leaves it (R2: once it is durable).
+    pub(crate) fn settle(&self, state: &mut State, host: usize) {
+        let is_voting = !state.net.said.is_empty();
+        let mut record = None;
+        if is_voting {
+            let read = self.read(state, &state.hosts[host].heard);
+            let moved = self
+                .voting
+                .advance(&self.cast, host, state.hosts[host].part, read);
+            state.hosts[host].part = moved.part;
+            record = Some(moved.record);
+        }
+        let at = &mut state.hosts[host];
+        // Without further crashes, written and not yet synced cannot be told from late.
+        if !self.plan.is_sync_seen || state.left.crashes == 0 {
+            at.durable = at.part.memory;
+        }
+        let (durable, memory) = (at.durable, at.part.memory);
+        if durable == memory || self.plan.flaw == Flaw::SendBeforeSync {
+            if let Some(record) = record.filter(|record| state.net.said[host].last() != Some(record)) {
+                state.net.said[host].push(record);
+            }
+            self.send(state, host, memory);
+        }
+        self.forget(state, host);
+    }
+
+    /// What a host sends because of what is in this state of it.
+    fn send(&self, state: &mut State, host: usize, sent: Id<IpamState>) {
+        let known = self.voting.states.get(sent);
+        if !state.net.said.is_empty() {
+            for decided in known.epochs().iter().skip(1) {
+                let proof = self.voting.proved(decided.clone());
+                add(&mut state.net.proofs, proof);
+            }
+        }
+        for grant in known.given().values() {
+            let grant = self.slots.known(grant);
+            add(&mut state.net.grants, grant);
+        }
+        for grant in state.net.grants.clone() {
+            let is_mine = self.slots.grants.get(grant).to == self.cast.id(host);
+            if is_mine && self.slots.has(&self.voting, sent, grant) {
+                add(&mut state.net.accepted, grant);
+            }
+        }
+    }
+
+    /// How many of a host's first records are about epochs up to this one, and say nothing to whoever knows it.
+    fn past(&self, state: &State, writer: usize, epoch: u32) -> u8 {
+        let number = |record: &Id<VoteRecord>| {
+            self.number_of
+                .of(record, || self.voting.records.get(*record).number)
+        };
+        let said = state.net.said[writer].iter();
+        said.take_while(|record| number(record) <= epoch).count() as u8
+    }
+
+    /// Drops what can make no difference any longer: records that count as heard because of what their reader knows,
+    /// and what every host has left behind.
+    fn forget(&self, state: &mut State, host: usize) {
+        if state.net.said.is_empty() {
+            return;
+        }
+        let epoch = self.epoch(state.hosts[host].part.memory);
+        for writer in 0..state.net.said.len() {
+            let past = self.past(state, writer, epoch);
+            let heard = &mut state.hosts[host].heard[writer];
+            *heard = if writer == host { 0 } else { (*heard).max(past) };
+        }
+        let known: Vec<u32> = state.hosts.iter().map(|host| self.epoch(host.durable)).collect();
+        let by_all = known.iter().copied().min().unwrap_or(0);
+        for left in state.left.ballots.iter_mut().take(by_all as usize - 1) {
+            *left = 0;
+        }
+        state
+            .net
+            .proofs
+            .retain(|proof| self.voting.decided.get(*proof).epoch.number > by_all);
+        for writer in 0..state.net.said.len() {
+            let others = known.iter().enumerate().filter(|(reader, _)| *reader != writer);
+            let by_others = others.map(|(_, epoch)| *epoch).min().unwrap_or(0);
+            let last = state.net.said[writer].len() as u8 - 1;
+            let past = self.past(state, writer, by_others).min(last);
+            state.net.said[writer].drain(..usize::from(past));
+            for reader in &mut state.hosts {
+                reader.heard[writer] = reader.heard[writer].saturating_sub(past);
+            }
+        }
+    }
+
+    /// The epochs that the oracle may decide next, each with its place in the plan.
+    pub(crate) fn decidable(&self, state: &State) -> Choices {
+        match &self.plan.epochs {
+            Epochs::Voted { .. } => Vec::new(),
+            Epochs::Decided(choices) => {
+                let proofs = &state.net.proofs;
+                self.decidable.of(proofs, || self.follow(choices, proofs))
+            }
+        }
+    }
+
+    fn follow(&self, choices: &[Vec<Epoch>], proofs: &[Id<Decided>]) -> Choices {
+        let next = choices.get(proofs.len()).into_iter().flatten().enumerate();
+        let mut base = self.cast.with_members(&[0, 1, 2]);
+        for proof in self.in_order(proofs) {
+            base.apply(&weft_ipam_crdt::Change::Decided(Decided::clone(
+                &self.voting.decided.get(proof),
+            )));
+        }
+        let epoch = |epoch: &Epoch| Epoch {
+            number: base.epoch() + 1,
+            parent: base.epoch_hash(),
+            ..epoch.clone()
+        };
+        let ok = |epoch: &Epoch| weft_ipam_crdt::epoch::check_next(epoch, &base).is_ok();
+        let voters: Vec<usize> = base.members().iter().map(|id| self.cast.host(id)).collect();
+        next.map(|(at, choice)| (at, epoch(choice)))
+            .filter(|(_, epoch)| ok(epoch))
+            .map(|(at, epoch)| {
+                let decided = self.cast.decided(&base, &voters, &epoch);
+                (at, self.voting.proved(decided))
+            })
+            .collect()
+    }
+
+    /// Proofs by the numbers of their epochs.
+    pub(crate) fn in_order(&self, proofs: &[Id<Decided>]) -> Vec<Id<Decided>> {
+        let mut proofs = proofs.to_vec();
+        proofs.sort_by_key(|proof| self.voting.decided.get(*proof).epoch.number);
+        proofs
+    }
+
+    /// The state of the host that knows the latest epoch: who counts as a member at this moment.
+    pub(crate) fn latest(&self, state: &State) -> Id<IpamState> {
+        let mut latest = state.hosts[0].part.memory;
+        for host in &state.hosts {
+            if self.epoch(host.part.memory) > self.epoch(latest) {
+                latest = host.part.memory;
+            }
+        }
+        latest
+    }
+
+    /// A host starts from this state.
+    fn restart(&self, state: &mut State, host: usize, durable: Id<IpamState>) {
+        let part = Part {
+            memory: durable,
+            attempt: None,
+        };
+        state.hosts[host] = Host {
+            durable,
+            part,
+            heard: [0; HOSTS],
+            ..state.hosts[host].clone()
+        };
+    }
+
+    /// Carries out a step; `None` if it is none.
+    pub(crate) fn step(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        let (cast, voting, slots, flaw) = (&self.cast, &self.voting, &self.slots, self.plan.flaw);
+        let memory = |host: usize| last.hosts[host].part.memory;
+        let set = |state: &mut State, host: usize, memory: Id<IpamState>| {
+            state.hosts[host].part.memory = memory;
+            host
+        };
+        let host = match action {
+            Action::Propose(host) => {
+                let Epochs::Voted { wants, .. } = &self.plan.epochs else {
+                    return None;
+                };
+                // The voters are members of epoch 1 from the start.
+                let epoch = self.epoch(memory(host)) as usize;
+                let left = state.left.ballots.get_mut(epoch - 1).filter(|left| **left > 0)?;
+                *left -= 1;
+                let part = state.hosts[host].part;
+                state.hosts[host].part = voting.start(cast, host, part, &wants(cast, host))?;
+                host
+            }
+            Action::Read(host, heard) => {
+                state.hosts[host].heard = heard;
+                host
+            }
+            Action::Decide(at) => {
+                let (_, proof) = self.decidable(last).into_iter().find(|(other, _)| *other == at)?;
+                add(&mut state.net.proofs, proof);
+                return Some(state);
+            }
+            Action::Learn(host, proof) => {
+                let memory = voting.learn(cast, memory(host), proof)?;
+                state.hosts[host].part.attempt = None;
+                set(&mut state, host, memory)
+            }
+            Action::Sync(host) => {
+                state.hosts[host].durable = memory(host);
+                host
+            }
+            Action::Crash(host) => {
+                state.left.crashes -= 1;
+                let before = state.hosts[host].clone();
+                self.restart(&mut state, host, last.hosts[host].durable);
+                if state.hosts[host] == before {
+                    return None;
+                }
+                host
+            }
+            Action::Lose(host) => {
+                state.left.losses -= 1;
+                if flaw == Flaw::ResumeWithoutDisk {
+                    let newborn = voting.state(cast.with_members(&[0, 1, 2]));
+                    self.restart(&mut state, host, newborn);
+                } else {
+                    state.hosts[host].is_lost = true;
+                    return Some(state);
+                }
+                host
+            }
+            Action::Give(host, to) => {
+                state.left.transfers = state.left.transfers.checked_sub(1)?;
+                let is_stranger = !self.is_member(to, memory(host));
+                let given = if is_stranger && flaw == Flaw::StrangersOwn {
+                    slots.give_to_stranger(cast, voting, host, memory(host), to)
+                } else {
+                    slots.give(cast, voting, host, memory(host), to)
+                };
+                let (memory, _) = given?;
+                set(&mut state, host, memory)
+            }
+            Action::Take(host, grant) => {
+                let is_stranger = !self.is_member(host, memory(host));
+                let taken = if is_stranger && flaw == Flaw::StrangersOwn {
+                    slots.take_as_stranger(cast, voting, host, memory(host), grant)
+                } else {
+                    slots.take(cast, voting, host, memory(host), grant)
+                };
+                state.hosts[host].is_frozen |= slots.grants.get(grant).from == cast.id(host);
+                set(&mut state, host, taken?)
+            }
+            Action::HearAccepted(host, grant) => {
+                let memory = slots.hear_accepted(voting, host, memory(host), grant)?;
+                set(&mut state, host, memory)
+            }
+            Action::Seize(host) => {
+                state.left.faults = state.left.faults.checked_sub(1)?;
+                let memory = slots.seize(cast, voting, host, memory(host));
+                set(&mut state, host, memory)
+            }
+        };
+        self.settle(&mut state, host);
+        (state != *last).then_some(state)
+    }
+
+    /// Every step that may come next.
+    pub(crate) fn steps(&self, state: &State, actions: &mut Vec<Action>) {
+        actions.extend(
+            self.decidable(state)
+                .into_iter()
+                .map(|(at, _)| Action::Decide(at)),
+        );
+        for (host, at) in state.hosts.iter().enumerate() {
+            if at.is_lost {
+                continue;
+            }
+            if !state.net.said.is_empty() {
+                if state.left.ballots.iter().any(|left| *left > 0) {
+                    actions.push(Action::Propose(host));
+                }
+                self.readings(state, host, actions);
+            }
+            self.deliveries(state, host, actions);
+            if at.durable != at.part.memory {
+                actions.push(Action::Sync(host));
+            }
+            if state.left.crashes > 0 {
+                actions.push(Action::Crash(host));
+            }
+            if state.left.losses > 0 {
+                actions.push(Action::Lose(host));
+            }
+            // A host that knows that it was removed is frozen, as one that met what it does not remember.
+            let is_owner = self.slots.owns(&self.cast, &self.voting, host, at.part.memory)
+                && self.is_member(host, at.part.memory);
+            if is_owner && state.left.transfers > 0 && !at.is_frozen {
+                let others = (0..state.hosts.len()).filter(|to| *to != host);
+                actions.extend(others.map(|to| Action::Give(host, to)));
+            }
+            if self.plan.flaw == Flaw::PlainTakeover && state.left.faults > 0 {
+                actions.push(Action::Seize(host));
+            }
+        }
+    }
+
+    /// What can reach a host.
+    pub(crate) fn deliveries(&self, state: &State, host: usize, actions: &mut Vec<Action>) {
+        let net = &state.net;
+        actions.extend(net.proofs.iter().map(|proof| Action::Learn(host, *proof)));
+        actions.extend(net.grants.iter().map(|grant| Action::Take(host, *grant)));
+        for grant in &net.accepted {
+            actions.push(Action::HearAccepted(host, *grant));
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What may happen in a model, and which rule is left out.
+
+use crate::cast::Cast;
+use weft_wire::ipam::Epoch;
+
+/// A rule that is left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Flaw {
+    /// All rules hold.
+    #[default]
+    None,
+    /// R2: what is sent leaves before what it says is durable.
+    SendBeforeSync,
+    /// R3: a host that has lost its disk goes on under its old identity.
+    ResumeWithoutDisk,
+    /// R6: a host that accepts its own proposal takes it for decided.
+    NoMajority,
+    /// R6: a host takes a slot that is not its own, and nobody was removed.
+    PlainTakeover,
+    /// R6: a host owns slots before an epoch contains it.
+    StrangersOwn,
+}
+
+/// Where epochs come from.
+pub enum Epochs {
+    /// An oracle decides them: for each one, what it may be.
+    Decided(Vec<Vec<Epoch>>),
+    /// The hosts vote.
+    Voted {
+        /// What a host proposes, the first that is possible.
+        wants: fn(&Cast, usize) -> Vec<Epoch>,
+        /// Ballots for each epoch.
+        ballots: u8,
+        /// How many epochs.
+        count: u32,
+    },
+}
+
+/// What may happen.
+pub struct Plan {
+    /// How many hosts act; A, B and C are members from the start, and A owns the slot.
+    pub hosts: usize,
+    /// Where epochs come from.
+    pub epochs: Epochs,
+    /// How often the slot changes hands.
+    pub transfers: u8,
+    /// Hosts that die and come back.
+    pub crashes: u8,
+    /// Hosts that lose their disks.
+    pub losses: u8,
+    /// True to let written and synced be two moments.
+    pub is_sync_seen: bool,
+    /// What is left out.
+    pub flaw: Flaw,
+}
+
+fn nothing() -> Epoch {
+    Epoch {
+        number: 0,
+        parent: [0; 32],
+        added: Vec::new(),
+        removed: Vec::new(),
+        reclaimer: None,
+        fenced: false,
+    }
+}
+
+/// An epoch without these hosts, whose slots that host takes.
+pub fn removes(cast: &Cast, who: &[usize], reclaimer: usize) -> Epoch {
+    let mut removed: Vec<_> = who.iter().map(|host| cast.id(*host)).collect();
+    removed.sort();
+    Epoch {
+        removed,
+        reclaimer: Some(cast.id(reclaimer)),
+        ..nothing()
+    }
+}
+
+/// An epoch with one host more.
+pub fn adds(cast: &Cast, who: usize) -> Epoch {
+    Epoch {
+        added: vec![cast.id(who)],
+        ..nothing()
+    }
+}

@@ -567,7 +567,11 @@ impl Ipam {
                     self.pool.update(slot, 0, &self.state);
                 }
             }
-            Change::Chain(_) | Change::Unchain(_) | Change::Seen(..) | Change::Turn(..) => {}
+            Change::Chain(_)
+            | Change::Unchain(_)
+            | Change::Seen(..)
+            | Change::Turn(..)
+            | Change::Promised(_) => {}
         }
         self.delta.push(change);
     }

@@ -140,7 +140,7 @@ impl Ipam {
     }
 
     /// What can be asked for at once: what nobody has refused of late, as far as this host's own record has room.
-    fn next_question(&self, now: Time, orphans: &[SlotRun]) -> Option<Asking> {
+    fn next_question(&mut self, now: Time, orphans: &[SlotRun]) -> Option<Asking> {
         let room = SLOT_RUNS_MAX
             .saturating_sub(self.own_runs.len())
             .min(RECLAIM_RUNS_MAX);
@@ -157,7 +157,7 @@ impl Ipam {
         }
         let first = runs.first()?;
         let epoch = first.version.epoch;
-        let signature = self.sign_reclaim(&self.node, &runs);
+        let signature = self.sign_reclaim(&self.node.clone(), &runs);
         Some(Asking {
             epoch,
             runs,
@@ -171,7 +171,11 @@ impl Ipam {
         self.with_claims(|claims| rules::judge_reclaim(&self.state, &self.node, runs, claims))
     }
 
-    fn sign_reclaim(&self, to: &NodeId, runs: &[SlotRun]) -> Signature64 {
+    /// The signature, after the promise that goes with it.
+    fn sign_reclaim(&mut self, to: &NodeId, runs: &[SlotRun]) -> Signature64 {
+        for change in rules::signed(&self.state, runs) {
+            self.change(change);
+        }
         let message = reclaim_message(&self.genesis, &self.state.epoch_hash(), to, runs);
         self.key.sign(&message).into()
     }

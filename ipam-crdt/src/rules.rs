@@ -5,7 +5,8 @@
 //!
 //! A host that an epoch has removed is *gone*. Two rules make it safe to give its slots to somebody else: a host takes
 //! no slot from one that is gone ([`next_steps`]), and every member of the epoch has said, knowing that epoch, that it
-//! neither has the slot nor has granted it to somebody who may still take it ([`judge_reclaim`]).
+//! neither has the slot nor has granted it to somebody who may still take it ([`judge_reclaim`]), and has promised to
+//! take no earlier grant of it from anybody ([`signed`]).
 
 use crate::message::{AskId, Refusal};
 use crate::pool::next_versions;
@@ -39,7 +40,7 @@ pub fn grantable(
     slot_size: u32,
     runs: &[SlotRun],
 ) -> Result<Vec<SlotRun>, Refusal> {
-    if !state.members().contains(to) {
+    if !state.members().contains(to) || !state.members().contains(node) {
         return Err(Refusal::NotInEpoch);
     }
     if state.given().len() >= GIVEN_MAX {
@@ -109,12 +110,40 @@ pub fn next_steps(state: &IpamState, node: &NodeId, grant: &Grant) -> Vec<SlotRu
                 && !register.is_frozen
                 && seq.checked_add(1) == Some(run.version.seq)
                 && epoch <= run.version.epoch;
-            if is_next {
-                push(&mut steps, first, count, run.version);
+            if !is_next {
+                continue;
+            }
+            for slot in first..first + count {
+                if grant.to != *node || run.version >= state.promised(slot) {
+                    push(&mut steps, slot, 1, run.version);
+                }
             }
         }
     }
     steps
+}
+
+/// True when nothing will come of a grant to this host any more: its slots are at these versions or beyond, or promised.
+pub fn is_settled(state: &IpamState, runs: &[SlotRun]) -> bool {
+    runs.iter().all(|run| {
+        let mut registers = state.table().registers_in(run);
+        let is_promised = |slot: u32| run.version < state.promised(slot);
+        registers.all(|(first, count, register)| {
+            register.version >= run.version || (first..first + count).all(is_promised)
+        })
+    })
+}
+
+/// What signing that nobody owns these slots does to the state; before the signature leaves.
+///
+/// Without it a host could sign, and then take a grant that was on its way from another member, which signs in turn
+/// because it has granted the slot and the recipient has it.
+pub fn signed(state: &IpamState, runs: &[SlotRun]) -> Vec<Change> {
+    let is_new = |run: &&SlotRun| run.slots().any(|slot| state.promised(slot) < run.version);
+    runs.iter()
+        .filter(is_new)
+        .map(|run| Change::Promised(*run))
+        .collect()
 }
 
 /// Adds neighbouring slots to the last run where they continue it.
@@ -300,7 +329,7 @@ pub fn orphans(state: &IpamState, node: &NodeId, claims: Claims) -> Vec<SlotRun>
 /// with the versions that the member knows.
 ///
 /// A member has something against it where it owns the slot itself, where it has granted the slot and the recipient
-/// has not said that it has it, where the slot is frozen (R7), and where it belongs to another member that has not
+/// has not said that it has it, where it knows of a grant in that epoch or later, where the slot is frozen (R7), and where it belongs to another member that has not
 /// disowned it. All members are asked, so the first two are enough against an honest reclaimer; the last one keeps
 /// a dishonest one from more than the slots of the removed.
 ///
@@ -325,7 +354,7 @@ pub fn judge_reclaim(
                 owner,
                 is_frozen,
             } = register;
-            if owner == *node || is_frozen {
+            if owner == *node || is_frozen || version >= run.version {
                 push(&mut against, first, count, version);
                 continue;
             }

@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use weft_wire::codec::{self, DecodeError};
-use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, Off, SlotRun};
+use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, Off, SlotRun, Version};
 use weft_wire::reclaim::Proof;
 use weft_wire::record::Genesis;
 use weft_wire::{GenesisId, NodeId};
@@ -104,6 +104,8 @@ pub enum Change {
         /// False when the rest is over.
         rests: bool,
     },
+    /// This host has signed that nobody owns these slots, and with it that it takes no grant of them below this version.
+    Promised(SlotRun),
 }
 
 /// Why a stored state cannot be used.
@@ -154,6 +156,7 @@ pub struct IpamState {
     turns: BTreeMap<u32, u32>,
     wishes: BTreeMap<NodeId, bool>,
     rests: BTreeSet<u32>,
+    promised: BTreeMap<u32, Version>,
 }
 
 /// The state as octets hold it.
@@ -173,6 +176,7 @@ struct Stored {
     turns: Vec<(u32, u32)>,
     wishes: Vec<(NodeId, bool)>,
     rests: Vec<u32>,
+    promised: Vec<SlotRun>,
 }
 
 impl IpamState {
@@ -199,6 +203,7 @@ impl IpamState {
             turns: BTreeMap::new(),
             wishes: BTreeMap::new(),
             rests: BTreeSet::new(),
+            promised: BTreeMap::new(),
         })
     }
 
@@ -219,6 +224,9 @@ impl IpamState {
                         is_frozen: *is_frozen,
                     };
                     self.table.join(slot, register);
+                    if self.promised(slot) <= run.version {
+                        self.promised.remove(&slot);
+                    }
                 }
             }
             Change::Chain(proof) => {
@@ -259,6 +267,12 @@ impl IpamState {
             }
             Change::Turn(offset, turn) => {
                 self.turns.insert(*offset, *turn);
+            }
+            Change::Promised(run) => {
+                for slot in run.first..run.slots().end.min(self.table.len()) {
+                    let promised = self.promised.entry(slot).or_default();
+                    *promised = (*promised).max(run.version);
+                }
             }
             Change::Wish(host, wish) => {
                 match wish {
@@ -312,6 +326,7 @@ impl IpamState {
                 .map(|(host, fenced)| (*host, *fenced))
                 .collect(),
             rests: self.rests.iter().copied().collect(),
+            promised: self.promised_runs(),
         })
     }
 
@@ -373,6 +388,13 @@ impl IpamState {
         state.turns = stored.turns.into_iter().collect();
         state.wishes = stored.wishes.into_iter().collect();
         state.rests = stored.rests.into_iter().collect();
+        let promised = stored
+            .promised
+            .iter()
+            .filter(|run| run.slots().end <= state.table.len());
+        state.promised = promised
+            .flat_map(|run| run.slots().map(|slot| (slot, run.version)))
+            .collect();
         Ok(state)
     }
 
@@ -449,6 +471,26 @@ impl IpamState {
     /// Hosts that somebody wants removed and that are not yet; true where somebody vouches that they are off for good.
     pub fn wishes(&self) -> &BTreeMap<NodeId, bool> {
         &self.wishes
+    }
+
+    /// The version below which this host takes no grant of a slot, because it has signed that the slot is nobody's.
+    pub fn promised(&self, slot: u32) -> Version {
+        self.promised.get(&slot).copied().unwrap_or_default()
+    }
+
+    fn promised_runs(&self) -> Vec<SlotRun> {
+        let mut runs: Vec<SlotRun> = Vec::new();
+        for (slot, version) in &self.promised {
+            match runs.last_mut() {
+                Some(last) if last.slots().end == *slot && last.version == *version => last.count += 1,
+                _ => runs.push(SlotRun {
+                    first: *slot,
+                    count: 1,
+                    version: *version,
+                }),
+            }
+        }
+        runs
     }
 
     /// Slots that were taken back from removed hosts and rest.

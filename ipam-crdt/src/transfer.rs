@@ -177,13 +177,9 @@ impl Ipam {
         }
     }
 
-    /// True when the registers of these slots are at these versions or beyond.
+    /// True when the registers of these slots are at these versions or beyond, or never will be here.
     fn knows(&self, runs: &[SlotRun]) -> bool {
-        let at = |slot: u32| self.state.table().get(slot).map(|register| register.version);
-        runs.iter().all(|run| {
-            run.slots()
-                .all(|slot| at(slot).is_none_or(|version| version >= run.version))
-        })
+        rules::is_settled(&self.state, runs)
     }
 
     /// Takes every grant and reclaim that is the next step of a register, until none is left.

@@ -1,6 +1,7 @@
 //! What the runtime asks for: the variables of CNI 1.0.0, section "Parameters".
 
 use crate::failure::{Code, Failure};
+use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
@@ -26,8 +27,8 @@ pub(crate) enum Call {
         place: Place,
         /// The container's network namespace, as the runtime wrote it.
         netns: PathBuf,
-        /// The address that `CNI_ARGS` asks for.
-        address: Option<IpAddr>,
+        /// The address that `CNI_ARGS` asks for, with its prefix length where it names one.
+        address: Option<(IpAddr, Option<IpNet>)>,
     },
     /// A container's interface goes. Its namespace may be gone long since, and is not looked at.
     Delete {
@@ -146,7 +147,7 @@ fn is_ifname(text: &str) -> bool {
 
 /// `IP=` of `CNI_ARGS`, `KEY=VALUE` pairs with semicolons between them. Runtimes add keys of their own, which
 /// are none of ours; what would be answered by something else than asked for is refused.
-fn address(args: Option<OsString>) -> Result<Option<IpAddr>, Failure> {
+fn address(args: Option<OsString>) -> Result<Option<(IpAddr, Option<IpNet>)>, Failure> {
     let args = args.unwrap_or_default();
     let wrong = |what: String, rule: &str| Failure::new(Code::Environment, format!("{ARGS}: {what}"), rule);
     let text = args
@@ -156,8 +157,9 @@ fn address(args: Option<OsString>) -> Result<Option<IpAddr>, Failure> {
     for pair in text.split(';').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("IP", ip)) => {
-                let ip = ip
-                    .parse()
+                let plain = ip.parse().map(|ip: IpAddr| (ip, None));
+                let ip = plain
+                    .or_else(|_| ip.parse().map(|net: IpNet| (net.addr(), Some(net.trunc()))))
                     .map_err(|_| wrong(format!("{pair:?}"), "write one IPv4 or IPv6 address after IP="))?;
                 if found.replace(ip).is_some_and(|earlier| earlier != ip) {
                     return Err(wrong(format!("{text:?}"), "IP may stand in it once"));
@@ -212,7 +214,18 @@ mod tests {
             Ok(Call::Add {
                 place: place.clone(),
                 netns: "/run/netns/x".into(),
-                address: Some("10.32.0.9".parse().unwrap()),
+                address: Some(("10.32.0.9".parse().unwrap(), None)),
+            })
+        );
+        assert_eq!(
+            add(ID, "eth0", "IP=10.32.7.9/24"),
+            Ok(Call::Add {
+                place: place.clone(),
+                netns: "/run/netns/x".into(),
+                address: Some((
+                    "10.32.7.9".parse().unwrap(),
+                    Some("10.32.7.0/24".parse().unwrap())
+                )),
             })
         );
         for netns in [None, Some((NETNS, "")), Some((NETNS, "/run/netns/gone"))] {
@@ -254,7 +267,7 @@ mod tests {
         }
         for args in [
             "IP=",
-            "IP=10.0.0.1/8",
+            "IP=10.0.0.1/33",
             "IP=10.0.0.1;IP=10.0.0.2",
             "MAC=02:00:00:00:00:01",
             "word",

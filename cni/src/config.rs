@@ -3,6 +3,7 @@
 use crate::call::{NAME_RULE, is_name};
 use crate::failure::{Code, Failure};
 use crate::version::SpecVersion;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ pub(crate) struct Config {
     socket: Option<PathBuf>,
     /// MTU of the pod's interface; the overlay's own when it is left out.
     pub(crate) mtu: Option<u32>,
+    /// Part of the cluster's range of which the addresses are, with its prefix length.
+    pub(crate) subnet: Option<IpNet>,
     /// Goes into the result as it is.
     #[serde(default)]
     pub(crate) dns: Option<Dns>,
@@ -103,6 +106,12 @@ impl Config {
                 format!("it is {MTU_MIN} at least; leave it out to get the overlay's own"),
             ));
         }
+        if let Some(subnet) = config.subnet.filter(|subnet| subnet.trunc() != *subnet) {
+            return Err(invalid(
+                format!("the subnet {subnet} has bits set behind its prefix"),
+                format!("did you mean {}?", subnet.trunc()),
+            ));
+        }
         Ok(config)
     }
 
@@ -165,7 +174,7 @@ mod tests {
     #[test]
     fn a_configuration_is_read_and_unknown_keys_are_left_alone() {
         let config = read(json!({
-            "cniVersion": "1.0.0", "name": "net-1", "type": "weft-cni", "socket": "/tmp/s", "mtu": 1400,
+            "cniVersion": "1.0.0", "name": "net-1", "type": "weft-cni", "socket": "/tmp/s", "mtu": 1400, "subnet": "10.32.7.0/24",
             "dns": {"nameservers": ["10.32.0.1"], "search": ["pods"]}, "ipam": {}, "prevResult": null,
             "runtimeConfig": {"portMappings": [{"HostPort": 1}], "io.kubernetes.cri.pod-annotations": null},
             "capabilities": {"portMappings": true}, "args": {"cni": {}},
@@ -173,6 +182,7 @@ mod tests {
         .unwrap();
         assert_eq!((config.name(), config.mtu), ("net-1", Some(1400)));
         assert_eq!(config.socket(), Path::new("/tmp/s"));
+        assert_eq!(config.subnet, Some("10.32.7.0/24".parse().unwrap()));
         assert_eq!(
             serde_json::to_value(&config.dns).unwrap(),
             json!({"nameservers": ["10.32.0.1"], "search": ["pods"]})
@@ -207,6 +217,12 @@ mod tests {
             (json!({"name": 1}), Code::Config, "kind"),
             (json!({"name": "a", "mtu": "1400"}), Code::Config, "kind"),
             (json!({"name": "a", "mtu": 100}), Code::Config, "100"),
+            (
+                json!({"name": "a", "subnet": "10.32.7.1/24"}),
+                Code::Config,
+                "10.32.7.1/24",
+            ),
+            (json!({"name": "a", "subnet": "10.32.7.0"}), Code::Config, "kind"),
             (
                 json!({"name": "a", "socket": "weft.sock"}),
                 Code::Config,
@@ -263,7 +279,7 @@ mod tests {
             keys in prop::collection::vec(
                 (
                     prop::sample::select(vec![
-                        "cniVersion", "name", "socket", "mtu", "dns", "ipam", "prevResult", "args",
+                        "cniVersion", "name", "socket", "mtu", "dns", "ipam", "prevResult", "args", "subnet",
                     ]),
                     prop::sample::select(vec![
                         "null", "true", "-1", "1400", "1e99", "\"\"", "\"1.0.0\"", "\"a\"", "[]", "{}",

@@ -21,8 +21,10 @@ To install it, put this program into /opt/cni/bin and this file into /etc/cni/ne
 Keys beside those of the CNI specification, all optional:
   socket   unix socket of the router [default: /run/weft/weft.sock]
   mtu      MTU of the container's interface [default: the largest that the network carries]
+  subnet   part of the cluster's range of which the addresses are [default: the whole range]
   dns      goes into the result as it is
-The key ipam must be absent: weft gives out the addresses. IP=ADDRESS in CNI_ARGS asks for one.
+The key ipam must be absent: weft gives out the addresses. IP=ADDRESS in CNI_ARGS asks for one; with
+a prefix length behind it, for one of that subnet.
 
 Verbs: ADD, DEL, VERSION
 Versions of the CNI specification: {versions}

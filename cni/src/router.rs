@@ -2,6 +2,7 @@
 //! closes. A plugin runs once for each pod, so it does without an async runtime.
 
 use crate::failure::{Code, Failure};
+use ipnet::IpNet;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -86,11 +87,18 @@ impl<'a> Router<'a> {
         Self { socket }
     }
 
-    /// An address for the pod `id`; the same as before when it has one.
-    pub(crate) fn allocate(&self, id: &str, address: Option<IpAddr>) -> Result<PodPlan, Trouble> {
+    /// An address for the pod `id`, of `subnet` if one is named; the same as before when it has one.
+    pub(crate) fn allocate(
+        &self,
+        id: &str,
+        address: Option<IpAddr>,
+        subnet: Option<IpNet>,
+    ) -> Result<PodPlan, Trouble> {
         let request = PodRequest {
             id: id.into(),
             address,
+            subnet,
+            timeout_ms: None,
         };
         self.post("/v1/pods", &request).map_err(|trouble| match trouble {
             // Another address might be free; this one is not to be had.
@@ -273,12 +281,16 @@ mod tests {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 89\r\n\r\n\
             {\"address\":\"10.32.0.1/12\",\"mac\":\"02:00:00:00:00:01\",\"mtu\":1420,\"bridge\":\"weft\",\"new\":[1]}";
         let request = serve(answer, |router| {
-            let plan = router.allocate("cni/a/b/eth0", None).unwrap();
+            let plan = router
+                .allocate("cni/a/b/eth0", None, Some("10.32.0.0/24".parse().unwrap()))
+                .unwrap();
             assert_eq!((plan.mtu, plan.bridge.as_str()), (1420, "weft"));
         });
         assert!(request.starts_with("POST /v1/pods HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("connection: close\r\n"));
-        assert!(request.ends_with("{\"id\":\"cni/a/b/eth0\",\"address\":null}"));
+        assert!(request.ends_with(
+            "{\"id\":\"cni/a/b/eth0\",\"address\":null,\"subnet\":\"10.32.0.0/24\",\"timeout_ms\":null}"
+        ));
     }
 
     #[test]
@@ -286,7 +298,7 @@ mod tests {
         let failure = |answer, address| {
             let mut failure = None;
             serve(answer, |router| {
-                let trouble = router.allocate("a", address).unwrap_err();
+                let trouble = router.allocate("a", address, None).unwrap_err();
                 failure = Some((trouble.leaves_doubt(), trouble.into_failure()));
             });
             let (doubt, failure) = failure.unwrap();

@@ -6,6 +6,7 @@ use crate::failure::{Code, Failure};
 use crate::outcome::{self, Interface, Outcome};
 use crate::router::{Router, Trouble};
 use crate::version::SpecVersion;
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 use std::net::IpAddr;
 use std::path::Path;
@@ -40,7 +41,7 @@ fn add(
     version: SpecVersion,
     place: &Place,
     netns_path: &Path,
-    address: Option<IpAddr>,
+    asked: Option<(IpAddr, Option<IpNet>)>,
 ) -> Result<Value, Failure> {
     config.check_for_add()?;
     let netns = attach::open_pod(netns_path).map_err(|error| {
@@ -53,7 +54,8 @@ fn add(
     let id = place.id(config.name());
     let before = attach::find(&id).map_err(wiring)?;
     let router = Router::new(config.socket());
-    let plan = match router.allocate(&id, address) {
+    let (address, subnet) = asked.map_or((None, None), |(address, subnet)| (Some(address), subnet));
+    let plan = match router.allocate(&id, address, subnet.or(config.subnet)) {
         Ok(plan) => plan,
         Err(trouble) if trouble.leaves_doubt() => {
             return Err(undo(&router, &id, before.as_ref(), None, trouble.into_failure()));
@@ -102,6 +104,7 @@ fn wire(
         ifname: place.ifname(),
         mac: mac.0,
         address: plan.address,
+        further: &[],
         mtu,
         gateway: None,
     })

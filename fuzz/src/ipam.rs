@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
-use weft_ipam_crdt::message::{AskId, Message, Refusal};
+use weft_ipam_crdt::message::{AskId, Message, Refusal, Wish};
 use weft_ipam_crdt::{
     AddressSpace, Change, Held, Input, Ipam, IpamConfig, IpamState, Output, PersistToken, Request, RequestId,
-    Role, WAITING_MAX,
+    Role, Span, WAITING_MAX,
 };
 use weft_wire::envelope::{KindNumber, RegisterKey, Stamp};
 use weft_wire::ipam::{
@@ -646,6 +646,17 @@ fn ask(data: &mut Bytes<'_>) -> AskId {
     }
 }
 
+/// All of the range, and any other.
+fn span(data: &mut Bytes<'_>) -> Span {
+    match data.coin() {
+        true => Span { first: 1, last: 62 },
+        false => Span {
+            first: data.u32(),
+            last: data.u32(),
+        },
+    }
+}
+
 fn question(data: &mut Bytes<'_>) -> Message {
     let (offset, number) = (u32::from(data.u8() % 64), u32::from(data.u8()));
     match data.below(9) {
@@ -653,10 +664,15 @@ fn question(data: &mut Bytes<'_>) -> Message {
             ask: ask(data),
             need: data.u32(),
             room: data.u32(),
+            span: span(data),
         },
         1 => Message::AskLoan {
             ask: ask(data),
-            offset: data.coin().then_some(offset),
+            wish: if data.coin() {
+                Wish::This(offset)
+            } else {
+                Wish::In(span(data))
+            },
         },
         2 => Message::Lend {
             ask: ask(data),
@@ -687,9 +703,12 @@ fn answer(world: &World, heard: Message, to: usize, data: &mut Bytes<'_>) -> Mes
             incarnation: u64::from(data.u8() % 2),
             serial: 0,
         },
-        Message::AskLoan { ask, offset } if data.coin() => Message::Lend {
+        Message::AskLoan { ask, wish } if data.coin() => Message::Lend {
             ask,
-            offset: offset.unwrap_or(u32::from(data.u8() % 64)),
+            offset: match wish {
+                Wish::This(offset) => offset,
+                Wish::In(_) => u32::from(data.u8() % 64),
+            },
             number: u32::from(data.u8()),
         },
         Message::AskSpace { ask, .. } | Message::AskLoan { ask, .. } => {

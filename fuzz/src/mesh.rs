@@ -13,7 +13,7 @@ use weft_gossip::{
     ConnId, DurableState, Identity, Input, JoinToken, Membership, Mesh, MeshConfig, Output, PersistToken,
 };
 use weft_wire::envelope::{KindNumber, Stamp};
-use weft_wire::mesh::{Heartbeat, Hello, Message, Welcome};
+use weft_wire::mesh::{Heartbeat, Hello, Message, Summary, Welcome};
 use weft_wire::noise::{MESH_PATTERN, MESH_PROLOGUE, SeededResolver};
 use weft_wire::record::{Admission, Body, Genesis, LinksRecord, PeerRecord, PublishedLink};
 use weft_wire::secret::Protocol;
@@ -352,7 +352,7 @@ impl World {
 
     /// A message that decodes.
     fn message(&mut self, data: &mut Bytes<'_>) -> Message {
-        match data.below(8) {
+        match data.below(9) {
             0 => Message::Heartbeat(Heartbeat {
                 fingerprint: if data.coin() {
                     self.mesh.registers().fingerprint()
@@ -381,6 +381,11 @@ impl World {
             5 => Message::Hello(Hello {
                 name: "again".into(),
                 ..codec::decode::<_, 4_096>(&self.hello(&mut Bytes(&[]))).expect("it is good")
+            }),
+            6 => Message::Summary(Summary {
+                first: data.u8(),
+                last: data.u8(),
+                digests: (0..data.below(4)).map(|_| [data.u8(); 8]).collect(),
             }),
             _ => Message::Records((0..=data.below(4)).filter_map(|_| self.record(data)).collect()),
         }

@@ -3,11 +3,12 @@
 use weft_gossip::Membership;
 use weft_gossip::handshake::{read_refusal, refusal_frame};
 use weft_gossip::membership::{envelopes, verify_chain};
-use weft_ipam_crdt::message::{self, AskId, Decided, GRANTS_PER_MESSAGE, MESSAGE_MAX, Refusal};
+use weft_ipam_crdt::Span;
+use weft_ipam_crdt::message::{self, AskId, Decided, GRANTS_PER_MESSAGE, MESSAGE_MAX, Refusal, Wish};
 use weft_wire::envelope::{KindNumber, Stamp};
 use weft_wire::ipam::{Grant, GrantId, SlotRun, Version};
 use weft_wire::limits::{MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE};
-use weft_wire::mesh::{Heartbeat, Hello, Message, Welcome, decode_hello};
+use weft_wire::mesh::{Heartbeat, Hello, Message, SUMMARY_MAX, Summary, Welcome, decode_hello};
 use weft_wire::reclaim::Proof;
 use weft_wire::record::{Admission, Body, Genesis};
 use weft_wire::{ClusterSecret, Envelope, GenesisId, NodeId, NodeKey, RejectReason, codec};
@@ -39,6 +40,7 @@ pub fn mesh(data: &[u8]) {
             let _ = Membership::from_welcome(welcome, &NodeKey::from_seed([2; 32]).id());
         }
         Message::Records(records) => assert!(records.len() <= RECORDS_PER_MESSAGE),
+        Message::Summary(summary) => assert!(summary.digests.len() <= SUMMARY_MAX),
         Message::Hello(hello) => chain(&hello.admissions),
         Message::Joined | Message::Heartbeat(_) | Message::Direct(_) => {}
     }
@@ -115,6 +117,11 @@ pub fn mesh_seeds() -> Vec<Vec<u8>> {
         Message::Heartbeat(heartbeat),
         Message::Goodbye(RejectReason::Shutdown),
         Message::Direct(vec![1, 2, 3]),
+        Message::Summary(Summary {
+            first: 0,
+            last: 127,
+            digests: vec![[7; 8], [9; 8]],
+        }),
     ]
     .iter()
     .map(Message::encode)
@@ -178,13 +185,17 @@ pub fn ipam_seeds() -> Vec<Vec<u8>> {
             ask,
             need: 1,
             room: 2,
+            span: Span { first: 3, last: 9 },
         },
         Message::Grant {
             grant: grant.clone(),
             chain: vec![Proof::Grant(grant.clone())],
         },
         Message::GrantAccepted(GrantId([1; 16])),
-        Message::AskLoan { ask, offset: Some(4) },
+        Message::AskLoan {
+            ask,
+            wish: Wish::This(4),
+        },
         Message::Lend { ask, offset, number },
         Message::Return { offset, number },
         Message::Returned { offset, number },

@@ -294,7 +294,13 @@ fn step(world: &mut World, data: &mut Bytes<'_>) {
     let op = data.below(16);
     let host = data.below(HONEST);
     match op {
-        0 => world.give(host, Input::Connect(key(data.below(4)).id())),
+        0 => {
+            let peer = data.below(8);
+            match peer {
+                0..4 => world.give(host, Input::Connect(key(peer).id())),
+                _ => world.give(host, Input::Keep(key(peer - 4).id())),
+            }
+        }
         // Half of all steps deliver, so that something comes about.
         1 | 2 => {
             let at = data.below(4);

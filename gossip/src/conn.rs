@@ -4,6 +4,7 @@ use crate::dial::Goal;
 use crate::handshake::{AwaitingConfirmation, AwaitingHello, AwaitingResponse, KeyRole, Transport};
 use crate::liveness::Rtt;
 use crate::membership::FOUNDER_RANK;
+use crate::summary::Summaries;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -107,9 +108,11 @@ pub(crate) struct Up {
     /// grows beyond the number of registers.
     pub(crate) dirty: BTreeSet<DirtyKey>,
     /// Keys of records that the other end may soon have from somebody else, or show to have; a set, as above.
-    pub(crate) later: BTreeMap<RegisterKey, Unless>,
-    /// When those are looked at; set by the machine's next step.
-    pub(crate) later_due: Option<Time>,
+    pub(crate) later: BTreeMap<RegisterKey, Later>,
+    /// Some of them have no time yet; the machine's next step gives it.
+    pub(crate) later_is_new: bool,
+    /// When the first of them is looked at.
+    pub(crate) later_due: Time,
     /// Direct messages that wait, at most [`DIRECT_QUEUE_MAX`].
     pub(crate) direct: VecDeque<Vec<u8>>,
     /// Fingerprints, ours and the other end's, at the last heartbeat that arrived.
@@ -118,15 +121,25 @@ pub(crate) struct Up {
     pub(crate) mismatches: u8,
     /// Heartbeats in a row whose fingerprint differed.
     pub(crate) differences: u8,
-    /// Not to send everything again before this time.
+    /// Not to summarise again before this time.
     pub(crate) resync_after: Time,
     /// Grows with each useless resynchronisation.
     pub(crate) resync_wait: Duration,
+    /// What both ends say of all that they hold.
+    pub(crate) summaries: Summaries,
 }
 
 /// Direct messages that wait on one link; the oldest goes first when it is full. Those who send them repeat what is not
 /// answered, so old ones are worth least.
 pub(crate) const DIRECT_QUEUE_MAX: usize = 64;
+
+/// A record that waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Later {
+    pub(crate) unless: Unless,
+    /// How long; set by the machine's next step.
+    pub(crate) until: Option<Time>,
+}
 
 /// Why a record that waits may not have to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -160,6 +173,9 @@ impl Up {
 
     /// Records that wait; one that is both to be sent and looked at later counts once.
     pub(crate) fn pending(&self) -> usize {
+        if self.dirty.is_empty() {
+            return self.later.len();
+        }
         let later = self.later.keys().filter(|key| !self.is_marked(key));
         self.dirty.len() + later.count()
     }
@@ -174,8 +190,36 @@ impl Up {
 
     /// Marks a record to be sent in a while.
     pub(crate) fn mark_later(&mut self, key: RegisterKey, unless: Unless) {
-        let held = self.later.entry(key).or_insert(unless);
-        *held = (*held).max(unless);
+        let until = None;
+        let held = self.later.entry(key).or_insert(Later { unless, until });
+        held.unless = held.unless.max(unless);
+        self.later_is_new |= held.until.is_none();
+    }
+
+    /// Looks at a record that waits as if it had just come.
+    pub(crate) fn look_again(&mut self, key: &RegisterKey) {
+        if let Some(held) = self.later.get_mut(key) {
+            held.until = None;
+            self.later_is_new = true;
+        }
+    }
+
+    /// Takes out what has waited long enough.
+    pub(crate) fn take_due(&mut self, now: Time) -> Vec<(RegisterKey, Unless)> {
+        let is_due = |later: &Later| later.until.is_some_and(|until| until <= now);
+        let due = self.later.iter().filter(|(_, later)| is_due(later));
+        let due: Vec<_> = due.map(|(key, later)| (*key, later.unless)).collect();
+        for (key, _) in &due {
+            self.later.remove(key);
+        }
+        self.later_due = self.first_later();
+        due
+    }
+
+    /// When the first of those that wait is to be looked at.
+    pub(crate) fn first_later(&self) -> Time {
+        let times = self.later.values().filter_map(|later| later.until);
+        times.min().unwrap_or(Time::NEVER)
     }
 
     /// The other end has what we have.
@@ -309,7 +353,12 @@ impl Conn {
         self.in_flight.is_none()
             && (!self.control.is_empty()
                 || match &self.stage {
-                    Stage::Up(up) => up.heartbeat_due <= now || !up.direct.is_empty() || !up.dirty.is_empty(),
+                    Stage::Up(up) => {
+                        up.heartbeat_due <= now
+                            || up.summaries.is_due()
+                            || !up.direct.is_empty()
+                            || !up.dirty.is_empty()
+                    }
                     Stage::Closing(_) => true,
                     _ => false,
                 })
@@ -323,8 +372,7 @@ impl Conn {
                     None => up.heartbeat_due,
                     Some(_) => Time::NEVER,
                 };
-                let later = up.later_due.unwrap_or(Time::NEVER);
-                self.expires().min(heartbeat).min(later)
+                self.expires().min(heartbeat).min(up.later_due)
             }
             _ => self.expires(),
         }

@@ -3,11 +3,13 @@
 //! A host sends what it writes on each of its links. Others pass a record on only to hosts that do not hear its writer
 //! themselves: in a full mesh a change costs one frame for each host, not one for each pair. What gets lost with a
 //! breaking link is sent again when the writer's links record says that the link is gone. All else is found by
-//! fingerprints: a link on which they differ at its start, or later while both ends stand still, marks everything.
+//! fingerprints: where they differ at the start of a link, or later while both ends stand still, each end says what it
+//! holds (`summary`), and the other sends what that leaves out.
 
 use crate::conn::{Conn, Unless, Up};
 use crate::mesh::{ConnId, Mesh, MeshEvent};
 use crate::register::Outcome;
+use crate::topology::Topology;
 use alloc::vec::Vec;
 use core::time::Duration;
 use weft_wire::envelope::RegisterKey;
@@ -19,7 +21,10 @@ use weft_wire::{Envelope, NodeId, RejectReason, Time};
 /// So long a record waits that the other end may soon have from somebody else, or show to have. Meanwhile others that go
 /// the same way come together, and most need not be sent at all. Over the few hops of a mesh people do not notice.
 const LATER: Duration = Duration::from_millis(50);
-/// Heartbeats in a row that may differ while both ends stand still before everything is sent again.
+/// So long at most a record waits whose writer has just started and not yet said who hears it, which it does
+/// [`GATHER`](crate::liveness::GATHER) after its first link. Else every host would pass the record on to every other.
+const LATER_UNKNOWN: Duration = Duration::from_millis(1_500);
+/// Heartbeats in a row that may differ while both ends stand still before all is compared again.
 const MISMATCHES_MAX: u8 = 2;
 /// Heartbeats in a row that may differ while something changes all the time: in a busy cluster a change is often
 /// under way when fingerprints are compared, but a record that got lost must not wait for quiet for ever.
@@ -41,6 +46,9 @@ impl Mesh {
                 continue;
             };
             let node = &up.session.peer.node;
+            if !Self::may_send(self.removed.contains_key(node), &self.node, &key) {
+                continue;
+            }
             if Some(*id) == from {
                 up.unmark(&key);
             } else if writer == self.node {
@@ -72,11 +80,17 @@ impl Mesh {
             return;
         };
         let lost = self.topology.update(host, envelope.stamp().incarnation, &record);
+        for up in self.conns.values_mut().filter_map(Conn::up_mut) {
+            for envelope in self.registers.of_owner(&host) {
+                up.look_again(&envelope.key());
+            }
+        }
         if lost.is_empty() || host == self.node {
             return;
         }
         for up in self.conns.values_mut().filter_map(Conn::up_mut) {
-            if lost.binary_search(&up.session.peer.node).is_ok() {
+            let node = &up.session.peer.node;
+            if lost.binary_search(node).is_ok() && !self.removed.contains_key(node) {
                 for envelope in self.registers.of_owner(&host) {
                     up.mark_later(envelope.key(), Unless::Shown);
                 }
@@ -87,26 +101,39 @@ impl Mesh {
     /// Looks at what has waited long enough, and sends what must be sent.
     pub(crate) fn later_due(&mut self, now: Time) {
         for up in self.conns.values_mut().filter_map(Conn::up_mut) {
-            if up.later.is_empty() {
-                up.later_due = None;
-            } else if now >= *up.later_due.get_or_insert(now + LATER) {
-                up.later_due = None;
-                for (key, unless) in core::mem::take(&mut up.later) {
-                    let Some(envelope) = self.registers.get(&key) else {
-                        continue;
-                    };
-                    let (node, incarnation) = (&up.session.peer.node, envelope.stamp().incarnation);
-                    if unless == Unless::Shown || !self.topology.hears(node, &writer(envelope), incarnation) {
-                        up.mark(envelope);
-                    }
+            if core::mem::take(&mut up.later_is_new) {
+                for (key, later) in up.later.iter_mut().filter(|(_, later)| later.until.is_none()) {
+                    let held = self.registers.get(key);
+                    let wait = held.map_or(LATER, |envelope| self.topology.wait(envelope, later.unless));
+                    later.until = Some(now + wait);
+                }
+                up.later_due = up.first_later();
+            }
+            if now < up.later_due {
+                continue;
+            }
+            for (key, unless) in up.take_due(now) {
+                let Some(envelope) = self.registers.get(&key) else {
+                    continue;
+                };
+                let (node, incarnation) = (&up.session.peer.node, envelope.stamp().incarnation);
+                if unless != Unless::Heard || !self.topology.hears(node, &writer(envelope), incarnation) {
+                    up.mark(envelope);
                 }
             }
         }
     }
 
     pub(crate) fn on_records(&mut self, now: Time, id: ConnId, records: Vec<Envelope>) {
+        let peer = self.conns.get(&id).and_then(Conn::peer).map(|peer| peer.node);
+        if let Some(peer) = peer.filter(|peer| self.removed.contains_key(peer)) {
+            return self.on_records_of_removed(&peer, records);
+        }
         for envelope in records {
             let key = envelope.key();
+            if self.is_of_removed(&key) {
+                continue;
+            }
             let copied = self.shows_copy(&envelope);
             let Some(membership) = &mut self.membership else {
                 return;
@@ -186,7 +213,7 @@ impl Mesh {
             return;
         }
         if seen.is_none() {
-            return self.mark_all(id);
+            return self.begin_exchange(id);
         }
         up.differences = up.differences.saturating_add(1);
         let still = seen == up.fingerprints && up.dirty.is_empty() && up.later.is_empty() && idle;
@@ -197,20 +224,23 @@ impl Mesh {
             up.differences = 0;
             up.resync_wait = (up.resync_wait * 2).clamp(Duration::from_secs(1), RESYNC_WAIT_MAX);
             up.resync_after = now + up.resync_wait;
-            self.mark_all(id);
+            self.begin_exchange(id);
         }
     }
 
-    /// Both ends come here at the same time. The one that dialled sends what it has; the other waits for that, and
-    /// then sends what it has not been shown.
-    fn mark_all(&mut self, id: ConnId) {
-        if let Some(up) = self.conns.get_mut(&id).and_then(Conn::up_mut) {
-            for (key, envelope) in self.registers.iter() {
-                match id {
-                    ConnId::Dialled(_) => up.mark(envelope),
-                    ConnId::Accepted(_) => up.mark_later(*key, Unless::Shown),
-                }
+    /// Both ends come here at the same time, and say what they hold. A member that was removed only gets the one record
+    /// that tells it so.
+    pub(crate) fn begin_exchange(&mut self, id: ConnId) {
+        let Some(up) = self.conns.get_mut(&id).and_then(Conn::up_mut) else {
+            return;
+        };
+        if self.removed.contains_key(&up.session.peer.node) {
+            let own = self.registers.of_owner(&self.node);
+            for envelope in own.filter(|envelope| Self::may_send(true, &self.node, &envelope.key())) {
+                up.mark(envelope);
             }
+        } else {
+            up.summaries.begin();
         }
     }
 
@@ -223,6 +253,19 @@ impl Mesh {
             records.extend(registers.get(&key).cloned());
         }
         (!records.is_empty()).then_some(Message::Records(records))
+    }
+}
+
+impl Topology {
+    /// How long a record of another host waits.
+    fn wait(&self, envelope: &Envelope, unless: Unless) -> Duration {
+        let incarnation = envelope.stamp().incarnation;
+        // Others find a newcomer by its admission, which has incarnation 0, and by the records of its first process.
+        let is_newcomers = incarnation <= 1;
+        match unless {
+            Unless::Heard if !is_newcomers && !self.knows(&writer(envelope), incarnation) => LATER_UNKNOWN,
+            Unless::Heard | Unless::Shown => LATER,
+        }
     }
 }
 

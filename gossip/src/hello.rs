@@ -3,7 +3,7 @@
 use crate::conn::{Control, Origin, Session, Stage};
 use crate::dial::Goal;
 use crate::handshake::KeyRole;
-use crate::membership::{envelopes, verify_chain};
+use crate::membership::envelopes;
 use crate::mesh::{ConnId, JOIN_TIMEOUT, Mesh, MeshEvent};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -46,11 +46,7 @@ impl Mesh {
             .unwrap_or_default();
         Hello {
             node: self.node,
-            noise_certificate: self
-                .identity
-                .key
-                .certify_noise_static(&self.identity.noise.public())
-                .into(),
+            noise_certificate: self.certificate.into(),
             genesis: self.membership.as_ref().map(|m| m.id()),
             incarnation: self.identity.incarnation,
             boot_nonce: self.identity.boot_nonce,
@@ -177,19 +173,23 @@ impl Mesh {
             };
         };
         match hello.genesis {
+            None if !self.is_admitting => Err(RejectReason::Adopting),
             None if role == KeyRole::Token => self.check_process(hello, remote).map(|()| Standing::Admit),
             None => Err(RejectReason::NotAMember),
             Some(theirs) if theirs != membership.id() => {
                 self.event(MeshEvent::Foreign {
                     node: hello.node,
                     remote,
+                    is_dialled: matches!(id, ConnId::Dialled(_)),
                     genesis: theirs,
+                    capabilities: [hello.capabilities, self.capabilities],
+                    has_token: role == KeyRole::Token,
                 });
                 Err(RejectReason::ForeignCluster)
             }
             Some(_) => {
                 let chain = envelopes(&hello.admissions).map_err(|_| RejectReason::NotAMember)?;
-                let proved = verify_chain(membership.genesis(), &chain, &hello.node).is_ok();
+                let proved = membership.is_proof(&chain, &hello.node);
                 if !proved && !membership.is_member(&hello.node) {
                     return Err(RejectReason::NotAMember);
                 }

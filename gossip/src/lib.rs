@@ -17,7 +17,8 @@
 //!
 //! Private parts of the machine: `conn` (one connection: its stage and its outbox), `links` (the stages
 //! of a connection, the rule that leaves one a pair), `hello` (what a Hello says and proves), `join` (admission, with its waits for the disk),
-//! `dissemination` (which records go where), `topology` (who is whose neighbour), `liveness` (heartbeats, round-trip
+//! `removed` (members that were removed), `dissemination` (which records go where), `summary` (what each end holds),
+//! `topology` (who is whose neighbour), `liveness` (heartbeats, round-trip
 //! times, the published links).
 //!
 //! # The contract with the shell
@@ -49,7 +50,9 @@ mod liveness;
 pub mod membership;
 pub mod mesh;
 pub mod register;
+mod removed;
 pub mod status;
+mod summary;
 pub mod token;
 mod topology;
 

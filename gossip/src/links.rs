@@ -10,6 +10,7 @@ use crate::dial::Goal;
 use crate::handshake::{initiate, refusal_frame, respond};
 use crate::liveness::Rtt;
 use crate::mesh::{CONNECTIONS_MAX, ConnId, HANDSHAKES_PER_IP_MAX, LINGER, Mesh, MeshEvent, Output};
+use crate::summary::Summaries;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -189,12 +190,21 @@ impl Mesh {
             (_, Message::Goodbye(reason)) => self.close(now, id, reason),
             (
                 Stage::AwaitingProof(_),
-                message @ (Message::Heartbeat(_) | Message::Records(_) | Message::Direct(_)),
+                message @ (Message::Heartbeat(_)
+                | Message::Records(_)
+                | Message::Direct(_)
+                | Message::Summary(_)),
             ) => {
                 self.go_up(now, id, true);
                 self.on_gossip(now, id, message);
             }
-            (Stage::Up(_), message @ (Message::Heartbeat(_) | Message::Records(_) | Message::Direct(_))) => {
+            (
+                Stage::Up(_),
+                message @ (Message::Heartbeat(_)
+                | Message::Records(_)
+                | Message::Direct(_)
+                | Message::Summary(_)),
+            ) => {
                 self.on_gossip(now, id, message);
             }
             (Stage::AwaitingWelcome(_), Message::Welcome(welcome)) => self.on_welcome(now, id, welcome),
@@ -213,6 +223,7 @@ impl Mesh {
             Message::Heartbeat(heartbeat) => self.on_heartbeat(now, id, &heartbeat),
             Message::Records(records) => self.on_records(now, id, records),
             Message::Direct(bytes) => self.event(MeshEvent::Direct { from: node, bytes }),
+            Message::Summary(summary) => self.on_summary(now, id, &summary),
             _ => {}
         }
         if newly_mutual {
@@ -269,13 +280,15 @@ impl Mesh {
                 last_heartbeat: None,
                 dirty: BTreeSet::new(),
                 later: BTreeMap::new(),
-                later_due: None,
+                later_is_new: false,
+                later_due: Time::NEVER,
                 direct: VecDeque::new(),
                 fingerprints: None,
                 mismatches: 0,
                 differences: 0,
                 resync_after: now,
                 resync_wait: Duration::ZERO,
+                summaries: Summaries::default(),
             }));
         }
         self.dialer.linked(&self.conns, id, node);

@@ -13,6 +13,9 @@ use weft_wire::{NodeId, RejectReason, Time};
 
 /// Links that come or go are published at most so often.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+/// A link that has come is published after this time at the earliest. After a start links come in a row, the last of them
+/// those for which the other end is left to dial first ([`YIELD`](crate::dial::YIELD)): one record names them all.
+pub(crate) const GATHER: Duration = Duration::from_millis(750);
 /// Round-trip times alone are published at most so often.
 const PUBLISH_RTT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -57,6 +60,8 @@ fn bucket(held: Option<u8>, us: u64) -> u8 {
 pub(crate) struct LinksPublisher {
     published: Vec<PublishedLink>,
     last: Option<Time>,
+    /// Since when there are links that are not published.
+    news: Option<Time>,
     /// When the links are to be compared with what was published; long ago after a link came or went.
     due: Time,
 }
@@ -71,7 +76,11 @@ impl LinksPublisher {
 impl Mesh {
     pub(crate) fn on_heartbeat(&mut self, now: Time, id: ConnId, heartbeat: &Heartbeat) {
         if let Some(up) = self.conns.get_mut(&id).and_then(Conn::up_mut) {
-            up.last_heartbeat = Some((heartbeat.sent, now));
+            let is_first = up.last_heartbeat.replace((heartbeat.sent, now)).is_none();
+            if is_first && matches!(id, ConnId::Dialled(_)) {
+                // The end that dialled has measured the link with this; by its echo the other has, too.
+                up.heartbeat_due = now;
+            }
             if let Some((sent, held_for)) = heartbeat.echo {
                 // A lying echo spoils only the sender's own round-trip time.
                 let since_sent = micros(now).saturating_sub(sent);
@@ -142,6 +151,7 @@ impl Mesh {
                             }),
                         }))
                     }
+                    Stage::Up(up) if up.summaries.is_due() => up.summaries.next(now, &self.registers),
                     Stage::Up(up) => match up.direct.pop_front() {
                         Some(bytes) => Some(Message::Direct(bytes)),
                         None => Self::next_records(&self.registers, up),
@@ -172,6 +182,7 @@ impl Mesh {
             .conns
             .values()
             .filter_map(Conn::up)
+            .filter(|up| !self.removed.contains_key(&up.session.peer.node))
             .filter_map(|up| Some((up.session.peer.node, up.rtt.smoothed_us?)))
             .collect();
         measured
@@ -194,18 +205,23 @@ impl Mesh {
             self.publisher.due = now + PUBLISH_RTT_INTERVAL;
             return;
         }
-        let neighbours =
-            |links: &[PublishedLink]| -> Vec<NodeId> { links.iter().map(|l| l.neighbour).collect() };
-        let interval = if neighbours(&links) == neighbours(&self.publisher.published) {
-            PUBLISH_RTT_INTERVAL
+        let held: Vec<NodeId> = self.publisher.published.iter().map(|l| l.neighbour).collect();
+        let stands = |node: &NodeId| links.iter().any(|link| link.neighbour == *node);
+        let (are_lost, are_new) = (!held.iter().all(stands), links.len() > held.len());
+        let earliest = |interval| self.publisher.last.map_or(Time::ZERO, |last| last + interval);
+        let due = if are_lost {
+            earliest(PUBLISH_INTERVAL)
+        } else if are_new {
+            let since = *self.publisher.news.get_or_insert(now);
+            earliest(PUBLISH_INTERVAL).max(since + GATHER)
         } else {
-            PUBLISH_INTERVAL
+            earliest(PUBLISH_RTT_INTERVAL)
         };
-        let due = self.publisher.last.map_or(Time::ZERO, |last| last + interval);
         if now < due {
             self.publisher.due = due;
             return;
         }
+        self.publisher.news = None;
         self.publisher.last = Some(now);
         self.publisher.due = now + PUBLISH_RTT_INTERVAL;
         self.publisher.published.clone_from(&links);

@@ -262,6 +262,12 @@ impl Membership {
         Some(chain)
     }
 
+    /// True when a chain proves `subject` (see [`verify_chain`]). One that is held was checked before.
+    pub(crate) fn is_proof(&self, chain: &[Envelope], subject: &NodeId) -> bool {
+        let is_held = self.chain_of(subject).is_some_and(|held| held == chain);
+        is_held || verify_chain(&self.genesis, chain, subject).is_ok()
+    }
+
     /// Takes an admission if it leads to the founder through admissions held. `Ok(true)` when it changed what
     /// is held.
     pub fn accept(&mut self, envelope: &Envelope) -> Result<bool, AdmissionError> {

@@ -9,7 +9,7 @@ use crate::liveness::LinksPublisher;
 use crate::membership::Membership;
 use crate::register::RegisterMap;
 use crate::topology::Topology;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -142,6 +142,12 @@ pub enum Input {
         /// At most [`weft_wire::mesh::DIRECT_MAX`] octets.
         bytes: Vec<u8>,
     },
+    /// These members were removed from the cluster, as its members have decided; also those of before, at the start.
+    Removed(BTreeSet<NodeId>),
+    /// Let newcomers in, as from the start, or let nobody in.
+    SetAdmitting(bool),
+    /// Capability bits of the Hello from now on.
+    SetCapabilities(u64),
     /// A state is durable, and with it all states before.
     Persisted(PersistToken),
     /// Say goodbye to everybody and dial no more.
@@ -243,8 +249,14 @@ pub enum MeshEvent {
         node: NodeId,
         /// Its address, where known.
         remote: Option<SocketAddr>,
+        /// True when this host dialled it there.
+        is_dialled: bool,
         /// Its cluster.
         genesis: GenesisId,
+        /// Capability bits of its Hello, and of the one that this host said or says to it.
+        capabilities: [u64; 2],
+        /// True when both hold the same join token.
+        has_token: bool,
     },
     /// A member said this to this host.
     Direct {
@@ -253,6 +265,8 @@ pub enum MeshEvent {
         /// What.
         bytes: Vec<u8>,
     },
+    /// A removed host shows its vote, from which can be seen what it knows. It is in no register.
+    RecordOfRemoved(Envelope),
     /// Two processes use one identity: the state directory of `node` was copied.
     CopiedIdentity {
         /// Whose identity; this host's own if it is equal to its id.
@@ -281,6 +295,8 @@ struct OwnRecord {
 pub struct Mesh {
     pub(crate) identity: Identity,
     pub(crate) node: NodeId,
+    /// Our signature over our Noise static key: one for all Hellos.
+    pub(crate) certificate: [u8; 64],
     pub(crate) token: Option<Psk>,
     pub(crate) capabilities: u64,
     pub(crate) rng: ChaCha20Rng,
@@ -296,6 +312,10 @@ pub struct Mesh {
     pub(crate) refusals: [u64; RejectReason::COUNT],
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) stopping: bool,
+    /// Members that were removed, with the nicknames that they had.
+    pub(crate) removed: BTreeMap<NodeId, String>,
+    /// Newcomers are let in.
+    pub(crate) is_admitting: bool,
 }
 
 impl Mesh {
@@ -304,6 +324,10 @@ impl Mesh {
         let node = config.identity.key.id();
         let mut mesh = Self {
             node,
+            certificate: config
+                .identity
+                .key
+                .certify_noise_static(&config.identity.noise.public()),
             keyring: Keyring::new(config.token.clone().map(|psk| (KeyRole::Token, psk))),
             identity: Identity {
                 name: crate::hello::printable_name(&config.identity.name),
@@ -323,6 +347,8 @@ impl Mesh {
             refusals: [0; RejectReason::COUNT],
             outputs: VecDeque::new(),
             stopping: false,
+            removed: BTreeMap::new(),
+            is_admitting: true,
         };
         for target in config.targets {
             mesh.dialer.add_target(target);
@@ -359,6 +385,9 @@ impl Mesh {
             Input::RemoveTarget(target) => self.dialer.remove_target(&target),
             Input::SetRecord { kind, body } => self.set_record(kind, body),
             Input::SendTo { to, bytes } => self.send_to(&to, bytes),
+            Input::Removed(nodes) => self.on_removed(&nodes),
+            Input::SetAdmitting(is_admitting) => self.is_admitting = is_admitting,
+            Input::SetCapabilities(capabilities) => self.capabilities = capabilities,
             Input::Persisted(token) => self.on_persisted(now, token),
             Input::Shutdown => self.on_shutdown(now),
             Input::Tick => {}
@@ -371,6 +400,7 @@ impl Mesh {
     fn may_change_dials(&self, input: &Input) -> bool {
         match input {
             Input::Written { .. } | Input::SetRecord { .. } | Input::SendTo { .. } | Input::Tick => false,
+            Input::SetAdmitting(_) | Input::SetCapabilities(_) => false,
             Input::Frame { conn, .. } => self.conns.get(conn).is_none_or(|conn| conn.up().is_none()),
             _ => true,
         }

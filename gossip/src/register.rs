@@ -10,7 +10,9 @@
 
 use crate::membership::{AdmissionError, Membership};
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::ops::Bound;
+use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::{KindNumber, RegisterKey};
 use weft_wire::hash::hash;
 use weft_wire::ipam::{ExceptionsRecord, LentRecord, SlotsRecord, VoteRecord};
@@ -75,10 +77,17 @@ impl RecordError {
 /// The map. All lookups are by key; iteration is in the order of the keys.
 #[derive(Clone, Debug, Default)]
 pub struct RegisterMap {
-    records: BTreeMap<RegisterKey, Envelope>,
+    records: BTreeMap<RegisterKey, Held>,
     /// Registers held for each owner, and the octets of those of unknown kinds.
     owners: BTreeMap<NodeId, Share>,
     fingerprint: [u8; 16],
+}
+
+/// A record with its digest.
+#[derive(Clone, Debug)]
+struct Held {
+    envelope: Envelope,
+    digest: [u8; 16],
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,10 +101,11 @@ type BodyCheck = fn(&Envelope) -> bool;
 
 /// Kinds that this version knows, with the check of their bodies. They do not count against the quota of unknown
 /// kinds: each is one bounded record.
-const KNOWN: [(KindNumber, BodyCheck); 8] = [
+const KNOWN: [(KindNumber, BodyCheck); 9] = [
     known::<Admission>(),
     known::<PeerRecord>(),
     known::<LinksRecord>(),
+    known::<AdoptRecord>(),
     known::<SlotsRecord>(),
     known::<LentRecord>(),
     known::<VoteRecord>(),
@@ -131,7 +141,7 @@ impl RegisterMap {
 
     /// The record held under a key.
     pub fn get(&self, key: &RegisterKey) -> Option<&Envelope> {
-        self.records.get(key)
+        self.records.get(key).map(|held| &held.envelope)
     }
 
     /// The decoded record of one owner, if it is held.
@@ -140,12 +150,20 @@ impl RegisterMap {
             kind: B::KIND,
             owner: *owner,
         };
-        B::from_envelope(self.records.get(&key)?).ok()
+        B::from_envelope(self.get(&key)?).ok()
     }
 
     /// Every record, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&RegisterKey, &Envelope)> {
-        self.records.iter()
+        self.records.iter().map(|(key, held)| (key, &held.envelope))
+    }
+
+    /// The first octets of each record's hash, with its key and in the order of the keys.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = (&RegisterKey, [u8; 8])> {
+        self.records.iter().map(|(key, held)| {
+            let [a, b, c, d, e, f, g, h, ..] = held.digest;
+            (key, [a, b, c, d, e, f, g, h])
+        })
     }
 
     /// Every record of one kind, in the order of the owners.
@@ -157,7 +175,7 @@ impl RegisterMap {
         self.records
             .range((Bound::Included(from), Bound::Unbounded))
             .take_while(move |(key, _)| key.kind == kind)
-            .map(|(_, envelope)| envelope)
+            .map(|(_, held)| &held.envelope)
     }
 
     /// Every record of one owner of the kinds that this version knows.
@@ -165,7 +183,7 @@ impl RegisterMap {
         let owner = *owner;
         KNOWN
             .iter()
-            .filter_map(move |(kind, _)| self.records.get(&RegisterKey { kind: *kind, owner }))
+            .filter_map(move |(kind, _)| self.get(&RegisterKey { kind: *kind, owner }))
     }
 
     /// How many records are held.
@@ -198,7 +216,7 @@ impl RegisterMap {
         membership: &mut Membership,
     ) -> Result<Outcome, RecordError> {
         let key = envelope.key();
-        if let Some(held) = self.records.get(&key) {
+        if let Some(held) = self.get(&key) {
             // Comparing first keeps repeated records cheap: no signature is checked twice.
             match held.join_order(&envelope) {
                 core::cmp::Ordering::Equal => return Ok(Outcome::Known),
@@ -237,7 +255,7 @@ impl RegisterMap {
             return Ok(());
         }
         let (mut kinds, mut octets) = (share.unknown, share.unknown_octets);
-        match self.records.get(&key) {
+        match self.get(&key) {
             Some(held) => octets -= held.as_bytes().len(),
             None => kinds += 1,
         }
@@ -249,24 +267,47 @@ impl RegisterMap {
     }
 
     fn insert(&mut self, key: RegisterKey, envelope: Envelope) {
-        self.toggle(&envelope);
+        let digest = digest(&envelope);
+        self.toggle(&digest);
         let size = envelope.as_bytes().len();
-        let replaced = self.records.insert(key, envelope);
+        let replaced = self.records.insert(key, Held { envelope, digest });
         if let Some(old) = &replaced {
-            self.toggle(old);
+            self.toggle(&old.digest);
         }
         let share = self.owners.entry(key.owner).or_default();
         if body_check(key.kind).is_none() {
             share.unknown_octets += size;
             match replaced {
-                Some(old) => share.unknown_octets -= old.as_bytes().len(),
+                Some(old) => share.unknown_octets -= old.envelope.as_bytes().len(),
                 None => share.unknown += 1,
             }
         }
     }
 
-    fn toggle(&mut self, envelope: &Envelope) {
-        for (sum, octet) in self.fingerprint.iter_mut().zip(digest(envelope)) {
+    /// Drops what an owner wrote; its admission, which others wrote, stays. Says what was dropped.
+    pub(crate) fn forget(&mut self, owner: &NodeId) -> Vec<RegisterKey> {
+        let is_its = |key: &RegisterKey| key.owner == *owner && key.kind != Admission::KIND;
+        let keys: Vec<RegisterKey> = self.records.keys().copied().filter(is_its).collect();
+        for key in &keys {
+            if let Some(held) = self.records.remove(key) {
+                self.toggle(&held.digest);
+            }
+        }
+        let is_known = self.records.contains_key(&RegisterKey {
+            kind: Admission::KIND,
+            owner: *owner,
+        });
+        match self.owners.get_mut(owner) {
+            Some(share) if is_known => *share = Share::default(),
+            _ => {
+                self.owners.remove(owner);
+            }
+        }
+        keys
+    }
+
+    fn toggle(&mut self, digest: &[u8; 16]) {
+        for (sum, octet) in self.fingerprint.iter_mut().zip(digest) {
             *sum ^= octet;
         }
     }

@@ -106,12 +106,10 @@ impl Mesh {
         self.membership.as_ref()
     }
 
-    /// All members known, this host included; none before it has joined.
+    /// All members known, this host included, without those that were removed; none before it has joined.
     pub fn members(&self) -> Vec<NodeId> {
-        self.membership
-            .as_ref()
-            .map(|m| m.members().collect())
-            .unwrap_or_default()
+        let all = self.membership.iter().flat_map(Membership::members);
+        all.filter(|node| !self.removed.contains_key(node)).collect()
     }
 
     /// All records held.

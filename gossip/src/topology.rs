@@ -29,6 +29,12 @@ impl Topology {
         lost
     }
 
+    /// True when this process of `speaker`, or a later one, has said who its neighbours are.
+    pub(crate) fn knows(&self, speaker: &NodeId, incarnation: u64) -> bool {
+        let links = self.hosts.get(speaker);
+        links.is_some_and(|links| incarnation <= links.incarnation)
+    }
+
     /// True when `node` gets what `speaker` writes from `speaker` itself. What a later process of `speaker` writes
     /// does not count: its links are not the ones that are known.
     pub(crate) fn hears(&self, node: &NodeId, speaker: &NodeId, incarnation: u64) -> bool {

@@ -3,9 +3,11 @@
 use crate::removal::RemovalError;
 use crate::space::{AddressError, AddressSpace};
 use crate::state::{Change, IpamState};
+use crate::subnet::SubnetError;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
+use core::time::Duration;
 use ipnet::IpNet;
 use weft_wire::envelope::KindNumber;
 use weft_wire::ipam::Exception;
@@ -52,6 +54,15 @@ pub struct IpamConfig {
     pub seed: [u8; 32],
 }
 
+/// Which address a pod shall have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// This one; any when `None`.
+    pub address: Option<IpAddr>,
+    /// It is one of this part of the range, whose prefix length it gets; the whole range when `None`.
+    pub subnet: Option<IpNet>,
+}
+
 /// What somebody on this host wants of the address space.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
@@ -68,6 +79,18 @@ pub enum Request {
         id: String,
         /// The address.
         address: IpAddr,
+        /// Comes back in the answer.
+        request: RequestId,
+    },
+    /// A pod needs an address of a subnet, or in a certain time. The same question gets the same address; questions
+    /// for different subnets or addresses get further ones, up to [`crate::ADDRESSES_MAX`] a pod.
+    AllocateIn {
+        /// The pod.
+        id: String,
+        /// Which.
+        wanted: Wanted,
+        /// How long it may take, at most [`crate::DEADLINE_MAX`]; [`crate::ALLOCATE_DEADLINE`] when `None`.
+        within: Option<Duration>,
         /// Comes back in the answer.
         request: RequestId,
     },
@@ -99,6 +122,12 @@ pub enum Request {
     /// Nobody waits for this answer any longer: if the request still waits, it gets no address, and
     /// [`AllocError::Cancelled`] for an answer.
     Cancel(RequestId),
+    /// Write what is not written yet, although nothing waits for it.
+    Flush,
+    /// This host goes for good: give nothing out, and hand on what it has. [`crate::Ipam::leaving`] says how far it is.
+    Leave,
+    /// It stays after all; what was handed on is the others'.
+    Stay,
 }
 
 /// Something that happened.
@@ -139,14 +168,14 @@ pub enum Input {
 pub struct Allocation {
     /// The pod.
     pub id: String,
-    /// Its address, with the prefix length of the range.
+    /// Its address, with the prefix length of the subnet that was asked for, else of the range.
     pub address: IpNet,
     /// The owner of the slot, when that is another host.
     pub lender: Option<NodeId>,
 }
 
 /// Why this host gives nothing out any longer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, thiserror::Error)]
 pub enum FreezeReason {
     /// Others have seen later states of this host.
     #[error(
@@ -156,6 +185,9 @@ pub enum FreezeReason {
     /// Two processes use one identity.
     #[error("two hosts use this host's identity. Stop one, remove its state, and let it join as a new host")]
     CopiedIdentity,
+    /// It is becoming a member of another cluster.
+    #[error("this host joins another cluster just now: ask again in a moment")]
+    Leaving,
     /// The others have removed this host.
     #[error(
         "this host was removed from the cluster. Its pods go on; it gives no address out any longer. Remove its state, and let it join as a new host"
@@ -193,6 +225,14 @@ pub enum WaitReason {
     /// Everybody who can be reached has refused, or nobody can be reached.
     #[error("no address is free here, and no reachable host has one to spare")]
     NothingFree,
+    /// The same of a subnet.
+    #[error("no address of {0} is free here, and no reachable host that owns a part of it has one to spare")]
+    NothingFreeIn(IpNet),
+    /// This host was asked, and its silence is waited out before it is asked again.
+    #[error(
+        "{0}, whose address space it is, does not answer: bring it back, or remove it from the cluster if it is gone for good"
+    )]
+    Silent(NodeId),
 }
 
 /// Why a request got no address.
@@ -220,11 +260,22 @@ pub enum AllocError {
         /// Owner of its slot.
         owner: NodeId,
     },
+    /// No pod can get an address of the subnet.
+    #[error("{0}")]
+    Subnet(SubnetError),
+    /// The pod has as many addresses as one can have.
+    #[error("{0} has {most} addresses, which is the most: free one first", most = crate::ADDRESSES_MAX)]
+    TooManyAddresses(String),
+    /// A request shall wait for longer than any may.
+    #[error("a request for an address waits for {} s at most", crate::DEADLINE_MAX.as_secs())]
+    TooLong,
     /// Nothing came within the deadline.
-    #[error("no address within {} s: {why}", crate::ALLOCATE_DEADLINE.as_secs())]
+    #[error("no address within {within:?}: {why}")]
     Deadline {
         /// What it waited for last.
         why: WaitReason,
+        /// How long it could wait.
+        within: Duration,
     },
     /// Too many requests wait.
     #[error("more than {} requests wait for addresses", crate::WAITING_MAX)]
@@ -235,6 +286,9 @@ pub enum AllocError {
     /// The pod was freed while it waited.
     #[error("the pod was freed while it waited")]
     Freed,
+    /// The host is leaving.
+    #[error("this host is leaving the cluster and gives out no addresses: `weft down --leave` was asked for")]
+    Leaving,
     /// Whoever asked has gone.
     #[error("whoever asked has gone")]
     Cancelled,
@@ -314,7 +368,7 @@ pub enum Event {
 /// Something to do.
 #[derive(Debug)]
 pub enum Output {
-    /// The answer to [`Request::Allocate`] or [`Request::Claim`]; a success is durable.
+    /// The answer to a request for an address; a success is durable.
     Answer {
         /// Of which request.
         request: RequestId,

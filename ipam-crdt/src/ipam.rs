@@ -5,6 +5,7 @@ use crate::fork::Comparing;
 use crate::io::{
     AllocError, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, RequestId, Role,
 };
+use crate::leave::Leave;
 use crate::message::{AskId, Message};
 use crate::places::PlacesVersion;
 use crate::pool::Pool;
@@ -12,6 +13,7 @@ use crate::reclaim::Reclaiming;
 use crate::removal::RECLAIM_REST;
 use crate::space::AddressSpace;
 use crate::state::{Change, Held, IpamState, StateError};
+use crate::subnet::{Span, Subnet};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -33,6 +35,10 @@ pub const ID_MAX: usize = 256;
 pub const WAITING_MAX: usize = 1_024;
 /// A request that has no address after so long is answered with the reason: half of what container runtimes wait.
 pub const ALLOCATE_DEADLINE: Duration = Duration::from_secs(10);
+/// Who asks may be more patient, up to this: what has not come then waits for an operator.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// Addresses of one pod: one for each of its networks, and some to spare.
+pub const ADDRESSES_MAX: usize = 64;
 /// A freed address rests so long before it is given again: longer than neighbour entries (RFC 4861: 30 s) live.
 pub const REST: Duration = Duration::from_secs(60);
 /// A question to another host that is not answered within this has failed.
@@ -46,6 +52,8 @@ pub const RETURN_PAUSE: Duration = Duration::from_millis(50);
 pub const SILENCE: Duration = Duration::from_secs(3);
 /// A host that refused is not asked again for so long.
 pub const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+/// A host that is granting to others is asked again after this: a grant is accepted after two syncs and a round trip.
+pub const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// Grants, returns and confirmations that nobody acknowledged are sent again after this.
 pub const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Changes on which nothing waits are written at the latest after this.
@@ -66,9 +74,18 @@ pub(crate) enum Standing {
 
 /// What a request wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Want {
-    Any,
-    Exact(u32),
+pub(crate) struct Want {
+    /// An address of this subnet.
+    pub(crate) subnet: Subnet,
+    /// Namely this one.
+    pub(crate) named: Option<u32>,
+}
+
+impl Want {
+    /// The addresses that would do.
+    pub(crate) fn span(&self) -> Span {
+        self.named.map_or(self.subnet.span(), Span::one)
+    }
 }
 
 /// A request without an address.
@@ -76,10 +93,15 @@ pub(crate) struct Waiting {
     pub(crate) request: RequestId,
     pub(crate) id: String,
     pub(crate) want: Want,
+    pub(crate) within: Duration,
     pub(crate) deadline: Time,
     /// Until then an address that another host has may still come back; never again once that is over.
     pub(crate) grace: Time,
     pub(crate) ask: Option<AskId>,
+    /// The named address cannot be lent, so its slot is asked for.
+    pub(crate) is_unlendable: bool,
+    /// Who was asked last and let the time pass.
+    pub(crate) silent: Option<NodeId>,
 }
 
 /// A question that was sent.
@@ -87,6 +109,15 @@ pub(crate) struct Asked {
     pub(crate) to: NodeId,
     pub(crate) ask: AskId,
     pub(crate) deadline: Time,
+    pub(crate) span: Span,
+}
+
+/// Why a host is not asked for slots at the moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Pause {
+    pub(crate) until: Time,
+    /// It has slots, and is handing some to others.
+    pub(crate) is_busy: bool,
 }
 
 /// What is known of another host by its records.
@@ -138,11 +169,12 @@ pub struct Ipam {
     pub(crate) standing: Standing,
     pub(crate) resting: BTreeSet<(Time, u32)>,
     pub(crate) waiting: Vec<Waiting>,
-    pub(crate) space_ask: Option<Asked>,
+    pub(crate) space_asks: Vec<Asked>,
     pub(crate) loan_asks: Vec<Asked>,
     pub(crate) asks: u64,
-    pub(crate) space_pause: BTreeMap<NodeId, Time>,
-    pub(crate) loan_pause: BTreeMap<NodeId, Time>,
+    pub(crate) space_pause: BTreeMap<(NodeId, Span), Pause>,
+    pub(crate) loan_pause: BTreeMap<(NodeId, Span), Time>,
+    pub(crate) silent: BTreeMap<NodeId, Time>,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) unproved: BTreeMap<NodeId, Unproved>,
     pub(crate) votes: Votes,
@@ -167,8 +199,9 @@ pub struct Ipam {
     pub(crate) hint_due: Time,
     pub(crate) hints: (u8, u8),
     pub(crate) places: PlacesVersion,
+    pub(crate) leaving: Option<Leave>,
     delta: Vec<Change>,
-    flush_due: Time,
+    pub(crate) flush_due: Time,
     staged: Vec<Output>,
     issued: PersistToken,
     durable: PersistToken,
@@ -252,11 +285,12 @@ impl Ipam {
             standing,
             resting,
             waiting: Vec::new(),
-            space_ask: None,
+            space_asks: Vec::new(),
             loan_asks: Vec::new(),
             asks: 0,
             space_pause: BTreeMap::new(),
             loan_pause: BTreeMap::new(),
+            silent: BTreeMap::new(),
             peers: BTreeMap::new(),
             unproved: BTreeMap::new(),
             votes: Votes::default(),
@@ -278,6 +312,7 @@ impl Ipam {
             hint_due: now,
             hints: (0, 0),
             places: PlacesVersion::default(),
+            leaving: None,
             delta: Vec::new(),
             flush_due: Time::NEVER,
             staged: Vec::new(),
@@ -326,16 +361,14 @@ impl Ipam {
         let asks = self
             .loan_asks
             .iter()
-            .chain(&self.space_ask)
+            .chain(&self.space_asks)
             .map(|asked| asked.deadline);
         let pauses = if self.waiting.is_empty() && !self.is_without_slots() {
             None
         } else {
-            self.space_pause
-                .values()
-                .chain(self.loan_pause.values())
-                .copied()
-                .min()
+            let space = self.space_pause.values().map(|pause| pause.until);
+            let others = self.loan_pause.values().chain(self.silent.values());
+            space.chain(others.copied()).min()
         };
         let unproved = self.unproved.values().map(|unproved| unproved.due);
         let slots = self.slot_rests.front().map(|(until, ..)| *until);
@@ -353,7 +386,8 @@ impl Ipam {
             .chain(self.reclaim_deadline())
             .chain(hint)
             .chain(epochs)
-            .chain(retry);
+            .chain(retry)
+            .chain(self.leave_deadline());
         due.chain([self.flush_due]).min().filter(|due| *due < Time::NEVER)
     }
 
@@ -362,10 +396,14 @@ impl Ipam {
         &self.state
     }
 
-    /// Addresses of a pod.
+    /// Addresses of a pod, in the order in which it got them.
     pub fn addresses_of(&self, id: &str) -> Vec<IpAddr> {
-        let offsets = self.ids.get(id).into_iter().flatten();
-        offsets.filter_map(|offset| self.space.address(*offset)).collect()
+        let mut offsets: Vec<u32> = self.ids.get(id).into_iter().flatten().copied().collect();
+        offsets.sort_by_key(|offset| self.state.turn(*offset));
+        offsets
+            .into_iter()
+            .filter_map(|offset| self.space.address(offset))
+            .collect()
     }
 
     /// Where an address lives.
@@ -465,6 +503,7 @@ impl Ipam {
         self.drive_reclaim(now);
         self.serve_waiting(now);
         self.drive_asks(now);
+        self.drive_leave(now);
         self.drive_proofs(now);
         if now >= self.retry_due {
             self.retry_due = now + RETRY_INTERVAL;
@@ -480,13 +519,20 @@ impl Ipam {
             Change::Address(offset, _) => self.state.addresses().get(offset).cloned(),
             _ => None,
         };
+        // What others hand to others is theirs to tell.
+        self.slots_changed |= match &change {
+            Change::Slots { run, owner, .. } => {
+                let mut before = self.state.table().registers_in(run);
+                *owner == self.node || before.any(|(_, _, register)| register.owner == self.node)
+            }
+            _ => false,
+        };
         self.state.apply(&change);
         match &change {
             Change::Slots { run, .. } => {
                 for slot in run.slots() {
                     self.pool.update(slot, 0, &self.state);
                 }
-                self.slots_changed = true;
                 self.runs_stale = true;
                 // Whether a loan counts depends on the owner of its slot.
                 self.places.owners += 1;
@@ -521,7 +567,11 @@ impl Ipam {
                     self.pool.update(slot, 0, &self.state);
                 }
             }
-            Change::Chain(_) | Change::Unchain(_) | Change::Seen(..) | Change::Promised(_) => {}
+            Change::Chain(_)
+            | Change::Unchain(_)
+            | Change::Seen(..)
+            | Change::Turn(..)
+            | Change::Promised(_) => {}
         }
         self.delta.push(change);
     }
@@ -581,7 +631,7 @@ impl Ipam {
 
     /// Slots that this host could hand over and addresses that it could lend, as bit lengths.
     pub(crate) fn free_hints(&self) -> (u8, u8) {
-        if self.standing != Standing::Confirmed {
+        if self.standing != Standing::Confirmed || self.leaving.is_some() {
             return (0, 0);
         }
         let slots = u32::BITS - self.pool.empty_slots().leading_zeros();

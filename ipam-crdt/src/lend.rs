@@ -4,10 +4,8 @@
 //! number that the lender never uses again, and answers one question that the borrower never asks again: so a
 //! message that comes late or twice can neither give an address nor take one back.
 
-use crate::io::AllocError;
-use crate::ipam::{ASK_TIMEOUT, Asked, Ipam, REFUSED_PAUSE, RETURN_PAUSE, SILENCE, Standing, Waiting, Want};
-use crate::message::{AskId, Message, Refusal};
-use crate::requests::is_over;
+use crate::ipam::{Ipam, Standing, Waiting};
+use crate::message::{AskId, Message, Refusal, Wish};
 use crate::rules::KEPT_ASK;
 use crate::state::{Change, Held};
 use alloc::collections::BTreeSet;
@@ -17,13 +15,13 @@ use weft_wire::{NodeId, Time};
 
 impl Ipam {
     /// Answers a question for a loan.
-    pub(crate) fn on_ask_loan(&mut self, from: NodeId, ask: AskId, offset: Option<u32>) {
+    pub(crate) fn on_ask_loan(&mut self, from: NodeId, ask: AskId, wish: Wish) {
         let before = self.state.addresses().iter().find_map(|(at, held)| match held {
             Held::Lent {
                 to,
                 number,
                 ask: other,
-            } if *to == from && (*other == ask || (*other == KEPT_ASK && offset == Some(*at))) => {
+            } if *to == from && (*other == ask || (*other == KEPT_ASK && wish == Wish::This(*at))) => {
                 Some((*at, *number))
             }
             _ => None,
@@ -31,7 +29,7 @@ impl Ipam {
         if let Some((offset, number)) = before {
             return self.send(from, &Message::Lend { ask, offset, number });
         }
-        match self.find_to_lend(from, offset) {
+        match self.find_to_lend(from, wish) {
             Ok(offset) => {
                 let number = self.state.loans() + 1;
                 self.change(Change::Address(
@@ -48,10 +46,11 @@ impl Ipam {
         }
     }
 
-    fn find_to_lend(&self, to: NodeId, offset: Option<u32>) -> Result<u32, Refusal> {
+    fn find_to_lend(&self, to: NodeId, wish: Wish) -> Result<u32, Refusal> {
         match self.standing {
             Standing::AwaitingConfirmation(_) => return Err(Refusal::NotConfirmed),
             Standing::Frozen(_) => return Err(Refusal::Frozen),
+            Standing::Confirmed if self.leaving.is_some() => return Err(Refusal::NothingFree),
             Standing::Confirmed => {}
         }
         let mut borrowers = BTreeSet::from([to]);
@@ -65,8 +64,14 @@ impl Ipam {
         if loans >= LENT_MAX || borrowers.len() > BORROWERS_MAX || self.state.loans() == u32::MAX {
             return Err(Refusal::TooManyLoans);
         }
-        let Some(offset) = offset else {
-            return self.pool.pick(&self.state, None).ok_or(Refusal::NothingFree);
+        let offset = match wish {
+            Wish::In(span) => {
+                return self
+                    .pool
+                    .pick(&self.state, None, span)
+                    .ok_or(Refusal::NothingFree);
+            }
+            Wish::This(offset) => offset,
         };
         let owner = self
             .state
@@ -126,11 +131,19 @@ impl Ipam {
             .space
             .address(offset)
             .is_some_and(|address| self.space.for_pod(address).is_ok());
-        let fits = |waiting: &Waiting| waiting.want == Want::Any || waiting.want == Want::Exact(offset);
+        let fits = |waiting: &Waiting| waiting.want.span().has(offset);
         match waiting.and_then(|at| self.waiting.get(at)) {
             Some(waiting) if owner == Some(from) && is_free && is_usable && fits(waiting) => {
                 let id = waiting.id.clone();
-                self.change(Change::Address(offset, Some(Held::Borrowed { from, number, id })));
+                self.hold(
+                    offset,
+                    Held::Borrowed {
+                        from,
+                        number,
+                        id: id.clone(),
+                    },
+                    &id,
+                );
                 self.serve_waiting(now);
             }
             _ => self.send(from, &Message::Return { offset, number }),
@@ -152,125 +165,6 @@ impl Ipam {
     pub(crate) fn on_returned(&mut self, from: NodeId, offset: u32, number: u32) {
         if self.state.addresses().get(&offset) == Some(&Held::Returning { from, number }) {
             self.change(Change::Address(offset, None));
-        }
-    }
-
-    /// A question was refused.
-    pub(crate) fn on_refuse(&mut self, now: Time, from: NodeId, ask: AskId, why: Refusal) {
-        if why == Refusal::AddressTaken && self.on_renewal_refused(from, ask) {
-            return;
-        }
-        if self
-            .space_ask
-            .as_ref()
-            .is_some_and(|asked| asked.ask == ask && asked.to == from)
-        {
-            self.space_ask = None;
-            self.space_pause.insert(from, now + REFUSED_PAUSE);
-            return;
-        }
-        let Some(at) = self
-            .loan_asks
-            .iter()
-            .position(|asked| asked.ask == ask && asked.to == from)
-        else {
-            return;
-        };
-        self.loan_asks.swap_remove(at);
-        let Some(at) = self.waiting.iter().position(|waiting| waiting.ask == Some(ask)) else {
-            return;
-        };
-        if let Some(waiting) = self.waiting.get_mut(at) {
-            waiting.ask = None;
-        }
-        let is_given_up = is_over(self.waiting[at].grace, now);
-        let may_return = why == Refusal::AddressTaken && !is_given_up;
-        let pause = if may_return { RETURN_PAUSE } else { REFUSED_PAUSE };
-        self.loan_pause.insert(from, now + pause);
-        if why == Refusal::AddressTaken
-            && is_given_up
-            && let Want::Exact(offset) = self.waiting[at].want
-            && let Some(address) = self.space.address(offset)
-        {
-            let waiting = self.waiting.swap_remove(at);
-            self.answer(
-                waiting.request,
-                Err(AllocError::TakenElsewhere { address, owner: from }),
-            );
-        }
-    }
-
-    /// Asks for loans on behalf of the requests that wait.
-    pub(crate) fn ask_loans(&mut self, now: Time, any_too: bool) {
-        for at in 0..self.waiting.len() {
-            let (want, asked) = (self.waiting[at].want, self.waiting[at].ask);
-            if asked.is_some_and(|ask| self.loan_asks.iter().any(|other| other.ask == ask)) {
-                continue;
-            }
-            let (to, offset) = match want {
-                Want::Any if !any_too => continue,
-                Want::Any => (self.lender(now), None),
-                Want::Exact(offset) => {
-                    let register = self.state.table().get(offset / self.space.slot_size());
-                    let owner = register.map(|register| register.owner);
-                    let is_paused =
-                        |node: &NodeId| self.loan_pause.get(node).is_some_and(|until| *until > now);
-                    (
-                        owner
-                            .filter(|owner| *owner != self.node && !is_paused(owner) && !self.is_gone(owner)),
-                        Some(offset),
-                    )
-                }
-            };
-            let Some(to) = to else { continue };
-            let ask = self.next_ask();
-            self.waiting[at].ask = Some(ask);
-            self.loan_asks.push(Asked {
-                to,
-                ask,
-                deadline: now + ASK_TIMEOUT,
-            });
-            self.send(to, &Message::AskLoan { ask, offset });
-        }
-    }
-
-    /// The host that is likeliest to lend.
-    fn lender(&mut self, now: Time) -> Option<NodeId> {
-        let hosts = self.members.iter().filter(|node| **node != self.node);
-        let free = hosts.filter_map(|node| {
-            let is_paused = self.loan_pause.get(node).is_some_and(|until| *until > now);
-            let free = self
-                .peers
-                .get(node)
-                .and_then(|peer| peer.free)
-                .map_or(0, |(_, addresses)| addresses);
-            (!is_paused && (free > 0 || *node == self.state.founder())).then_some((free, *node))
-        });
-        let free: Vec<(u8, NodeId)> = free.collect();
-        let most = free.iter().map(|(free, _)| *free).max()?;
-        let best: Vec<NodeId> = free
-            .into_iter()
-            .filter(|(free, _)| *free == most)
-            .map(|(_, node)| node)
-            .collect();
-        self.one_of(&best)
-    }
-
-    /// Gives up questions that are not answered.
-    pub(crate) fn expire_loan_asks(&mut self, now: Time) {
-        for asked in core::mem::take(&mut self.loan_asks) {
-            if asked.deadline > now {
-                self.loan_asks.push(asked);
-                continue;
-            }
-            self.loan_pause.insert(asked.to, now + SILENCE);
-            for waiting in self
-                .waiting
-                .iter_mut()
-                .filter(|waiting| waiting.ask == Some(asked.ask))
-            {
-                waiting.ask = None;
-            }
         }
     }
 

@@ -5,11 +5,14 @@
 //! |---|---|
 //! | [`space`] | [`AddressSpace`]: the range, its slots, offsets, and the first and last address that pods get |
 //! | [`mac`] | the weft MAC, from which the address can be read back |
+//! | [`subnet`] | [`Subnet`]: a part of the range with its own first and last address |
 //! | [`table`] | the slot registers and their join |
 //! | [`rules`] | by which rules a slot changes its owner, as functions of the state |
 //! | [`pool`] | the allocator: what is free in this host's slots |
 //! | [`state`] | what must survive a restart, as a value that grows by changes |
 //! | [`places`] | where addresses live, as a whole: what a forwarding plane is made from |
+//! | [`check`] | whether the rules hold, counted again, and what to do where one does not |
+//! | [`claim`] | addresses of pods that run while their host becomes a new member |
 //! | [`summary`] | what it tells about itself, for status |
 //! | [`epoch`] | the chain of memberships, each decided by a majority of the one before |
 //! | [`removal`] | hosts that are removed: the wish, what a decision changes, and how far it is |
@@ -20,7 +23,8 @@
 //! | [`ipam`] | [`Ipam`]: the machine |
 //!
 //! Private parts of the machine: `requests` (allocate, claim, free), `transfer` (slots that change hands), `lend`
-//! (single addresses), `records` (records and messages of others, and this host's own), `fork` (two chains of epochs).
+//! (single addresses), `asks` (whom to ask for what is missing), `leave` (a host that goes for good), `records` (records
+//! and messages of others, and this host's own), `fork` (two chains of epochs).
 //!
 //! # The contract with the shell
 //!
@@ -38,11 +42,15 @@
 
 extern crate alloc;
 
+mod asks;
+pub mod check;
+pub mod claim;
 pub mod epoch;
 mod fork;
 pub mod genesis;
 pub mod io;
 pub mod ipam;
+mod leave;
 mod lend;
 pub mod mac;
 pub mod message;
@@ -55,16 +63,20 @@ mod requests;
 pub mod rules;
 pub mod space;
 pub mod state;
+pub mod subnet;
 pub mod summary;
 pub mod table;
 mod transfer;
 
+pub use claim::{Answered, Claim, Claims};
 pub use io::{
     AllocError, Allocation, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, Request,
-    RequestId, Role, WaitReason,
+    RequestId, Role, WaitReason, Wanted,
 };
-pub use ipam::{ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, WAITING_MAX};
+pub use ipam::{ADDRESSES_MAX, ALLOCATE_DEADLINE, DEADLINE_MAX, ID_MAX, Ipam, REST, WAITING_MAX};
+pub use leave::Leaving;
 pub use places::{Elsewhere, OwnerRun, PlacesVersion};
 pub use removal::{RECLAIM_REST, Removal, RemovalError, RemovalPhase};
 pub use space::{AddressError, AddressSpace, RangeError, Slot};
 pub use state::{Change, Held, IpamState, StateError};
+pub use subnet::{Span, Subnet, SubnetError};

@@ -3,6 +3,7 @@
 //! The mesh carries these octets to one member and says who sent them. They may be lost, doubled or overtaken:
 //! every question is asked again until its deadline, and every answer is safe to hear twice.
 
+use crate::subnet::Span;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use weft_wire::codec::{self, DecodeError};
@@ -58,8 +59,19 @@ pub enum Refusal {
     NotOwner,
     /// Its record of loans is full.
     TooManyLoans,
-    /// The asker's record has no room for more runs.
+    /// One of the two records has no room for more runs.
     NoRoom,
+    /// Other hosts have not yet accepted what they were granted. Ask again in a moment.
+    Busy,
+}
+
+/// Which address shall be lent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Wish {
+    /// One of these.
+    In(Span),
+    /// This one, also if it rests.
+    This(u32),
 }
 
 /// A message.
@@ -85,10 +97,12 @@ pub enum Message {
     AskSpace {
         /// The question.
         ask: AskId,
-        /// Slots needed at least.
+        /// Slots for which pods wait; 0 for a host that wants to have some for later.
         need: u32,
         /// Runs that fit the asker's record.
         room: u32,
+        /// Slots that have an address in it.
+        span: Span,
     },
     /// A grant, and the proofs behind its slots.
     Grant {
@@ -103,8 +117,8 @@ pub enum Message {
     AskLoan {
         /// The question.
         ask: AskId,
-        /// This one; any when `None`.
-        offset: Option<u32>,
+        /// Which.
+        wish: Wish,
     },
     /// A loan.
     Lend {
@@ -147,6 +161,8 @@ pub enum Message {
     },
     /// Decided epochs in order.
     Epochs(Vec<Decided>),
+    /// I am leaving: ask me for slots.
+    Offer,
     /// Sign that these slots of removed hosts are nobody's, so that the asker can take them back.
     AskReclaim {
         /// The latest epoch that the asker knows.

@@ -4,8 +4,10 @@
 
 use crate::space::AddressSpace;
 use crate::state::IpamState;
+use crate::subnet::Span;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 use weft_wire::NodeId;
 use weft_wire::ipam::{SlotRun, Version};
 
@@ -27,6 +29,34 @@ impl Bits {
         self.0
             .get(at as usize / 64)
             .is_some_and(|word| word & (1 << (at % 64)) != 0)
+    }
+
+    fn word(&self, index: usize) -> u64 {
+        self.0.get(index).copied().unwrap_or_default()
+    }
+
+    /// The set bits among `slots`, in order, of the bitmap whose words `word` gives.
+    fn all_in(slots: &RangeInclusive<u32>, word: impl Fn(usize) -> u64) -> impl Iterator<Item = u32> {
+        let (first, last) = (*slots.start(), *slots.end());
+        // Empty when the last comes before the first.
+        let mut words = first / 64..last / 64 + u32::from(first <= last);
+        let (mut base, mut bits) = (0, 0u64);
+        core::iter::from_fn(move || {
+            while bits == 0 {
+                let index = words.next()?;
+                base = index * 64;
+                bits = word(index as usize);
+                if index == first / 64 {
+                    bits &= u64::MAX << (first % 64);
+                }
+                if index == last / 64 {
+                    bits &= u64::MAX >> (63 - last % 64);
+                }
+            }
+            let slot = base + bits.trailing_zeros();
+            bits &= bits - 1;
+            Some(slot)
+        })
     }
 }
 
@@ -129,36 +159,43 @@ impl Pool {
         self.free = (self.free + u64::from(self.free_in(slot))).saturating_sub(u64::from(before));
     }
 
-    /// The free address that goes next: of the lowest slot that is in use already, else of the lowest one; of slots that
-    /// were taken back last of all. So the high slots stay whole, to be handed over.
-    pub fn pick(&self, state: &IpamState, allowed: Option<&BTreeSet<u32>>) -> Option<u32> {
+    /// The free address of `span` that goes next: of the lowest slot that is in use already, else of the lowest one; of
+    /// slots that were taken back last of all. So the high slots stay whole, to be handed over.
+    pub fn pick(&self, state: &IpamState, allowed: Option<&BTreeSet<u32>>, span: Span) -> Option<u32> {
+        let slots = self.slots_of(span);
         if let Some(allowed) = allowed {
-            return allowed.iter().find_map(|slot| self.first_free(*slot, state));
+            let mut inside = allowed.iter().filter(|slot| slots.contains(slot));
+            return inside.find_map(|slot| self.first_free(*slot, state, span));
         }
+        // At the ends of a span an open slot may have its free addresses outside.
         let find = |of: fn(u64, u64, u64) -> u64| {
-            let words = self
-                .open
-                .0
-                .iter()
-                .zip(&self.empty.0)
-                .zip(&self.late.0)
-                .enumerate();
-            { words }.find_map(|(i, ((open, empty), late))| lowest(i, of(*open, *empty, *late)))
+            let mut slots = Bits::all_in(&slots, |word| {
+                of(self.open.word(word), self.empty.word(word), self.late.word(word))
+            });
+            slots.find_map(|slot| self.first_free(slot, state, span))
         };
-        let slot = find(|open, empty, late| open & !empty & !late)
+        find(|open, empty, late| open & !empty & !late)
             .or_else(|| find(|open, _, late| open & !late))
             .or_else(|| find(|open, empty, _| open & !empty))
-            .or_else(|| find(|open, _, _| open))?;
-        self.first_free(slot, state)
+            .or_else(|| find(|open, _, _| open))
     }
 
-    fn first_free(&self, slot: u32, state: &IpamState) -> Option<u32> {
+    /// The slots that have an address in a span, as far as the range goes.
+    fn slots_of(&self, span: Span) -> RangeInclusive<u32> {
+        let slots = span.slots(self.space.slot_size());
+        *slots.start()..=(*slots.end()).min(self.space.slots() - 1)
+    }
+
+    fn first_free(&self, slot: u32, state: &IpamState, span: Span) -> Option<u32> {
         if !self.open.has(slot) {
             return None;
         }
         let size = self.space.slot_size();
-        let first = slot * size;
-        let last = first + (size - 1);
+        let begin = slot * size;
+        let (first, last) = (begin.max(span.first), (begin + (size - 1)).min(span.last));
+        if first > last {
+            return None;
+        }
         let mut taken = state
             .addresses()
             .range(first..=last)
@@ -187,23 +224,33 @@ impl Pool {
         self.empty_slots
     }
 
+    /// Those of them that have an address in `span`.
+    pub fn empty_slots_in(&self, span: Span) -> u32 {
+        Bits::all_in(&self.slots_of(span), |word| self.empty.word(word)).count() as u32
+    }
+
     /// Free addresses.
     pub fn free_addresses(&self) -> u64 {
         self.free
     }
 
-    /// At most `slots` wholly free slots in at most `runs` runs of one version, highest first and those that were taken
-    /// back last, none with a version of `seq_max` or more.
-    pub fn take_empty(&self, slots: u32, runs: usize, seq_max: u32, state: &IpamState) -> Vec<SlotRun> {
+    /// At most `slots` wholly free slots with an address in `span`, in at most `runs` runs of one version, highest
+    /// first and those that were taken back last, none with a version of `seq_max` or more.
+    pub fn take_empty(
+        &self,
+        slots: u32,
+        runs: usize,
+        seq_max: u32,
+        span: Span,
+        state: &IpamState,
+    ) -> Vec<SlotRun> {
         let mut taken: Vec<SlotRun> = Vec::new();
         let mut left = slots;
-        let has_others = self
-            .empty
-            .0
-            .iter()
-            .zip(&self.late.0)
-            .any(|(empty, late)| empty & !late != 0);
-        for slot in (0..self.space.slots()).rev() {
+        let in_span = self.slots_of(span);
+        let has_others = in_span
+            .clone()
+            .any(|slot| self.empty.has(slot) && !self.late.has(slot));
+        for slot in in_span.rev() {
             if left == 0 {
                 break;
             }
@@ -235,11 +282,6 @@ impl Pool {
         taken.reverse();
         taken
     }
-}
-
-/// The lowest set bit of the word at `index`.
-fn lowest(index: usize, word: u64) -> Option<u32> {
-    (word != 0).then(|| index as u32 * 64 + word.trailing_zeros())
 }
 
 /// The runs with every version one grant further, signed in `epoch`.

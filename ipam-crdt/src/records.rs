@@ -115,6 +115,7 @@ impl Ipam {
     }
 
     pub(crate) fn on_message(&mut self, now: Time, from: NodeId, message: Message) {
+        self.silent.remove(&from);
         match message {
             Message::Confirm { incarnation, .. } => {
                 let (seen, serial) = self.state.seen(&from);
@@ -132,10 +133,15 @@ impl Ipam {
                 incarnation,
                 serial,
             } => self.on_confirmed(of, incarnation, serial),
-            Message::AskSpace { ask, need, room } => self.on_ask_space(from, ask, need, room),
+            Message::AskSpace {
+                ask,
+                need,
+                room,
+                span,
+            } => self.on_ask_space(from, ask, need, room, span),
             Message::Grant { grant, chain } => self.on_grant(now, from, grant, chain),
             Message::GrantAccepted(id) => self.on_grant_accepted(from, id),
-            Message::AskLoan { ask, offset } => self.on_ask_loan(from, ask, offset),
+            Message::AskLoan { ask, wish } => self.on_ask_loan(from, ask, wish),
             Message::Lend { ask, offset, number } => self.on_lend(now, from, ask, offset, number),
             Message::Return { offset, number } => self.on_return(now, from, offset, number),
             Message::Returned { offset, number } => self.on_returned(from, offset, number),
@@ -144,6 +150,7 @@ impl Ipam {
             Message::Chain(grants) => self.on_chain(now, from, &grants),
             Message::AskEpochs { after } => self.on_ask_epochs(from, after),
             Message::Epochs(epochs) => self.on_epochs(now, from, epochs),
+            Message::Offer => self.on_offer(now, from),
             Message::AskReclaim { epoch, runs } => self.on_ask_reclaim(from, epoch, runs),
             Message::ReclaimSigned {
                 epoch,
@@ -235,8 +242,10 @@ impl Ipam {
             off: p.off.clone(),
             value: p.value.clone(),
         });
-        let wants =
-            self.role == Role::Owner && !self.state.members().contains(&self.node) && !self.is_removed();
+        let wants = self.role == Role::Owner
+            && self.leaving.is_none()
+            && !self.state.members().contains(&self.node)
+            && !self.is_removed();
         vote_record(&self.state, &self.key, &self.genesis, wants, proposal)
     }
 

@@ -148,7 +148,7 @@ impl Ipam {
         self.places.elsewhere += 1;
         let gone = self.state.gone();
         let is_open = |asked: &crate::ipam::Asked| !gone.contains_key(&asked.to);
-        self.space_ask.take_if(|asked| !is_open(asked));
+        self.space_asks.retain(is_open);
         self.loan_asks.retain(is_open);
         let held: Vec<(u32, Held)> = self
             .state
@@ -251,7 +251,7 @@ impl Ipam {
                     owner,
                     &Message::AskLoan {
                         ask,
-                        offset: Some(offset),
+                        wish: crate::message::Wish::This(offset),
                     },
                 );
             }

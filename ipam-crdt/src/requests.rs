@@ -1,33 +1,42 @@
 //! Requests of this host: allocate, claim, free, and the wait for an address.
 
-use crate::io::{AllocError, Allocation, Output, Request, RequestId, WaitReason};
+use crate::io::{AllocError, Allocation, Output, Request, RequestId, WaitReason, Wanted};
 use crate::ipam::{
-    ALLOCATE_DEADLINE, ID_MAX, Ipam, REST, RETURN_GRACE, Standing, WAITING_MAX, Waiting, Want,
+    ADDRESSES_MAX, ALLOCATE_DEADLINE, DEADLINE_MAX, ID_MAX, Ipam, REST, RETURN_GRACE, Standing, WAITING_MAX,
+    Waiting, Want,
 };
 use crate::message::Message;
 use crate::state::{Change, Held};
+use crate::subnet::Subnet;
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
+use core::time::Duration;
 use weft_wire::Time;
 
 impl Ipam {
     pub(crate) fn on_request(&mut self, now: Time, request: Request) {
         match request {
-            Request::Allocate { id, request } => self.ask_for(now, id, Want::Any, request),
-            Request::Claim { id, address, request } => match self.space.for_pod(address) {
-                // for_pod has found it in the range.
-                Ok(_) => self.ask_for(
-                    now,
-                    id,
-                    Want::Exact(self.space.offset(address).unwrap_or(0)),
-                    request,
-                ),
-                Err(error) => self.answer(request, Err(AllocError::Address(error))),
-            },
+            Request::Allocate { id, request } => self.ask_for(now, id, Wanted::default(), None, request),
+            Request::Claim { id, address, request } => {
+                let wanted = Wanted {
+                    address: Some(address),
+                    subnet: None,
+                };
+                self.ask_for(now, id, wanted, None, request);
+            }
+            Request::AllocateIn {
+                id,
+                wanted,
+                within,
+                request,
+            } => self.ask_for(now, id, wanted, within, request),
             Request::Free { id, address, request } => self.on_free(now, &id, address, request),
+            Request::Flush => self.flush_due = now,
+            Request::Leave => self.begin_leaving(now),
+            Request::Stay => self.stop_leaving(),
             Request::Remove {
                 hosts,
                 fenced,
@@ -43,23 +52,55 @@ impl Ipam {
         }
     }
 
-    fn ask_for(&mut self, now: Time, id: String, want: Want, request: RequestId) {
-        if id.is_empty() || id.len() > ID_MAX {
-            return self.answer(request, Err(AllocError::BadId));
-        }
-        if self.waiting.len() >= WAITING_MAX {
-            return self.answer(request, Err(AllocError::TooManyWaiting));
-        }
-        let deadline = now + ALLOCATE_DEADLINE;
+    fn want(&self, wanted: Wanted) -> Result<Want, AllocError> {
+        let subnet = match wanted.subnet {
+            None => self.space.whole(),
+            Some(net) => self.space.subnet(net).map_err(AllocError::Subnet)?,
+        };
+        let named = match wanted.address {
+            None => None,
+            Some(address) => {
+                let pod = self.space.for_pod_in(address, &subnet);
+                self.space.offset(pod.map_err(AllocError::Address)?.addr())
+            }
+        };
+        Ok(Want { subnet, named })
+    }
+
+    fn ask_for(
+        &mut self,
+        now: Time,
+        id: String,
+        wanted: Wanted,
+        within: Option<Duration>,
+        request: RequestId,
+    ) {
+        let within = within.unwrap_or(ALLOCATE_DEADLINE);
+        let checked = if id.is_empty() || id.len() > ID_MAX {
+            Err(AllocError::BadId)
+        } else if self.waiting.len() >= WAITING_MAX {
+            Err(AllocError::TooManyWaiting)
+        } else if within > DEADLINE_MAX {
+            Err(AllocError::TooLong)
+        } else {
+            self.want(wanted)
+        };
+        let want = match checked {
+            Ok(want) => want,
+            Err(error) => return self.answer(request, Err(error)),
+        };
         let waiting = Waiting {
             request,
             id,
             want,
-            deadline,
+            within,
+            deadline: now + within,
             grace: now + RETURN_GRACE,
             ask: None,
+            is_unlendable: false,
+            silent: None,
         };
-        if let Err(waiting) = self.try_serve(now, waiting) {
+        if let Some(waiting) = self.try_serve(now, waiting) {
             self.waiting.push(waiting);
         }
     }
@@ -111,20 +152,30 @@ impl Ipam {
         self.stage(Output::Answer { request, result });
     }
 
-    fn allocation(&self, id: &str, offset: u32) -> Result<Allocation, AllocError> {
+    fn allocation(&self, id: &str, offset: u32, subnet: &Subnet) -> Result<Allocation, AllocError> {
         let address = self.space.address(offset).unwrap_or(self.space.range().network());
         let lender = match self.state.addresses().get(&offset) {
             Some(Held::Borrowed { from, .. }) => Some(*from),
             _ => None,
         };
         self.space
-            .for_pod(address)
+            .for_pod_in(address, subnet)
             .map(|address| Allocation {
                 id: id.into(),
                 address,
                 lender,
             })
             .map_err(AllocError::Address)
+    }
+
+    /// Gives an address to a pod, as the last of those that it has.
+    pub(crate) fn hold(&mut self, offset: u32, held: Held, id: &str) {
+        let before = self.ids.get(id).into_iter().flatten();
+        let last = before.map(|other| self.state.turn(*other)).max();
+        self.change(Change::Address(offset, Some(held)));
+        if let Some(last) = last {
+            self.change(Change::Turn(offset, last.saturating_add(1)));
+        }
     }
 
     /// The slots that may be used: all when `None`.
@@ -136,32 +187,40 @@ impl Ipam {
     }
 
     /// Answers a request if that can be done now; gives it back if it must wait.
-    fn try_serve(&mut self, now: Time, waiting: Waiting) -> Result<(), Waiting> {
+    fn try_serve(&mut self, now: Time, waiting: Waiting) -> Option<Waiting> {
         let held = self.ids.get(&waiting.id);
-        let known = match waiting.want {
-            Want::Any => held.and_then(|offsets| offsets.first().copied()),
-            Want::Exact(offset) => held.filter(|offsets| offsets.contains(&offset)).map(|_| offset),
-        };
+        let (subnet, span) = (waiting.want.subnet, waiting.want.span());
+        // Of several that would do, the one it has had for longest: so one question has one answer.
+        let fitting = held.into_iter().flatten().filter(|offset| span.has(**offset));
+        let known = fitting.copied().min_by_key(|offset| self.state.turn(*offset));
         if let Some(offset) = known {
-            let result = self.allocation(&waiting.id, offset);
+            let result = self.allocation(&waiting.id, offset, &subnet);
             self.answer(waiting.request, result);
-            return Ok(());
+            return None;
         }
         if let Standing::Frozen(reason) = self.standing {
             self.answer(waiting.request, Err(AllocError::Frozen(reason)));
-            return Ok(());
+            return None;
         }
-        let offset = match waiting.want {
-            Want::Any => self.pool.pick(&self.state, self.allowed()),
-            Want::Exact(offset) => {
+        if self.leaving.is_some() {
+            self.answer(waiting.request, Err(AllocError::Leaving));
+            return None;
+        }
+        if held.is_some_and(|offsets| offsets.len() >= ADDRESSES_MAX) {
+            self.answer(waiting.request, Err(AllocError::TooManyAddresses(waiting.id)));
+            return None;
+        }
+        let offset = match waiting.want.named {
+            None => self.pool.pick(&self.state, self.allowed(), span),
+            Some(offset) => {
                 let is_lent = matches!(self.state.addresses().get(&offset), Some(Held::Lent { .. }));
                 if is_lent && !is_over(waiting.grace, now) {
-                    return Err(waiting);
+                    return Some(waiting);
                 }
                 if let Some(by) = self.holder_here(offset) {
                     let address = self.space.address(offset).unwrap_or(self.space.range().network());
                     self.answer(waiting.request, Err(AllocError::InUse { address, by }));
-                    return Ok(());
+                    return None;
                 }
                 let slot = offset / self.space.slot_size();
                 let may = self.allowed().is_none_or(|slots| slots.contains(&slot));
@@ -169,12 +228,12 @@ impl Ipam {
             }
         };
         let Some(offset) = offset else {
-            return Err(waiting);
+            return Some(waiting);
         };
-        self.change(Change::Address(offset, Some(Held::Pod(waiting.id.clone()))));
-        let result = self.allocation(&waiting.id, offset);
+        self.hold(offset, Held::Pod(waiting.id.clone()), &waiting.id);
+        let result = self.allocation(&waiting.id, offset, &subnet);
         self.answer(waiting.request, result);
-        Ok(())
+        None
     }
 
     /// True when whoever names this address of an own slot gets it. Rest keeps an address from those who take any; one
@@ -212,13 +271,13 @@ impl Ipam {
     /// Answers what can be answered, and what has waited too long.
     pub(crate) fn serve_waiting(&mut self, now: Time) {
         for waiting in core::mem::take(&mut self.waiting) {
-            if let Err(mut waiting) = self.try_serve(now, waiting) {
+            if let Some(mut waiting) = self.try_serve(now, waiting) {
                 if waiting.grace <= now {
                     waiting.grace = Time::NEVER;
                 }
                 if waiting.deadline <= now {
-                    let why = self.reason_of(&waiting);
-                    self.answer(waiting.request, Err(AllocError::Deadline { why }));
+                    let (why, within) = (self.reason_of(&waiting), waiting.within);
+                    self.answer(waiting.request, Err(AllocError::Deadline { why, within }));
                 } else {
                     self.waiting.push(waiting);
                 }
@@ -227,20 +286,34 @@ impl Ipam {
     }
 
     fn reason_of(&self, waiting: &Waiting) -> WaitReason {
-        let loan = self.loan_asks.iter().find(|asked| Some(asked.ask) == waiting.ask);
-        match (&self.standing, loan, &self.space_ask) {
-            (Standing::AwaitingConfirmation(_), ..) => WaitReason::Confirmation,
-            (_, Some(asked), _) => WaitReason::Loan(asked.to),
-            (_, _, Some(asked)) => WaitReason::Space(asked.to),
-            _ if self.is_orphaned(waiting.want) => WaitReason::Reclaim,
-            _ if !self.state.members().contains(&self.node) => WaitReason::Epoch,
-            _ => WaitReason::NothingFree,
+        if matches!(self.standing, Standing::AwaitingConfirmation(_)) {
+            return WaitReason::Confirmation;
+        }
+        let mut loans = self.loan_asks.iter();
+        if let Some(asked) = loans.find(|asked| Some(asked.ask) == waiting.ask) {
+            return WaitReason::Loan(asked.to);
+        }
+        let mut space = self.space_asks.iter();
+        if let Some(asked) = space.find(|asked| asked.span == waiting.want.span()) {
+            return WaitReason::Space(asked.to);
+        }
+        if self.is_orphaned(waiting.want.named) {
+            return WaitReason::Reclaim;
+        }
+        let is_whole = waiting.want.subnet == self.space.whole();
+        match waiting.silent {
+            _ if is_whole && waiting.want.named.is_none() && !self.state.members().contains(&self.node) => {
+                WaitReason::Epoch
+            }
+            Some(node) => WaitReason::Silent(node),
+            None if is_whole => WaitReason::NothingFree,
+            None => WaitReason::NothingFreeIn(waiting.want.subnet.net()),
         }
     }
 
     /// True when the owner of a wanted address was removed, and nobody has its slot yet.
-    fn is_orphaned(&self, want: Want) -> bool {
-        let Want::Exact(offset) = want else {
+    fn is_orphaned(&self, named: Option<u32>) -> bool {
+        let Some(offset) = named else {
             return false;
         };
         let register = self.state.table().get(offset / self.space.slot_size());

@@ -6,8 +6,8 @@ use weft_wire::record::Genesis;
 
 /// Slots of the largest ranges; slot size follows from it.
 pub const SLOTS_MAX: u128 = 65_536;
-/// Longest prefix of a range: eight addresses, of which six can be given to pods of an IPv4 range.
-pub const MIN_HOST_BITS: u8 = 3;
+/// Fewest host bits of a range: four addresses, of which two can be given to pods of an IPv4 range.
+pub const MIN_HOST_BITS: u8 = 2;
 /// Most host bits of a range: offsets within it fit the 32 bits that a weft MAC has for them.
 pub const MAX_HOST_BITS: u8 = 32;
 
@@ -18,8 +18,8 @@ pub struct Slot(pub u32);
 /// Why a range cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RangeError {
-    /// Fewer than eight addresses.
-    #[error("range {0} is too small: give at least 8 addresses, for example a /24")]
+    /// Fewer than four addresses.
+    #[error("range {0} is too small: give at least 4 addresses, for example a /24")]
     TooSmall(IpNet),
     /// An IPv6 range of more than 2^32 addresses.
     #[error("IPv6 range {0} is too large: an offset in it must fit 32 bits, so give a /96 or smaller")]
@@ -68,6 +68,14 @@ pub enum AddressError {
         range: IpNet,
         /// The lowest address that pods can have.
         first: IpAddr,
+    },
+    /// Not in the subnet in which it is asked for.
+    #[error("address {address} is not in subnet {subnet}: name one that is, or leave the subnet out")]
+    OutsideSubnet {
+        /// The address.
+        address: IpAddr,
+        /// The subnet.
+        subnet: IpNet,
     },
 }
 
@@ -223,7 +231,7 @@ mod tests {
                 .unwrap_err()
                 .to_string()
         };
-        assert!(refuse("10.0.0.0/30").contains("too small"));
+        assert!(refuse("10.0.0.0/31").contains("too small"));
         assert!(refuse("fd00::/64").contains("/96"));
         assert!(refuse("10.32.0.1/24").contains("did you mean 10.32.0.0/24"));
     }

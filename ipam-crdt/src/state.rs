@@ -91,6 +91,8 @@ pub enum Change {
     Decided(Decided),
     /// The highest incarnation seen of a member, and with it the highest serial.
     Seen(NodeId, u64, u64),
+    /// Which of its pod's addresses one is, counted from 0 for the first; lasts as long as the pod has it.
+    Turn(u32, u32),
     /// Somebody wants this host removed, and vouches that it is off or not; or no longer.
     Wish(NodeId, Option<bool>),
     /// These slots, from the first so many, were taken back from a removed host that may be alive, and rest; or no longer.
@@ -151,6 +153,7 @@ pub struct IpamState {
     seen: BTreeMap<NodeId, (u64, u64)>,
     serial: u64,
     loans: u32,
+    turns: BTreeMap<u32, u32>,
     wishes: BTreeMap<NodeId, bool>,
     rests: BTreeSet<u32>,
     promised: BTreeMap<u32, Version>,
@@ -170,6 +173,7 @@ struct Stored {
     seen: Vec<(NodeId, u64, u64)>,
     serial: u64,
     loans: u32,
+    turns: Vec<(u32, u32)>,
     wishes: Vec<(NodeId, bool)>,
     rests: Vec<u32>,
     promised: Vec<SlotRun>,
@@ -196,6 +200,7 @@ impl IpamState {
             seen: BTreeMap::new(),
             serial: 0,
             loans: 0,
+            turns: BTreeMap::new(),
             wishes: BTreeMap::new(),
             rests: BTreeSet::new(),
             promised: BTreeMap::new(),
@@ -240,6 +245,9 @@ impl IpamState {
                 if let Some(Held::Lent { number, .. }) = held {
                     self.loans = self.loans.max(*number);
                 }
+                if !matches!(held, Some(Held::Pod(_) | Held::Borrowed { .. })) {
+                    self.turns.remove(offset);
+                }
                 match held {
                     Some(held) => self.addresses.insert(*offset, held.clone()),
                     None => self.addresses.remove(offset),
@@ -256,6 +264,9 @@ impl IpamState {
             Change::Seen(node, incarnation, serial) => {
                 let seen = self.seen.entry(*node).or_default();
                 *seen = (*seen).max((*incarnation, *serial));
+            }
+            Change::Turn(offset, turn) => {
+                self.turns.insert(*offset, *turn);
             }
             Change::Promised(run) => {
                 for slot in run.first..run.slots().end.min(self.table.len()) {
@@ -308,6 +319,7 @@ impl IpamState {
             seen: self.seen.iter().map(|(node, (i, s))| (*node, *i, *s)).collect(),
             serial: self.serial,
             loans: self.loans,
+            turns: self.turns.iter().map(|(offset, turn)| (*offset, *turn)).collect(),
             wishes: self
                 .wishes
                 .iter()
@@ -373,6 +385,7 @@ impl IpamState {
             .map(|(node, i, s)| (node, (i, s)))
             .collect();
         (state.serial, state.loans) = (stored.serial, stored.loans);
+        state.turns = stored.turns.into_iter().collect();
         state.wishes = stored.wishes.into_iter().collect();
         state.rests = stored.rests.into_iter().collect();
         let promised = stored
@@ -508,5 +521,10 @@ impl IpamState {
     /// Highest number that a loan of this host had.
     pub fn loans(&self) -> u32 {
         self.loans
+    }
+
+    /// Which of its pod's addresses one is: lower for one that the pod has had for longer.
+    pub fn turn(&self, offset: u32) -> u32 {
+        self.turns.get(&offset).copied().unwrap_or_default()
     }
 }

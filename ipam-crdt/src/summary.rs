@@ -3,6 +3,7 @@
 use crate::io::WaitReason;
 use crate::ipam::{Ipam, Standing};
 use crate::state::Held;
+use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -53,7 +54,73 @@ pub struct Counts {
     pub resting: u64,
 }
 
+/// What one host owns of the range, as far as this host knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holding {
+    /// The host.
+    pub node: NodeId,
+    /// Addresses in its slots.
+    pub addresses: u64,
+    /// Of these, those in slots that two hosts claim (R7).
+    pub frozen: u64,
+    /// Addresses that can be given out at once: exactly for this host, at least so many for another.
+    pub free: u64,
+    /// Its addresses that others have borrowed.
+    pub lent: u64,
+    /// Others' addresses that it has borrowed.
+    pub borrowed: u64,
+}
+
 impl Ipam {
+    /// What every host holds that owns, lends or borrows anything, or may own something; in order of the ids.
+    pub fn holdings(&self) -> Vec<Holding> {
+        let mut holdings: BTreeMap<NodeId, Holding> = BTreeMap::new();
+        let none = |node: NodeId| Holding {
+            node,
+            addresses: 0,
+            frozen: 0,
+            free: 0,
+            lent: 0,
+            borrowed: 0,
+        };
+        for node in self.state.members().iter().chain(&self.members) {
+            holdings.insert(*node, none(*node));
+        }
+        for (run, owner, is_frozen) in self.state.table().all_runs() {
+            let holding = holdings.entry(owner).or_insert_with(|| none(owner));
+            let addresses = u64::from(run.count) * u64::from(self.space.slot_size());
+            holding.addresses += addresses;
+            holding.frozen += if is_frozen { addresses } else { 0 };
+        }
+        for (node, peer) in &self.peers {
+            let lent = peer.lent.loans.len() as u64;
+            // A bit length: 0 is none, n is 2^(n-1) at least.
+            let free = peer.free.and_then(|(_, bits)| bits.checked_sub(1));
+            if let Some(holding) = holdings.get_mut(node) {
+                holding.lent = lent;
+                holding.free = free.and_then(|bits| 1u64.checked_shl(bits.into())).unwrap_or(0);
+            }
+            for loan in peer.lent.loans.iter() {
+                let borrower = peer.lent.borrowers.get(usize::from(loan.borrower));
+                if let Some(holding) = borrower.and_then(|borrower| holdings.get_mut(borrower)) {
+                    holding.borrowed += 1;
+                }
+            }
+        }
+        for held in self.state.addresses().values() {
+            if let Held::Lent { to, .. } = held
+                && let Some(holding) = holdings.get_mut(to)
+            {
+                holding.borrowed += 1;
+            }
+        }
+        let counts = self.counts();
+        if let Some(own) = holdings.get_mut(&self.node) {
+            (own.free, own.lent, own.borrowed) = (counts.free, counts.lent, counts.borrowed);
+        }
+        holdings.into_values().collect()
+    }
+
     /// The address space as this host sees it.
     pub fn summary(&self) -> Summary {
         let size = self.space.slot_size();

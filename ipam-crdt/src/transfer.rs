@@ -4,13 +4,12 @@
 //! What a record claims beyond that is a gap; its grants are fetched, and until they are there it is not believed.
 
 use crate::io::{Event, FreezeReason};
-use crate::ipam::{
-    ASK_TIMEOUT, Asked, Ipam, REFUSED_PAUSE, RETRY_INTERVAL, SILENCE, Standing, Unproved, Want,
-};
+use crate::ipam::{Ipam, REFUSED_PAUSE, RETRY_INTERVAL, Standing, Unproved};
 use crate::message::{AskId, GRANTS_PER_MESSAGE, MESSAGE_MAX, Message, RUNS_PER_QUESTION, Refusal};
 use crate::reclaim::is_reclaim_signed;
 use crate::rules;
 use crate::state::{Change, Held};
+use crate::subnet::Span;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -27,68 +26,8 @@ const PROOF_PAUSE_MAX: Duration = Duration::from_secs(30);
 const CONFLICT_SLOTS_MAX: usize = 4_096;
 
 impl Ipam {
-    /// True when this host may own slots and has none.
-    pub(crate) fn is_without_slots(&self) -> bool {
-        self.own_runs.is_empty() && self.state.members().contains(&self.node)
-    }
-
-    /// Asks others for what is missing here.
-    pub(crate) fn drive_asks(&mut self, now: Time) {
-        if let Some(asked) = self.space_ask.take_if(|asked| asked.deadline <= now) {
-            self.space_pause.insert(asked.to, now + SILENCE);
-        }
-        self.expire_loan_asks(now);
-        self.space_pause.retain(|_, until| *until > now);
-        self.loan_pause.retain(|_, until| *until > now);
-        if self.standing != Standing::Confirmed {
-            return;
-        }
-        let wanting = self
-            .waiting
-            .iter()
-            .filter(|waiting| waiting.want == Want::Any)
-            .count();
-        let may_own = self.state.members().contains(&self.node) && self.own_runs.len() < SLOT_RUNS_MAX;
-        if may_own && self.space_ask.is_none() && (wanting > 0 || self.own_runs.is_empty()) {
-            self.ask_space(now, wanting);
-        }
-        self.ask_loans(now, self.space_ask.is_none());
-    }
-
-    fn ask_space(&mut self, now: Time, wanting: usize) {
-        let hosts = self.state.members().iter().filter(|node| **node != self.node);
-        let free = hosts.filter_map(|node| {
-            let is_paused = self.space_pause.get(node).is_some_and(|until| *until > now);
-            let free = self
-                .peers
-                .get(node)
-                .and_then(|peer| peer.free)
-                .map_or(0, |(slots, _)| slots);
-            (!is_paused && free > 0).then_some((free, *node))
-        });
-        let free: Vec<(u8, NodeId)> = free.collect();
-        let Some(most) = free.iter().map(|(free, _)| *free).max() else {
-            return;
-        };
-        let best: Vec<NodeId> = free
-            .into_iter()
-            .filter(|(free, _)| *free == most)
-            .map(|(_, node)| node)
-            .collect();
-        let Some(to) = self.one_of(&best) else { return };
-        let ask = self.next_ask();
-        let need = (wanting as u32).div_ceil(self.space.slot_size()).max(1);
-        let room = (SLOT_RUNS_MAX - self.own_runs.len().min(SLOT_RUNS_MAX)) as u32;
-        self.space_ask = Some(Asked {
-            to,
-            ask,
-            deadline: now + ASK_TIMEOUT,
-        });
-        self.send(to, &Message::AskSpace { ask, need, room });
-    }
-
     /// Answers a question for slots.
-    pub(crate) fn on_ask_space(&mut self, from: NodeId, ask: AskId, need: u32, room: u32) {
+    pub(crate) fn on_ask_space(&mut self, from: NodeId, ask: AskId, need: u32, room: u32, span: Span) {
         let before: Vec<Grant> = self
             .state
             .given()
@@ -103,7 +42,8 @@ impl Ipam {
             }
             return;
         }
-        match self.choose(from, need, room) {
+        self.on_offer_taken(from);
+        match self.choose(from, need, room, span) {
             Ok(runs) => {
                 let slots = runs.iter().map(|run| run.count).sum();
                 let grant = Grant::sign(&self.key, &self.genesis, from, runs);
@@ -111,6 +51,7 @@ impl Ipam {
                     self.change(change);
                 }
                 self.own_runs = self.state.table().runs_of(&self.node);
+                self.on_handed(slots);
                 self.event(Event::Gave { to: from, slots });
                 self.event(Event::OwnersChanged);
                 self.send_grant(grant);
@@ -119,9 +60,9 @@ impl Ipam {
         }
     }
 
-    /// Which slots to hand over, with the versions that they will have: about half of what is wholly free, more if so
-    /// much is needed, and to a host that has none an even share of the range at most.
-    fn choose(&self, to: NodeId, need: u32, room: u32) -> Result<Vec<SlotRun>, Refusal> {
+    /// Which slots of `span` to hand over, with the versions that they will have: about half of what is wholly free, and of
+    /// the whole range, to a host that has none, an even share at most.
+    fn choose(&self, to: NodeId, need: u32, room: u32, span: Span) -> Result<Vec<SlotRun>, Refusal> {
         match self.standing {
             Standing::AwaitingConfirmation(_) => return Err(Refusal::NotConfirmed),
             Standing::Frozen(_) => return Err(Refusal::Frozen),
@@ -131,24 +72,40 @@ impl Ipam {
             return Err(Refusal::NotInEpoch);
         }
         // One run may be split off the middle of another, which leaves this host with one more.
-        let own_room = SLOT_RUNS_MAX.saturating_sub(self.own_runs.len());
+        // A host that leaves will soon have none.
+        let own_room = SLOT_RUNS_MAX
+            .saturating_sub(self.own_runs.len())
+            .max(usize::from(self.leaving.is_some()));
         let runs = GRANT_RUNS_MAX.min(room as usize).min(own_room);
-        if runs == 0 || self.state.given().len() >= GIVEN_MAX {
+        if runs == 0 {
             return Err(Refusal::NoRoom);
         }
-        let surplus = self.pool.empty_slots();
+        if self.state.given().len() >= GIVEN_MAX {
+            return Err(Refusal::Busy);
+        }
+        let is_whole = span == self.space.whole().span();
+        let surplus = self.pool.empty_slots_in(span);
         let owned_by_it = self.state.table().all_runs().filter(|(_, owner, _)| *owner == to);
         let has = owned_by_it.map(|(run, ..)| run.count).sum::<u32>();
         let hosts = (self.state.members().len() as u32).max(self.expected);
         let share = (self.space.slots() / hosts).saturating_sub(has);
-        let half = surplus.div_ceil(2);
-        let fair = if has == 0 && share > 0 {
+        // A host that only wants to have some never gets the last one: it would be asked back for at once.
+        let half = if need == 0 {
+            surplus / 2
+        } else {
+            surplus.div_ceil(2)
+        };
+        let fair = if is_whole && has == 0 && share > 0 {
             self.fair(share, surplus, half)
         } else {
             half
         };
-        let slots = fair.max(need.min(half)).max(1);
-        let chosen = self.pool.take_empty(slots, runs, GRANT_CHAIN_MAX, &self.state);
+        let slots = self
+            .leave_share()
+            .unwrap_or(fair.max(need.min(half)).max(need.min(1)));
+        let chosen = self
+            .pool
+            .take_empty(slots, runs, GRANT_CHAIN_MAX, span, &self.state);
         let chosen = self.with_proofs_that_fit(chosen);
         rules::grantable(&self.state, &self.node, &to, self.space.slot_size(), &chosen)
     }
@@ -207,9 +164,7 @@ impl Ipam {
         }
         if self.knows(&runs) {
             self.send(from, &Message::GrantAccepted(id));
-            if self.space_ask.as_ref().is_some_and(|asked| asked.to == from) {
-                self.space_ask = None;
-            }
+            self.space_asks.retain(|asked| asked.to != from);
         } else if epoch > self.state.epoch() {
             self.send(
                 from,
@@ -361,8 +316,9 @@ impl Ipam {
         let free = Some((record.free_slots, record.free_addresses));
         if peer.free != free {
             peer.free = free;
-            self.space_pause.remove(&owner);
-            self.loan_pause.remove(&owner);
+            self.space_pause.retain(|(node, _), _| *node != owner);
+            self.loan_pause.retain(|(node, _), _| *node != owner);
+            self.silent.remove(&owner);
         }
         let mut proofs = record.proofs;
         proofs.extend(record.given.iter().cloned().map(Proof::Grant));

@@ -97,6 +97,31 @@ pub fn list(interface: &str) -> Result<Vec<Address>> {
         .collect())
 }
 
+/// The addresses of one interface in the namespace that this one knows by `namespace`, in this one when `None`. None
+/// when either is gone.
+pub(crate) fn list_in(namespace: Option<i32>, index: u32) -> Result<Vec<Address>> {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    if let Some(id) = namespace {
+        message.attributes.push(AddressAttribute::TargetNetNsId(id));
+    }
+    let answers = Netlink::open()?.dump(RouteNetlinkMessage::GetAddress(message), || {
+        format!("list the addresses of interface {index} of a pod")
+    });
+    match answers {
+        Ok(answers) => Ok(answers
+            .into_iter()
+            .filter_map(parse)
+            .filter(|address| address.index == index)
+            .collect()),
+        Err(Error::Refused {
+            errno: Errno::NODEV | Errno::INVAL,
+            ..
+        }) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
 fn message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = match address {

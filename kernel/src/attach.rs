@@ -1,8 +1,8 @@
 //! The one way a pod gets onto the bridge, shared by every front end.
 //!
 //! The kernel's own state is the record: the host end's name comes from a hash of the id, and its
-//! alias, written last, says what was attached: `weft:<id>:<mac>:<address>/<prefix length>`. A host
-//! end without that alias is half done; the next attempt starts over.
+//! alias, written last, says what was attached: `weft:<id>:<mac>:<address>/<prefix length>`, with commas
+//! between several addresses. A host end without that alias is half done; the next attempt starts over.
 //!
 //! Attaching the same twice changes nothing, and repairs what somebody changed in between. Attempts
 //! at the same time take turns: a lock on the host's network namespace itself keeps them apart,
@@ -23,8 +23,10 @@ use crate::link::{self, Link, PortFlags, VethEnd};
 use crate::netns::Namespace;
 use crate::{DisplayMac, MacAddr, addr, route};
 
-/// The longest id: with the rest of the record it fits the 254 bytes of an alias.
+/// The longest id: with the rest of the record and one address it fits an alias.
 pub const MAX_ID: usize = 128;
+/// The longest alias: `IFALIASZ` of linux/if.h is 256 with the zero at its end, and some tools count two.
+const MAX_ALIAS: usize = 254;
 /// The kernel opens a port within milliseconds of its carrier, on a busy machine within tens of them.
 const PORT_READY: Duration = Duration::from_secs(5);
 /// Host ends begin with this.
@@ -47,6 +49,8 @@ pub struct AttachRequest<'a> {
     pub mac: MacAddr,
     /// The pod's address, and the length of the prefix that is on the link.
     pub address: IpNet,
+    /// Its further addresses, as many as the record has room for: four of IPv4 beside the longest id.
+    pub further: &'a [IpNet],
     /// The largest payload in bytes, for both ends.
     pub mtu: u32,
     /// A router for the pod's default route; `None` leaves the pod's default route alone.
@@ -62,6 +66,8 @@ pub struct Attachment {
     pub mac: MacAddr,
     /// The address inside the pod.
     pub address: IpNet,
+    /// The further addresses inside the pod.
+    pub further: Vec<IpNet>,
     /// Name of the host end.
     pub host_ifname: String,
     /// Index of the host end.
@@ -69,13 +75,24 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    fn read(link: &Link) -> Option<Self> {
+    /// The addresses inside the pod, the first one first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpNet> + '_ {
+        core::iter::once(self.address).chain(self.further.iter().copied())
+    }
+
+    pub(crate) fn read(link: &Link) -> Option<Self> {
         let (id, rest) = link.alias.as_deref()?.strip_prefix(RECORD)?.split_once(':')?;
-        let (mac, address) = (rest.get(..17)?, rest.get(17..)?.strip_prefix(':')?);
+        let (mac, addresses) = (rest.get(..17)?, rest.get(17..)?.strip_prefix(':')?);
+        let addresses: Vec<IpNet> = addresses
+            .split(',')
+            .map(|text| text.parse().ok())
+            .collect::<Option<_>>()?;
+        let (address, further) = addresses.split_first()?;
         Some(Self {
             id: id.into(),
             mac: mac.parse::<DisplayMac>().ok()?.0,
-            address: address.parse().ok()?,
+            address: *address,
+            further: further.to_vec(),
             host_ifname: link.name.clone(),
             host_index: link.index,
         })
@@ -124,10 +141,10 @@ pub fn open_pod(path: impl AsRef<Path>) -> Result<Namespace> {
 }
 
 /// Connects a pod to the bridge by a veth pair. Attached already with the same values: repairs
-/// what differs, otherwise changes nothing.
+/// what differs, otherwise changes nothing. Further addresses that were attached with these stay.
 ///
 /// # Errors
-/// [`Error::AttachConflict`] when the id is attached with another MAC or address,
+/// [`Error::AttachConflict`] when the id is attached with another MAC or other addresses,
 /// [`Error::AttachedElsewhere`] when to another namespace, [`Error::Conflict`] when the pod has an
 /// interface of that name, and whatever the kernel refuses. After an error, nothing that this call
 /// made remains.
@@ -147,8 +164,12 @@ pub fn attach(request: &AttachRequest<'_>) -> Result<Attachment> {
     }
     let host = host_ifname(request.id);
     if let Some(found) = link::find(&host)? {
-        if is_finished(&found, request)? {
-            settle(&host, request)?;
+        if let Some(recorded) = find_finished(&found, request)? {
+            let all = AttachRequest {
+                further: &recorded.further,
+                ..*request
+            };
+            settle(&host, &all)?;
             return finished(&host);
         }
         // Left by an attempt that was interrupted before it wrote its record.
@@ -231,6 +252,14 @@ fn check(request: &AttachRequest<'_>) -> Result<()> {
             rule: "it is the address of one host: not zero, and the lowest bit of its first byte is 0",
         });
     }
+    if record(request).len() > MAX_ALIAS {
+        return Err(Error::Invalid {
+            what: "list of addresses",
+            value: list(request.address, request.further),
+            rule: "with the id, the kernel's record of an attachment has 254 characters: name fewer addresses, or a \
+                   shorter id",
+        });
+    }
     Ok(())
 }
 
@@ -264,17 +293,21 @@ fn own(found: &Link, id: &str) -> Result<Option<Attachment>> {
     }
 }
 
-/// Whether `found` is this request's finished attachment; an error when it is another one.
-fn is_finished(found: &Link, request: &AttachRequest<'_>) -> Result<bool> {
+/// What is recorded when `found` is this request's finished attachment; an error when it is another one.
+fn find_finished(found: &Link, request: &AttachRequest<'_>) -> Result<Option<Attachment>> {
     let Some(record) = own(found, request.id)? else {
-        return Ok(false);
+        return Ok(None);
     };
-    if (record.mac, record.address) != (request.mac, request.address) {
-        let show = |mac: MacAddr, address: IpNet| format!("{address} at {}", DisplayMac(mac));
+    let is_same = (record.mac, record.address) == (request.mac, request.address)
+        && record.further.starts_with(request.further);
+    if !is_same {
+        let show = |mac: MacAddr, address: IpNet, further: &[IpNet]| {
+            format!("{} at {}", list(address, further), DisplayMac(mac))
+        };
         return Err(Error::AttachConflict {
             id: request.id.into(),
-            found: show(record.mac, record.address),
-            wanted: show(request.mac, request.address),
+            found: show(record.mac, record.address, &record.further),
+            wanted: show(request.mac, request.address, request.further),
         });
     }
     let pod = request.pod_netns.run(|| link::find(request.ifname))??;
@@ -282,7 +315,7 @@ fn is_finished(found: &Link, request: &AttachRequest<'_>) -> Result<bool> {
     // Index and namespace together name an interface; either alone does not.
     let is_peer = pod.is_some_and(|pod| found.peer == Some(pod.index)) && found.peer_namespace == known_as;
     if is_peer {
-        Ok(true)
+        Ok(Some(record))
     } else {
         Err(Error::AttachedElsewhere {
             id: request.id.into(),
@@ -305,13 +338,16 @@ fn settle_pod(request: &AttachRequest<'_>) -> Result<()> {
     if link.mtu != request.mtu {
         link::set_mtu(name, request.mtu)?;
     }
-    if matches!(request.address, IpNet::V6(_)) {
+    let addresses = || core::iter::once(request.address).chain(request.further.iter().copied());
+    if addresses().any(|address| matches!(address, IpNet::V6(_))) {
         crate::sysctl::set_ipv6(name, true)?;
     }
     if !link.up {
         link::set_up(name)?;
     }
-    addr::add(name, request.address)?;
+    for address in addresses() {
+        addr::add(name, address)?;
+    }
     if let Some(gateway) = request.gateway {
         route::add_default(name, gateway)?;
     } else if matches!(request.address, IpNet::V4(_)) && !has_default_route()? {
@@ -346,22 +382,38 @@ fn settle_host(host: &str, request: &AttachRequest<'_>) -> Result<()> {
             bridge: request.bridge.into(),
         });
     }
-    let record = format!(
-        "{RECORD}{}:{}:{}",
-        request.id,
-        DisplayMac(request.mac),
-        request.address
-    );
+    let record = record(request);
     if found.alias.as_deref() != Some(&record) {
         link::set_alias(host, &record)?;
     }
     // Whoever knew the address at another place learns the new one. It is reached without this too, so a namespace that
     // allows no packet sockets is no reason to fail.
-    let announced = request
-        .pod_netns
-        .run(|| announce(request.ifname, request.mac, request.address.addr()));
-    drop(announced);
+    for address in core::iter::once(&request.address).chain(request.further) {
+        let announced = request
+            .pod_netns
+            .run(|| announce(request.ifname, request.mac, address.addr()));
+        drop(announced);
+    }
     Ok(())
+}
+
+/// What the alias of a finished host end says.
+fn record(request: &AttachRequest<'_>) -> String {
+    format!(
+        "{RECORD}{}:{}:{}",
+        request.id,
+        DisplayMac(request.mac),
+        list(request.address, request.further)
+    )
+}
+
+fn list(address: IpNet, further: &[IpNet]) -> String {
+    let mut list = address.to_string();
+    for address in further {
+        list.push(',');
+        list.push_str(&address.to_string());
+    }
+    list
 }
 
 fn finished(host: &str) -> Result<Attachment> {
@@ -407,6 +459,13 @@ mod tests {
             assert_eq!((found.id.as_str(), found.mac), (id, [2, 1, 0, 0, 0, 5]));
             assert_eq!(found.address.to_string(), address);
         }
+        let found = Attachment::read(&link(
+            "weft:a:02:01:00:00:00:05:10.32.0.5/12,10.32.7.1/24,10.32.8.9/24",
+        ));
+        let further: Vec<IpNet> = ["10.32.7.1/24", "10.32.8.9/24"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        assert_eq!(found.unwrap().further, further);
     }
 
     #[test]
@@ -417,6 +476,7 @@ mod tests {
             "weft:a",
             "weft:a:02:01:00:00:00:05",
             "weft:a:02:01:00:00:00:0g:10.0.0.1/8",
+            "weft:a:02:01:00:00:00:05:10.0.0.1/8,",
             "uplink",
         ] {
             assert_eq!(Attachment::read(&link(alias)), None, "{alias}");

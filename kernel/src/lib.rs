@@ -16,6 +16,7 @@
 //! | [`process`] | bounded waiting for children |
 //! | [`announce`] | tell everybody where an address lives now: gratuitous ARP, unsolicited advertisements
 //! | [`attach`] | connect a pod to the bridge, idempotently |
+//! | [`inspect`] | what the attached pods really have |
 //!
 //! Every function is synchronous and works in the network namespace of the calling *thread*.
 //! From tokio, call through `spawn_blocking`, or keep the call short: a request is answered by
@@ -36,6 +37,7 @@ pub mod attach;
 pub mod capture;
 mod error;
 pub mod fdb;
+pub mod inspect;
 pub mod link;
 mod netlink;
 pub mod netns;

@@ -41,6 +41,7 @@ impl Host {
             ifname: "eth0",
             mac: [2, 0, 0, 0, 0, last],
             address: format!("10.32.0.{last}/12").parse().unwrap(),
+            further: &[],
             mtu: 1390,
             gateway: None,
         }
@@ -315,6 +316,51 @@ fn a_failed_attempt_leaves_nothing() {
         assert!(error.contains(expected), "{expected}: {error}");
         assert_eq!(lab.state(), before, "{expected}");
     }
+}
+
+#[test]
+fn several_addresses_share_one_interface() {
+    let lab = Host::with_pods(2);
+    let further = ["10.32.7.9/24", "10.32.8.1/22"].map(|text| text.parse().unwrap());
+    let request = AttachRequest {
+        further: &further,
+        ..lab.request(0)
+    };
+    let made = lab.attach(&request).unwrap();
+    assert_eq!(made.further, further);
+    assert_eq!(lab.in_host(|| find("web-1")), Some(made.clone()));
+    let configured = |lab: &Host| {
+        let found = lab.in_pod(0, || addr::list("eth0"));
+        let mut found: Vec<_> = found.into_iter().map(|a| a.address).collect();
+        found.retain(|address| address.addr().is_ipv4());
+        found.sort();
+        found
+    };
+    let mut all = vec![request.address, further[0], further[1]];
+    all.sort();
+    assert_eq!(configured(&lab), all);
+    // Whoever names fewer of them means the same attachment, and what is missing is repaired.
+    lab.in_pod(0, || addr::remove("eth0", further[1]));
+    assert_eq!(lab.attach(&lab.request(0)).unwrap(), made);
+    assert_eq!(configured(&lab), all);
+    let other = AttachRequest {
+        further: &further[1..],
+        ..request
+    };
+    let error = lab.attach(&other).unwrap_err().to_string();
+    assert!(
+        error.contains("10.32.0.1/12,10.32.7.9/24,10.32.8.1/22"),
+        "{error}"
+    );
+    let many: Vec<_> = (1..20)
+        .map(|at| format!("10.32.7.{at}/24").parse().unwrap())
+        .collect();
+    let crowded = AttachRequest {
+        further: &many,
+        ..lab.request(1)
+    };
+    let error = lab.attach(&crowded).unwrap_err().to_string();
+    assert!(error.contains("fewer addresses"), "{error}");
 }
 
 #[test]

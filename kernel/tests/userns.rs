@@ -75,6 +75,7 @@ fn ordinary_user() {
         ifname: "eth0",
         mac: [2, 0, 0, 0, 0, 1],
         address: "10.0.0.1/24".parse().unwrap(),
+        further: &[],
         mtu: 1400,
         gateway: None,
     };

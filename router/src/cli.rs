@@ -2,9 +2,12 @@
 
 use crate::config::{DEFAULT_SOCKET, UpOptions};
 use crate::demo::DemoArgs;
+use crate::wish::{Named, parse_timeout};
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A container network: one encrypted Ethernet for the pods of many hosts.
 #[derive(Parser)]
@@ -34,6 +37,9 @@ pub(crate) enum Command {
     /// List all peers, with how frames reach them and why.
     #[command(after_help = PEERS_EXAMPLES)]
     Peers(StatusArgs),
+    /// Remove hosts that are gone for good from the cluster.
+    #[command(after_help = PEER_EXAMPLES)]
+    Peer(PeerArgs),
     /// Try an address at which a host of the cluster listens, until it answers.
     #[command(after_help = CONNECT_EXAMPLES)]
     Connect(TargetArgs),
@@ -78,7 +84,9 @@ Ctrl-C or SIGTERM stops the router and leaves bridge and pods as they are;
 const ATTACH_EXAMPLES: &str = "\
 Examples:
   weft attach /run/netns/pod1
-  weft attach /proc/4711/ns/net --ip 10.32.0.2 --id web";
+  weft attach /proc/4711/ns/net --ip 10.32.0.2 --id web
+  weft attach /run/netns/pod1 --subnet 10.32.7.0/24       an address of this part of the range
+  weft attach /run/netns/pod1 --ip 10.32.7.5/24 --subnet 10.32.8.0/24    two on one interface";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -90,6 +98,26 @@ const PEERS_EXAMPLES: &str = "\
 Examples:
   weft peers
   weft peers --json | jq -r '.[] | select(.mode == \"none\") | .name + \": \" + .reason'";
+
+const PEER_EXAMPLES: &str = "\
+Examples:
+  weft peer remove c                  a majority of the members decides it
+  weft peer remove c d --fenced       they are off for good: you vouch for it
+  weft peer keep c                    ask no longer";
+
+const REMOVE_EXAMPLES: &str = "\
+Examples:
+  weft peer remove c                  waits, and says whose word is missing
+  weft peer remove c --no-wait        weft ipam shows how far it is
+  weft peer remove c --fenced         also where no majority is left, as one of two hosts
+
+The addresses of a removed host rest a day before they are given out, because it may
+be alive and not know. --fenced gives them out at once, and counts only the votes
+of the hosts that stay. If a host that you vouch for is alive after all, both sides
+give out the same addresses until they meet.";
+
+const KEEP_EXAMPLES: &str =
+    "Examples:\n  weft peer keep c                    what is decided already stays so";
 
 const CONNECT_EXAMPLES: &str = "\
 Examples:
@@ -130,15 +158,34 @@ Examples:
 const IPAM_EXAMPLES: &str = "\
 Examples:
   weft ipam                           who owns which ranges, what is free here
+  weft ipam check                     whether all of it agrees with kernel, disk and other hosts
   weft ipam allocate db               an address for something that weft does not attach
   weft ipam claim db 10.32.0.9        this address
   weft ipam lookup 10.32.0.9          where it lives
   weft ipam lookup db                 which addresses db has
   weft ipam free db                   give them back";
 
-const ALLOCATE_EXAMPLES: &str = "Examples:\n  weft ipam allocate db";
-const CLAIM_EXAMPLES: &str = "Examples:\n  weft ipam claim db 10.32.0.9";
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  weft ipam check
+  weft ipam check --json | jq -r '.findings[] | select(.wrong) | .what + \": \" + .cure'";
+const ALLOCATE_EXAMPLES: &str = "\
+Examples:
+  weft ipam allocate db
+  weft ipam allocate db --subnet 10.32.7.0/24    a further one, of this part of the range";
+const CLAIM_EXAMPLES: &str = "\
+Examples:
+  weft ipam claim db 10.32.0.9
+  weft ipam claim db 10.32.7.5/24 --timeout 2s   as one of a subnet";
 const FREE_EXAMPLES: &str = "Examples:\n  weft ipam free db                 all that it has\n  weft ipam free db 10.32.0.9       this one";
+const ADOPT_EXAMPLES: &str = "\
+Examples:
+  weft status                                               names the other cluster and a host of it
+  weft ipam adopt --peer 192.0.2.1                          both clusters have the same token
+  weft ipam adopt --peer 192.0.2.1 --token-file token       they have not
+  weft ipam                                                 lists addresses that somebody else has there
+
+Run it on one host of the side that shall yield; the other hosts of that side follow.";
 const LOOKUP_EXAMPLES: &str = "Examples:\n  weft ipam lookup 10.32.0.9        where it lives\n  weft ipam lookup db               which it has";
 
 #[derive(Args)]
@@ -155,19 +202,30 @@ pub(crate) struct IpamArgs {
 
 #[derive(Subcommand)]
 pub(crate) enum IpamCommand {
+    /// Check that addresses, kernel, disk and the other hosts agree, and say what to do where they do not. Fails when
+    /// something is wrong.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check,
     /// Give an address to ID; the same ID gets the same one again.
     #[command(after_help = ALLOCATE_EXAMPLES)]
     Allocate {
         /// Name of what gets it.
         id: String,
+        /// Part of the cluster's range of which the address shall be [default: the whole range].
+        #[arg(long, value_name = "CIDR")]
+        subnet: Option<IpNet>,
+        #[command(flatten)]
+        patience: Patience,
     },
     /// Give this address to ID.
     #[command(after_help = CLAIM_EXAMPLES)]
     Claim {
         /// Name of what gets it.
         id: String,
-        /// The address.
-        address: IpAddr,
+        /// The address; with a prefix length, as 10.32.7.5/24, it is one of that subnet.
+        address: Named,
+        #[command(flatten)]
+        patience: Patience,
     },
     /// Take back the addresses of ID, or one of them.
     #[command(after_help = FREE_EXAMPLES)]
@@ -177,12 +235,31 @@ pub(crate) enum IpamCommand {
         /// This one only.
         address: Option<IpAddr>,
     },
+    /// Leave this cluster for another one that was met, with all hosts of this one; pods run on and keep their addresses
+    /// where nobody else has them.
+    #[command(after_help = ADOPT_EXAMPLES)]
+    Adopt {
+        /// HOST or HOST:PORT of the other cluster [default: one that was met].
+        #[arg(long, value_name = "HOST")]
+        peer: Option<String>,
+        /// File that holds the other cluster's join token [default: the token of this cluster].
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
     /// Tell which addresses an ID has, or where an address lives.
     #[command(after_help = LOOKUP_EXAMPLES)]
     Lookup {
         /// An ID or an address.
         what: String,
     },
+}
+
+/// How long an address may take.
+#[derive(Args)]
+pub(crate) struct Patience {
+    /// How long to wait for an address that has to come from another host, as 500ms or 5s; 60s at most [default: 10s].
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout)]
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// Where the router is asked, and how its answer is shown.
@@ -206,9 +283,16 @@ pub(crate) struct StatusArgs {
 pub(crate) struct AttachArgs {
     /// The namespace: a path as /run/netns/NAME or /proc/PID/ns/net, or a name under /run/netns.
     pub(crate) netns: PathBuf,
-    /// Address for the pod, from the cluster's range [default: weft chooses one].
+    /// Address for the pod, from the cluster's range [default: weft chooses one]. With a prefix length, as
+    /// 10.32.7.5/24, it is one of that subnet. Given several times, the pod gets them all.
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) ip: Option<IpAddr>,
+    pub(crate) ip: Vec<Named>,
+    /// Part of the cluster's range of which weft chooses an address. Given several times, the pod gets one of each,
+    /// behind those of --ip.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) subnet: Vec<IpNet>,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
     /// Name of the attachment on this host [default: the namespace as given].
     #[arg(long)]
     pub(crate) id: Option<String>,
@@ -246,6 +330,51 @@ pub(crate) struct TargetArgs {
     pub(crate) target: String,
     #[command(flatten)]
     pub(crate) router: RouterArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct PeerArgs {
+    #[command(subcommand)]
+    pub(crate) command: PeerCommand,
+    /// Print JSON; its fields are stable.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Unix socket of the router.
+    #[arg(long, global = true, value_name = "FILE", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum PeerCommand {
+    /// Remove hosts from the cluster for ever; their addresses get new owners.
+    #[command(after_help = REMOVE_EXAMPLES)]
+    Remove(RemoveArgs),
+    /// Ask for a removal no longer.
+    #[command(after_help = KEEP_EXAMPLES)]
+    Keep(KeepArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct RemoveArgs {
+    /// Nicknames, ids, or the first eight digits of ids or more.
+    #[arg(required = true, value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+    /// Vouch that they are off for good: their votes do not count, and their addresses are given out at once.
+    #[arg(long)]
+    pub(crate) fenced: bool,
+    /// Also a host that is connected just now.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not wait until it is done.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct KeepArgs {
+    /// Nicknames, ids, or the first eight digits of ids or more.
+    #[arg(required = true, value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
 }
 
 #[derive(Args)]

@@ -283,7 +283,7 @@ fn read_file(path: &Path) -> Result<UpOptions, ConfigError> {
     toml::from_str(&text).map_err(|e| malformed(e.to_string()))
 }
 
-fn read_token(path: &Path) -> Result<String, ConfigError> {
+pub(crate) fn read_token(path: &Path) -> Result<String, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::TokenFile {
         path: path.into(),
         source,

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`], [`config`] | the command line, and the options of `weft up` with their sources |
+//! | [`check`] | what the address space says against what the kernel has |
 //! | [`command`] | commands that ask a running router or the kernel |
 //! | [`daemon`] | `weft up` |
 //! | [`api`] | the local socket, both sides |
@@ -11,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod check;
 mod cli;
 mod command;
 mod config;
@@ -18,6 +20,7 @@ mod daemon;
 mod demo;
 mod hints;
 mod random;
+mod wish;
 
 use clap::{CommandFactory as _, Parser};
 use cli::{Cli, Command};
@@ -45,9 +48,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Status(args) => command::status::status(&args)?,
         Command::Peers(args) => command::status::peers(&args)?,
+        Command::Peer(args) => command::peer::peer(&args)?,
         Command::Connect(args) => command::target::connect(&args)?,
         Command::Forget(args) => command::target::forget(&args)?,
-        Command::Ipam(args) => command::ipam::ipam(&args)?,
+        Command::Ipam(args) => return command::ipam::ipam(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weft", &mut std::io::stdout());
         }

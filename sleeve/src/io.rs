@@ -42,7 +42,10 @@ pub enum Input<'a> {
     UpsertPeer(NodeId, PeerInfo),
     /// This node is no longer a member: its sessions end. A failure detector's verdict is no reason to say this.
     RemovePeer(NodeId),
-    /// Traffic for this peer is expected or waiting. From now on a session with it is kept up: an attempt that is
+    /// A session with this member is to be kept up, as with [`Input::Connect`], though no frame waits for it. The end with
+    /// the higher node id leaves the other a moment to begin.
+    Keep(NodeId),
+    /// Traffic for this peer is waiting. From now on a session with it is kept up: an attempt that is
     /// not answered is repeated without end, every ten seconds at last. Saying it again does no harm; for a node
     /// that is no member it does nothing.
     Connect(NodeId),
@@ -224,6 +227,8 @@ pub enum PeerState {
     AwaitingEndpoint,
     /// A session is wanted, and no cluster secret is known or the session table is full.
     AwaitingChance,
+    /// The other end is left a moment to send INIT first: of two that cross its own would stand.
+    AwaitingInitiation,
     /// INIT was sent.
     AwaitingResponse,
     /// RESP was sent; the initiator has not yet used the session.
@@ -241,6 +246,7 @@ impl PeerState {
             Self::Idle => "no session asked for",
             Self::AwaitingEndpoint => "no address known",
             Self::AwaitingChance => "no cluster secret yet, or too many sessions in use",
+            Self::AwaitingInitiation => "the other end is left a moment to begin the handshake",
             Self::AwaitingResponse => "handshake sent, no answer yet",
             Self::AwaitingInitiator => "handshake answered, waiting for the first datagram",
             Self::Established => "session established",

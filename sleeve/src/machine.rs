@@ -56,8 +56,10 @@ impl Sleeve {
             Input::Secrets(secrets) => self.set_secrets(now, secrets),
             Input::UpsertPeer(node, info) => self.upsert(now, node, info),
             Input::RemovePeer(node) => self.remove(node),
+            Input::Keep(node) => self.keep(now, node),
             Input::Connect(node) => {
                 if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.end_yield();
                     peer.wanted = true;
                     peer.used = now;
                     self.serve(now, node);
@@ -116,6 +118,11 @@ impl Sleeve {
         self.peers.values().map(Peer::view)
     }
 
+    /// True while this session is one of this sleeve's, installed or about to be.
+    pub fn has_session(&self, local: SessionIndex) -> bool {
+        self.shared.indexes.contains_key(&local)
+    }
+
     /// One peer.
     pub fn peer(&self, node: &NodeId) -> Option<PeerView> {
         self.peers.get(node).map(Peer::view)
@@ -169,6 +176,18 @@ impl Sleeve {
             }
             _ => self.serve(now, node),
         }
+    }
+
+    /// Wants a session, and lets the other end begin where its initiation would win.
+    fn keep(&mut self, now: Time, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
+        let is_first = !core::mem::replace(&mut peer.wanted, true);
+        if is_first && node < self.shared.local.node {
+            peer.begin_yield(now);
+        }
+        self.serve(now, node);
     }
 
     fn remove(&mut self, node: NodeId) {

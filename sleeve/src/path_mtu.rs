@@ -221,8 +221,20 @@ impl PathMtu {
 
     /// The local kernel refused a probe for its size.
     pub fn on_refused(&mut self, now: Time, refused: Probe) {
-        if self.attempt.is_some_and(|attempt| attempt.probe == refused) {
-            self.lost(now);
+        if self.attempt.is_none_or(|attempt| attempt.probe != refused) {
+            return;
+        }
+        if self.awaits != Awaits::Larger {
+            return self.lost(now);
+        }
+        // Mostly the interface takes just what passes already: the next larger size shows that with one more try, where
+        // halves would need nine.
+        self.too_large = self.too_large.min(refused.size);
+        let edge = self.size + GRANULARITY;
+        if edge < self.too_large {
+            self.try_size(now, edge);
+        } else {
+            self.search(now);
         }
     }
 

@@ -146,6 +146,8 @@ pub(crate) enum Handshake {
     Idle,
     /// A chance to begin: an address, a secret, room in the table.
     AwaitingChance { until: Time },
+    /// The initiation of the other end, which would win against ours.
+    AwaitingInitiation { until: Time },
     /// The responder.
     AwaitingResponse(Box<Attempt>),
     /// The initiator's first datagram.
@@ -248,9 +250,23 @@ impl Peer {
                 None => self.wanted,
                 Some(session) => session.rekey_at <= now || self.is_silent(now),
             },
-            Handshake::AwaitingChance { until } => *until <= now,
+            Handshake::AwaitingChance { until } | Handshake::AwaitingInitiation { until } => *until <= now,
             Handshake::AwaitingResponse(attempt) => attempt.retry_at <= now,
             Handshake::AwaitingInitiator(_) => false,
+        }
+    }
+
+    /// Leaves it to the other end to begin, while nothing is under way.
+    pub(crate) fn begin_yield(&mut self, now: Time) {
+        if let (Handshake::Idle, None) = (&self.handshake, &self.current) {
+            self.handshake = Handshake::AwaitingInitiation { until: now + YIELD };
+        }
+    }
+
+    /// A frame waits: the other end is not waited for.
+    pub(crate) fn end_yield(&mut self) {
+        if let Handshake::AwaitingInitiation { .. } = self.handshake {
+            self.handshake = Handshake::Idle;
         }
     }
 
@@ -261,7 +277,7 @@ impl Peer {
                 None => Time::NEVER,
                 Some(session) => session.rekey_at.min(self.heard + SILENT_AFTER),
             },
-            Handshake::AwaitingChance { until } => *until,
+            Handshake::AwaitingChance { until } | Handshake::AwaitingInitiation { until } => *until,
             Handshake::AwaitingResponse(attempt) => attempt.retry_at,
             Handshake::AwaitingInitiator(offer) => offer.until,
         };
@@ -348,7 +364,7 @@ impl Peer {
 
     pub(crate) fn drop_handshake(&mut self, shared: &mut Shared) {
         match core::mem::replace(&mut self.handshake, Handshake::Idle) {
-            Handshake::Idle | Handshake::AwaitingChance { .. } => {}
+            Handshake::Idle | Handshake::AwaitingChance { .. } | Handshake::AwaitingInitiation { .. } => {}
             Handshake::AwaitingResponse(attempt) => shared.release(attempt.local),
             Handshake::AwaitingInitiator(offer) => {
                 shared.release(offer.session.local);
@@ -499,6 +515,7 @@ impl Peer {
                 PeerState::AwaitingEndpoint
             }
             (None, Handshake::AwaitingChance { .. }) => PeerState::AwaitingChance,
+            (None, Handshake::AwaitingInitiation { .. }) => PeerState::AwaitingInitiation,
             (None, Handshake::AwaitingResponse(_)) => PeerState::AwaitingResponse,
             (None, Handshake::AwaitingInitiator(_)) => PeerState::AwaitingInitiator,
         };

@@ -26,6 +26,9 @@ pub const OFFER_KEPT: Duration = Duration::from_secs(20);
 pub const RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest pause; doubled up to here. A healed path carries frames again within it.
 pub const RETRY_MAX: Duration = Duration::from_secs(10);
+/// While no frame waits, the end with the higher node id leaves the other so long to initiate: of two initiations that
+/// cross its own would be in vain. It is time for a first try that gets lost and a second one.
+pub const YIELD: Duration = Duration::from_millis(500);
 /// A peer's hint (an unknown index, a crossing initiation) makes us initiate at most so often.
 pub const HINT_INTERVAL: Duration = Duration::from_secs(1);
 

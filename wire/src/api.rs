@@ -152,14 +152,18 @@ pub struct TargetStatus {
 pub struct Pod {
     /// Name under which it was attached.
     pub id: String,
-    /// Address with the prefix length of the range.
+    /// Address with its prefix length; the MAC address follows from it.
     #[cfg_attr(test, schemars(with = "schema::Network"))]
     pub address: IpNet,
     /// MAC address of its interface.
     pub mac: String,
+    /// Its further addresses, in the order in which they were asked for.
+    #[cfg_attr(test, schemars(with = "Vec<schema::Network>"))]
+    #[serde(default)]
+    pub further: Vec<IpNet>,
 }
 
-/// `POST /v1/pods`: an address for a pod; the same id gets the same one again; root only.
+/// `POST /v1/pods`: an address for a pod; the same question gets the same one again; root only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PodRequest {
@@ -168,6 +172,14 @@ pub struct PodRequest {
     /// The address it shall have; weft chooses one when this is left out.
     #[serde(default)]
     pub address: Option<IpAddr>,
+    /// The part of the range of which it shall be, with its prefix length; the whole range when this is left out. A pod
+    /// can have an address of each of several subnets.
+    #[cfg_attr(test, schemars(with = "Option<schema::Network>"))]
+    #[serde(default)]
+    pub subnet: Option<IpNet>,
+    /// How long it may take, in milliseconds, 60,000 at most; 10,000 when this is left out.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
 }
 
 /// `POST /v1/pods/free`: a pod is gone, or one of its addresses; root only.
@@ -232,6 +244,184 @@ pub struct IpamStatus {
     pub epoch_members: u64,
     /// Why nothing, or less, is given out, in words.
     pub hindrance: Option<String>,
+    /// Addresses in the whole range.
+    pub total: u64,
+    /// Who owns how much: this host first, then those out of reach, then the others, each by how much they own.
+    pub owners: Vec<IpamOwner>,
+    /// Addresses that pods of this host have from before it began again, and that this cluster has not given it.
+    #[serde(default)]
+    pub unclaimed: Vec<Unclaimed>,
+    /// Removals of hosts that are not finished.
+    #[serde(default)]
+    pub removals: Vec<RemovalStatus>,
+    /// Hosts that were removed, in order of their ids.
+    #[serde(default)]
+    pub removed: Vec<HostName>,
+}
+
+/// A host by id and nickname.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct HostName {
+    /// The host, 64 hexadecimal digits.
+    pub node: String,
+    /// Its nickname, or the first digits of its id where that is not known.
+    pub name: String,
+}
+
+/// A removal of hosts that is not finished.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RemovalStatus {
+    /// The hosts.
+    pub hosts: Vec<HostName>,
+    /// True when somebody has vouched that they are off for good.
+    pub fenced: bool,
+    /// The membership epoch that removes them; none before a majority has decided it.
+    pub epoch: Option<u32>,
+    /// Slots of theirs that nobody has taken over yet; 0 before it is decided.
+    pub slots: u32,
+    /// Members whose vote, or whose word that they have none of the slots, is missing.
+    pub missing: Vec<HostName>,
+    /// What it waits for, in words.
+    pub waits_for: String,
+}
+
+/// `POST /v1/peers/remove`: these hosts shall be removed from the cluster; root only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RemoveRequest {
+    /// Nicknames, ids, or first digits of ids, eight at least.
+    pub hosts: Vec<String>,
+    /// Vouch that they are off for good: their votes do not count, and their addresses are given out at once.
+    #[serde(default)]
+    pub fenced: bool,
+    /// Also hosts that are connected just now.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `POST /v1/peers/keep`: these hosts shall stay after all; root only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct KeepRequest {
+    /// As for [`RemoveRequest::hosts`].
+    pub hosts: Vec<String>,
+}
+
+/// Answer to `POST /v1/peers/remove` and `POST /v1/peers/keep`: the wish is durable; `removals` of `GET /v1/ipam` says how
+/// it goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RemovalAsked {
+    /// The hosts.
+    pub hosts: Vec<HostName>,
+}
+
+/// What `weft peer remove --json` prints.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RemovalDone {
+    /// The hosts.
+    pub hosts: Vec<HostName>,
+    /// True when they are removed and all their slots have a new owner; false with `--no-wait`, when that is still to come.
+    pub done: bool,
+}
+
+/// What one host owns of the range.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct IpamOwner {
+    /// The host, 64 hexadecimal digits.
+    pub node: String,
+    /// Its nickname.
+    pub name: String,
+    /// True for this host.
+    pub here: bool,
+    /// True when it is in the membership epoch: it may own slots, and votes.
+    pub voter: bool,
+    /// Addresses in its slots.
+    pub addresses: u64,
+    /// Of these, those in slots that two hosts claim, from which nothing is given out.
+    pub frozen: u64,
+    /// Addresses that can be given out at once. Another host says only so much: it has at least as many.
+    pub free: u64,
+    /// Its single addresses that other hosts have.
+    pub lent: u64,
+    /// Single addresses of other hosts that it has.
+    pub borrowed: u64,
+    /// True when it can be reached now.
+    pub reachable: bool,
+    /// Seconds since it was reached last, or since this router started; none while it can be reached.
+    pub silent_s: Option<u64>,
+}
+
+/// `GET /v1/ipam/check`: whether the address space, the kernel and the disk agree.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct IpamCheck {
+    /// What was found, the worst first.
+    pub findings: Vec<IpamFinding>,
+    /// Pods whose interfaces were looked at.
+    pub pods: u64,
+    /// Addresses held on this host, for pods or otherwise, that were looked at.
+    pub addresses: u64,
+    /// Other hosts whose records were compared.
+    pub hosts: u64,
+    /// Parts of the check that could not be done, and why, in words.
+    pub unchecked: Vec<String>,
+}
+
+/// Something that `weft ipam check` found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct IpamFinding {
+    /// Which kind of finding: words joined by hyphens, the same for each of its kind.
+    pub kind: String,
+    /// True when something is wrong; false when somebody may want to know.
+    pub wrong: bool,
+    /// What was found, in words.
+    pub what: String,
+    /// What to do, in words.
+    pub cure: String,
+}
+
+/// An address that a pod has and that the cluster has not given to this host: the pod keeps it and runs on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Unclaimed {
+    /// The address.
+    pub address: IpAddr,
+    /// Name of the pod.
+    pub id: String,
+    /// Why it is not this host's, in words; none while it is being asked for.
+    pub refusal: Option<String>,
+}
+
+/// `POST /v1/ipam/adopt`: leave this cluster for another one, with all hosts of this one; root only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AdoptRequest {
+    /// A host of the other cluster, `HOST` or `HOST:PORT`; when it is left out, one that was met.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// Join token of the other cluster; when it is left out, the one of this cluster.
+    #[serde(default)]
+    pub token: Option<String>,
+}
+
+/// Answer to `POST /v1/ipam/adopt`, once this host is a member there and that is durable.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Adopted {
+    /// Genesis id of the cluster that was left.
+    pub left: String,
+    /// Genesis id of the cluster that was joined.
+    pub joined: String,
+    /// This host's new node id.
+    pub node: String,
+    /// Addresses of running pods that it now asks the other cluster for.
+    pub claims: u64,
 }
 
 /// The address space in short.
@@ -296,7 +486,7 @@ pub struct UsedAddress {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PodPlan {
-    /// Address with the prefix length of the range.
+    /// Address with the prefix length of the subnet that was asked for, else of the range.
     #[cfg_attr(test, schemars(with = "schema::Network"))]
     pub address: IpNet,
     /// MAC address for the pod's interface.

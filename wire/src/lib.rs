@@ -15,6 +15,7 @@
 //! | [`mesh`] | messages of the TCP mesh |
 //! | [`envelope`] | the signed envelope that every gossiped record travels in |
 //! | [`record`] | the bodies of the records, one kind a type |
+//! | [`adopt`] | the record by which the hosts of one cluster move to another |
 //! | [`codec`] | the only file that calls bincode |
 //! | [`ipam`] | the records by which hosts agree who may give out which addresses |
 //! | [`reclaim`] | the statement by which the slots of removed hosts get a new owner |
@@ -27,6 +28,7 @@
 
 extern crate alloc;
 
+pub mod adopt;
 pub mod api;
 pub mod codec;
 pub mod datagram;

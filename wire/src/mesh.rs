@@ -78,6 +78,20 @@ pub struct Heartbeat {
     pub echo: Option<(u64, u64)>,
 }
 
+/// What the sender holds of the records of some owners: whoever has others sends those.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// First octet of the owners' ids from here...
+    pub first: u8,
+    /// ...to here, both included.
+    pub last: u8,
+    /// The first octets of one hash for each record, in no order; at most [`SUMMARY_MAX`].
+    pub digests: Vec<[u8; 8]>,
+}
+
+/// Digests of one [`Summary`]: what fits one frame, with type, two octets and a length.
+pub const SUMMARY_MAX: usize = (MESH_FRAME_MAX - 8) / 8;
+
 /// One message after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
@@ -96,6 +110,8 @@ pub enum Message {
     /// Something that one member says to another and that is nobody else's concern; at most
     /// [`DIRECT_MAX`] octets.
     Direct(Vec<u8>),
+    /// What the sender holds, when that differs from what the receiver holds.
+    Summary(Summary),
 }
 
 const TYPE_HELLO: u8 = 1;
@@ -105,6 +121,7 @@ const TYPE_RECORDS: u8 = 4;
 const TYPE_HEARTBEAT: u8 = 5;
 const TYPE_GOODBYE: u8 = 6;
 const TYPE_DIRECT: u8 = 7;
+const TYPE_SUMMARY: u8 = 8;
 
 impl Message {
     /// The plaintext of the transport message.
@@ -120,6 +137,7 @@ impl Message {
             Self::Heartbeat(heartbeat) => (TYPE_HEARTBEAT, codec::encode(heartbeat)),
             Self::Goodbye(reason) => (TYPE_GOODBYE, alloc::vec![reason.code()]),
             Self::Direct(bytes) => (TYPE_DIRECT, bytes.clone()),
+            Self::Summary(summary) => (TYPE_SUMMARY, codec::encode(summary)),
         };
         let mut out = Vec::with_capacity(1 + body.len());
         out.push(kind);
@@ -156,6 +174,13 @@ impl Message {
             },
             TYPE_DIRECT if body.len() <= DIRECT_MAX => Self::Direct(body.to_vec()),
             TYPE_DIRECT => return Err(DecodeError::TooLong),
+            TYPE_SUMMARY => {
+                let summary: Summary = codec::decode::<_, MESH_FRAME_MAX>(body)?;
+                if summary.digests.len() > SUMMARY_MAX {
+                    return Err(DecodeError::TooLong);
+                }
+                Self::Summary(summary)
+            }
             TYPE_JOINED => return Err(DecodeError::Trailing),
             _ => return Ok(None),
         }))
@@ -228,6 +253,11 @@ mod tests {
             }),
             Message::Goodbye(RejectReason::Shutdown),
             Message::Direct(vec![1, 2, 3]),
+            Message::Summary(Summary {
+                first: 0,
+                last: 255,
+                digests: vec![[7; 8], [9; 8]],
+            }),
         ]
     }
 

@@ -163,6 +163,8 @@ reasons! {
         Shutdown => "shutdown",
         /// The connection broke.
         Disconnected => "disconnected",
+        /// The other side joins another cluster just now, and lets nobody in.
+        Adopting => "adopting",
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc as saves;
 use weft_gossip::DurableState;
 use weft_ipam_crdt::{AllocError, Input, Ipam, Output, PersistToken, Request, RequestId};
 use weft_store::writer::{self, SAVES_MAX};
-use weft_store::{MachineId, Save, Store, Told};
+use weft_store::{Job, MachineId, Save, Store, Told};
 use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, Time};
 
 /// Addresses of one run, whatever the number of callers: half a second of a disk that syncs in 0.2 ms.
@@ -108,7 +108,7 @@ fn call(caller: usize, count: usize, events: &mpsc::SyncSender<Event>) -> anyhow
 fn serve(
     ipam: &mut Ipam,
     events: &mpsc::Receiver<Event>,
-    disk: &saves::Sender<(PersistToken, Save)>,
+    disk: &saves::Sender<Job<PersistToken>>,
 ) -> anyhow::Result<()> {
     let mut asked = BTreeMap::new();
     for number in 0.. {
@@ -127,7 +127,8 @@ fn serve(
             match output {
                 Output::Persist { token, changes } => {
                     let full = || anyhow!("more than {SAVES_MAX} writes wait for the disk");
-                    disk.try_send((token, Save::Ipam(changes))).map_err(|_| full())?;
+                    disk.try_send(Job::Save(token, Save::Ipam(changes)))
+                        .map_err(|_| full())?;
                 }
                 Output::Answer { request, result } => {
                     if let Some(answer) = asked.remove(&request) {

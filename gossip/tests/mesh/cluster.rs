@@ -399,3 +399,93 @@ fn records_are_rewritten_only_when_they_change() {
             .is_some_and(|r| r.zone == "elsewhere")
     });
 }
+
+/// A vote record: the one that tells what its owner knows of decisions.
+fn vote(number: u32) -> Input {
+    let record = weft_wire::ipam::VoteRecord {
+        number,
+        wants: true,
+        promised: None,
+        accepted: None,
+        proposal: None,
+    };
+    Input::SetRecord {
+        kind: weft_wire::ipam::VoteRecord::KIND,
+        body: codec::encode(&record),
+    }
+}
+
+#[test]
+fn a_removed_host_is_talked_to_and_nothing_of_it_is_merged() {
+    let mut net = Net::new(31);
+    net.add_founder(1, Some(token(1)), &[]);
+    for _ in 0..2 {
+        net.add(Some(token(1)), &[0]);
+    }
+    net.start_all();
+    let hosts = [0, 1, 2];
+    net.run_until(SOON, "three hosts agree", |net| {
+        net.agree(&hosts) && net.linked(1, 2)
+    });
+    let gone = net.id(2);
+    for host in [0, 1] {
+        net.give(host, Input::Removed([gone].into()));
+    }
+    let records_of = |net: &Net, host: usize| {
+        let records = net.mesh(host).registers().iter();
+        records
+            .filter(|(key, _)| key.owner == gone)
+            .map(|(key, _)| key.kind)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(records_of(&net, 0), [weft_wire::record::Admission::KIND]);
+    assert_eq!(net.mesh(0).members().len(), 2);
+    assert_eq!(net.mesh(0).removed_name(&gone), Some(&"host".to_owned()));
+
+    // Its link stands: it may not know yet, and can see that there is something to ask for.
+    net.give(0, vote(7));
+    net.give(2, vote(3));
+    net.run_until(SOON, "each sees the other's vote", |net| {
+        let seen = |e: &MeshEvent| matches!(e, MeshEvent::RecordOfRemoved(e) if e.key().owner == gone);
+        let theirs: Option<weft_wire::ipam::VoteRecord> = net.mesh(2).registers().body(&net.id(0));
+        net.has_event(0, seen) && theirs.is_some_and(|vote| vote.number == 7)
+    });
+    let question = Input::SendTo {
+        to: net.id(0),
+        bytes: vec![1, 2, 3],
+    };
+    net.give(2, question);
+    net.run_until(SOON, "its question", |net| {
+        net.has_event(
+            0,
+            |e| matches!(e, MeshEvent::Direct { from, .. } if *from == gone),
+        )
+    });
+    net.run(Duration::from_secs(70));
+    for host in [0, 1] {
+        assert_eq!(records_of(&net, host), [weft_wire::record::Admission::KIND]);
+    }
+    assert!(net.agree(&[0, 1]), "those who stay have the same records");
+    assert!(!net.has_event(2, |e| matches!(e, MeshEvent::PeerDown { .. })));
+
+    // Nobody dials it, and a newcomer that it let in stays a member.
+    net.kill(2);
+    net.run(Duration::from_secs(60));
+    assert!(net.mesh(0).links().iter().all(|link| link.node != Some(gone)));
+    assert_eq!(net.mesh(0).connections(), 1);
+}
+
+#[test]
+fn a_host_that_lets_nobody_in_says_why() {
+    let mut net = Net::new(32);
+    net.add_founder(1, Some(token(1)), &[]);
+    net.add(Some(token(1)), &[0]);
+    net.start(0);
+    net.give(0, Input::SetAdmitting(false));
+    net.start(1);
+    net.run(SOON);
+    let failure = net.mesh(1).targets()[0].failure.clone();
+    assert_eq!(failure, Some(DialFailure::Refused(RejectReason::Adopting)));
+    net.give(0, Input::SetAdmitting(true));
+    net.run_until(Duration::from_secs(40), "it is let in", |net| net.linked(0, 1));
+}

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod duplicates;
+mod economy;
 mod hostile;
 mod net;
 mod pressure;

@@ -33,6 +33,9 @@ pub(crate) struct Host {
     pub(crate) withhold_persisted: bool,
     /// Frames from it vanish, connections stay.
     pub(crate) silent: bool,
+    /// Its record names an address at which nobody reaches it.
+    pub(crate) hidden: bool,
+    pub(crate) dials: u64,
     pub(crate) sent_frames: u64,
     pub(crate) sent_octets: u64,
     pub(crate) persists: u64,
@@ -126,6 +129,8 @@ impl Net {
             withhold_written: false,
             withhold_persisted: false,
             silent: false,
+            hidden: false,
+            dials: 0,
             sent_frames: 0,
             sent_octets: 0,
             persists: 0,
@@ -162,7 +167,10 @@ impl Net {
         PeerRecord {
             name: "host".into(),
             noise_static: host.noise.public(),
-            endpoints: vec![host.address],
+            endpoints: match host.hidden {
+                true => vec![SocketAddr::from(([192, 0, 2, 1], 6783))],
+                false => vec![host.address],
+            },
             underlay_mtu: 1_500,
             capabilities: 0,
             zone: String::new(),
@@ -282,6 +290,7 @@ impl Net {
         let delay = self.delay();
         match output {
             Output::Dial { conn, to } => {
+                self.hosts[index].dials += 1;
                 let DialTarget::Address(to) = to else {
                     let input = Input::DialFailed {
                         conn,

@@ -8,7 +8,7 @@ use weft_gossip::JoinToken;
 use weft_gossip::handshake::{KeyRole, Keyring, initiate, refusal_frame, respond};
 use weft_gossip::membership::Membership;
 use weft_wire::id::hex;
-use weft_wire::mesh::{Heartbeat, Hello, Message, Welcome};
+use weft_wire::mesh::{Heartbeat, Hello, Message, Summary, Welcome};
 use weft_wire::secret::Protocol;
 use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, RejectReason, codec};
 
@@ -126,6 +126,12 @@ fn transcript() -> String {
     line("welcome", &welcome.encode());
     line("joined", &Message::Joined.encode());
     line("records", &Message::Records(vec![admission]).encode());
+    let summary = Message::Summary(Summary {
+        first: 0,
+        last: 255,
+        digests: vec![[0xab; 8], [0xcd; 8]],
+    });
+    line("summary", &summary.encode());
     line(
         "goodbye_duplicate",
         &Message::Goodbye(RejectReason::Duplicate).encode(),

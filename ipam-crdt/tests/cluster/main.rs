@@ -3,8 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod addresses;
+mod check;
 mod failures;
 mod faults;
+mod leave;
 mod removals;
 mod stories;
 mod world;

@@ -4,6 +4,7 @@ use crate::stories::{owned, started};
 use crate::world::World;
 use std::time::Duration;
 use weft_ipam_crdt::message::{AskId, Message};
+use weft_ipam_crdt::subnet::Span;
 use weft_ipam_crdt::{
     AllocError, Event, FreezeReason, Held, Input, RECLAIM_REST, RemovalError, RemovalPhase, Role, rules,
 };
@@ -516,6 +517,7 @@ fn a_grant_to_a_removed_host_comes_back() {
         ask,
         need: 4,
         room: 9,
+        span: Span { first: 0, last: 255 },
     }
     .encode();
     world.give(1, Input::Message { from: id, bytes });

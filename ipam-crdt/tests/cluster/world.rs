@@ -5,9 +5,10 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
+use weft_ipam_crdt::check::Finding;
 use weft_ipam_crdt::{
     AddressSpace, AllocError, Allocation, Change, Event, FreezeReason, Held, Input, Ipam, IpamConfig,
-    IpamState, Output, PersistToken, RemovalError, Request, RequestId, Role,
+    IpamState, Output, PersistToken, RemovalError, Request, RequestId, Role, Wanted,
 };
 use weft_wire::envelope::{RegisterKey, Stamp};
 use weft_wire::ipam::Version;
@@ -27,7 +28,7 @@ pub(crate) struct Host {
     pub(crate) answers: BTreeMap<RequestId, Result<Allocation, AllocError>>,
     pub(crate) removals: BTreeMap<RequestId, Result<(), RemovalError>>,
     /// Addresses that pods were told and that were not freed since.
-    pub(crate) told: BTreeMap<String, IpAddr>,
+    pub(crate) told: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Serials in memory and on disk at the last check.
     checked: (u64, u64),
 }
@@ -150,7 +151,8 @@ impl World {
         // What a store gives back has been octets.
         let durable = IpamState::decode(&h.disk.encode(), &self.genesis).unwrap();
         assert_eq!(durable, h.disk, "the state does not survive its encoding");
-        for (id, address) in &h.told {
+        let told = h.told.iter();
+        for (id, address) in told.flat_map(|(id, all)| all.iter().map(move |address| (id, address))) {
             let offset = self.space.offset(*address).unwrap();
             let held = durable.addresses().get(&offset);
             assert!(
@@ -178,15 +180,32 @@ impl World {
     /// The host dies: what was written may or may not be on the disk, what was synced is.
     pub(crate) fn crash(&mut self, host: usize) {
         let kept = self.below(self.hosts[host].writing.len() as u64 + 1);
+        for _ in 0..kept {
+            self.write_next(host);
+        }
         let h = &mut self.hosts[host];
         h.ipam = None;
         h.gossip.clear();
-        for (_, changes) in h.writing.drain(..).take(kept as usize) {
-            for change in &changes {
-                h.disk.apply(change);
+        h.writing.clear();
+        h.answers.clear();
+    }
+
+    /// The oldest write reaches the disk. No version of a slot has two owners on any disk: a grant that was only in memory
+    /// when its host died has never left it, and its version may be signed again.
+    fn write_next(&mut self, host: usize) {
+        let Some((_, changes)) = self.hosts[host].writing.pop_front() else {
+            return;
+        };
+        for change in &changes {
+            self.hosts[host].disk.apply(change);
+            let Change::Slots { run, owner, .. } = change else {
+                continue;
+            };
+            for slot in run.slots().filter(|_| !self.conflicts_expected) {
+                let first = *self.owners.entry((slot, run.version)).or_insert(*owner);
+                assert_eq!(first, *owner, "two owners of slot {slot} at {:?}", run.version);
             }
         }
-        h.answers.clear();
     }
 
     pub(crate) fn allocate(&mut self, host: usize, id: &str) -> RequestId {
@@ -214,6 +233,43 @@ impl World {
             }),
         );
         request
+    }
+
+    /// Any address, or this one, of a subnet, soon enough.
+    pub(crate) fn allocate_in(
+        &mut self,
+        host: usize,
+        id: &str,
+        (address, subnet): (Option<&str>, Option<&str>),
+        within: Option<Duration>,
+    ) -> RequestId {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        let wanted = Wanted {
+            address: address.map(|text| text.parse().unwrap()),
+            subnet: subnet.map(|text| text.parse().unwrap()),
+        };
+        let id = id.into();
+        self.give(
+            host,
+            Input::Request(Request::AllocateIn {
+                id,
+                wanted,
+                within,
+                request,
+            }),
+        );
+        request
+    }
+
+    /// The answer to a request, which must be there; the address with its prefix, or the sentence.
+    pub(crate) fn answer(&self, host: usize, request: RequestId) -> Result<String, String> {
+        let answer = self.hosts[host]
+            .answers
+            .get(&request)
+            .expect("there is an answer");
+        let answer = answer.as_ref();
+        answer.map(|a| a.address.to_string()).map_err(ToString::to_string)
     }
 
     /// Nobody waits for the answer any longer.
@@ -273,6 +329,26 @@ impl World {
         );
     }
 
+    pub(crate) fn free_one(&mut self, host: usize, id: &str, address: IpAddr) {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        self.hosts[host].told.get_mut(id).unwrap().remove(&address);
+        self.give(
+            host,
+            Input::Request(Request::Free {
+                id: id.into(),
+                address: Some(address),
+                request,
+            }),
+        );
+    }
+
+    /// Slots that a host owns.
+    pub(crate) fn owned(&self, host: usize) -> u32 {
+        let runs = self.state(host).table().runs_of(&self.id(host));
+        runs.iter().map(|run| run.count).sum()
+    }
+
     pub(crate) fn give(&mut self, host: usize, input: Input) {
         let now = self.now;
         if let Some(ipam) = &mut self.hosts[host].ipam {
@@ -288,7 +364,8 @@ impl World {
                 Output::Answer { request, result } => {
                     if let Ok(allocation) = &result {
                         let Allocation { id, address, .. } = allocation;
-                        self.hosts[host].told.insert(id.clone(), address.addr());
+                        let told = self.hosts[host].told.entry(id.clone()).or_default();
+                        told.insert(address.addr());
                     }
                     self.hosts[host].answers.insert(request, result);
                 }
@@ -408,10 +485,7 @@ impl World {
                     .front()
                     .is_some_and(|(other, _)| *other <= token)
                 {
-                    let (_, changes) = self.hosts[host].writing.pop_front().unwrap();
-                    for change in &changes {
-                        self.hosts[host].disk.apply(change);
-                    }
+                    self.write_next(host);
                 }
                 self.give(host, Input::Persisted(token));
             }
@@ -444,49 +518,49 @@ impl World {
         h.ipam.as_ref().map_or(&h.disk, Ipam::state)
     }
 
+    /// Changes the state on the disk of a host that is down, as no machine would.
+    pub(crate) fn spoil(&mut self, host: usize, change: &Change) {
+        assert!(self.hosts[host].ipam.is_none());
+        self.hosts[host].disk.apply(change);
+    }
+
+    /// What a host finds in a check.
+    pub(crate) fn findings(&self, host: usize) -> Vec<Finding> {
+        self.ipam(host).check(self.hosts[host].gossip.values())
+    }
+
     /// What must hold after every step.
     fn check(&mut self, host: usize) {
         let serials = (self.state(host).serial(), self.hosts[host].disk.serial());
         if serials == std::mem::replace(&mut self.hosts[host].checked, serials) || self.conflicts_expected {
             return;
         }
-        // No version of a slot has two owners on any disk. A grant that was only in memory when its host died
-        // has never left it, and its version may be signed again.
-        let seen: Vec<_> = self.hosts[host].disk.table().all_runs().collect();
-        for (run, owner, _) in seen {
-            for slot in run.slots() {
-                let first = *self.owners.entry((slot, run.version)).or_insert(owner);
-                assert_eq!(first, owner, "two owners of slot {slot} at {:?}", run.version);
-            }
-        }
         // No address is held for two pods, on disk or in memory, of one host or of two.
         let is_pod = |held: &Held| matches!(held, Held::Pod(_) | Held::Borrowed { .. });
-        let own: Vec<u32> = self
-            .state(host)
-            .addresses()
-            .iter()
-            .filter(|(_, held)| is_pod(held))
-            .map(|(offset, _)| *offset)
-            .collect();
         // A removed host that lives on keeps its pods' addresses; the others are members of one epoch.
         let removed = self.removed();
         if removed.contains(&self.id(host)) {
             return;
         }
+        let own = self.state(host).addresses();
         let others = (0..self.hosts.len()).filter(|other| *other != host);
-        let others: Vec<usize> = others
-            .filter(|other| !removed.contains(&self.id(*other)))
-            .collect();
-        for other in others {
-            for offset in &own {
-                let theirs = self.state(other).addresses().get(offset);
+        for other in others.filter(|other| !removed.contains(&self.id(*other))) {
+            let theirs = self.state(other).addresses();
+            let (few, many) = if own.len() < theirs.len() {
+                (own, theirs)
+            } else {
+                (theirs, own)
+            };
+            for (offset, _) in few.iter().filter(|(_, held)| is_pod(held)) {
                 assert!(
-                    !theirs.is_some_and(is_pod),
+                    !many.get(offset).is_some_and(is_pod),
                     "address {offset} on host {host} and host {other}"
                 );
-                let told = self.space.address(*offset).unwrap();
+            }
+            for told in self.hosts[other].told.values().flatten() {
+                let offset = self.space.offset(*told).unwrap();
                 assert!(
-                    !self.hosts[other].told.values().any(|address| *address == told),
+                    !own.get(&offset).is_some_and(is_pod),
                     "{told} was given out on host {host} and is told on host {other}"
                 );
             }
@@ -531,6 +605,9 @@ impl World {
     }
 
     pub(crate) fn told(&self) -> BTreeSet<IpAddr> {
-        self.hosts.iter().flat_map(|h| h.told.values().copied()).collect()
+        self.hosts
+            .iter()
+            .flat_map(|h| h.told.values().flatten().copied())
+            .collect()
     }
 }

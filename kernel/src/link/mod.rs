@@ -155,6 +155,26 @@ pub fn find(name: &str) -> Result<Option<Link>> {
     Ok(answer.and_then(link_of))
 }
 
+/// The interface of that index in the namespace that this one knows by `namespace`, in this one when `None`.
+pub(crate) fn find_in(namespace: Option<i32>, index: u32) -> Result<Option<Link>> {
+    let mut message = query();
+    message.header.index = index;
+    if let Some(id) = namespace {
+        message.attributes.push(LinkAttribute::IfNetnsId(id));
+    }
+    let answer = Netlink::open()?.get(RouteNetlinkMessage::GetLink(message), || {
+        format!("look up interface {index} of a pod")
+    });
+    match answer {
+        Ok(answer) => Ok(answer.and_then(link_of)),
+        // The namespace has gone in the meantime.
+        Err(Error::Refused {
+            errno: Errno::INVAL, ..
+        }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The interface of that name.
 ///
 /// # Errors

@@ -6,11 +6,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::net::IpAddr;
 use weft_ipam_crdt::mac::weft_mac;
-use weft_ipam_crdt::{AllocError, Allocation, Event, FreezeReason, Request, RequestId, WaitReason};
+use weft_ipam_crdt::{AllocError, Allocation, Claims, Event, FreezeReason, Request, RequestId, WaitReason};
 use weft_wire::api::PodPlan;
 use weft_wire::envelope::RegisterKey;
 use weft_wire::record::{Admission, Body as _};
-use weft_wire::{NodeId, Time};
+use weft_wire::{Mac, NodeId, Time};
 
 /// What a host without a cluster says to whoever wants an address.
 const NO_CLUSTER: &str =
@@ -19,17 +19,42 @@ const NO_CLUSTER: &str =
 impl Node {
     /// Gives the address space an input, if there is one.
     pub(crate) fn ipam(&mut self, now: Time, input: weft_ipam_crdt::Input) {
+        // What is being replaced changes no more; it only answers what it still has to.
+        if self.is_leaving() && !matches!(input, weft_ipam_crdt::Input::Persisted(_)) {
+            return;
+        }
         if let Some(member) = &mut self.member {
             member.ipam.handle(now, input);
         }
     }
 
     pub(crate) fn on_ipam_request(&mut self, now: Time, request: Request) {
-        if self.member.is_some() {
+        let is_leaving = self.is_leaving();
+        let request = match is_leaving {
+            true => match self.hold(request) {
+                Some(request) => request,
+                None => return,
+            },
+            false => request,
+        };
+        if let (false, Request::Free { id, address, request }) = (is_leaving, &request) {
+            self.forget_claims(now, id, *address, *request);
+        }
+        if self.member.is_some() && !is_leaving {
+            let request = match request {
+                // The address that it has is the one it gets, as soon as the cluster agrees.
+                Request::Allocate { id, request } => match self.claims.of(&id) {
+                    Some(address) => Request::Claim { id, address, request },
+                    None => Request::Allocate { id, request },
+                },
+                other => other,
+            };
             return self.ipam(now, weft_ipam_crdt::Input::Request(request));
         }
         match request {
-            Request::Allocate { request, .. } | Request::Claim { request, .. } => {
+            Request::Allocate { request, .. }
+            | Request::Claim { request, .. }
+            | Request::AllocateIn { request, .. } => {
                 self.outputs.push_back(Output::Allocated {
                     request,
                     result: Err(NO_CLUSTER.into()),
@@ -47,7 +72,7 @@ impl Node {
                     result: Err(NO_CLUSTER.into()),
                 });
             }
-            Request::Cancel(_) => {}
+            Request::Cancel(_) | Request::Flush | Request::Leave | Request::Stay => {}
         }
     }
 
@@ -83,12 +108,23 @@ impl Node {
 
     pub(crate) fn on_ipam_output(&mut self, now: Time, output: weft_ipam_crdt::Output) {
         use weft_ipam_crdt::Output as Ipam;
+        let is_answer = matches!(output, Ipam::Answer { .. } | Ipam::Freed { .. });
+        if self.is_leaving() && !is_answer {
+            return;
+        }
         match output {
+            Ipam::Answer { request, result } if Claims::is_claim(request) => {
+                self.on_claim_answer(now, request, result);
+            }
             Ipam::Answer { request, result } => {
                 let result = result.map_err(|error| self.words(&error));
                 self.on_answer(request, result);
             }
-            Ipam::Freed { request, addresses } => {
+            Ipam::Freed {
+                request,
+                mut addresses,
+            } => {
+                addresses.extend(self.freed_claims.remove(&request).into_iter().flatten());
                 self.outputs.push_back(Output::Freed { request, addresses })
             }
             Ipam::Removal { request, result } => {
@@ -108,7 +144,7 @@ impl Node {
     }
 
     /// An error with the nicknames of the hosts in it.
-    fn words(&self, error: &AllocError) -> String {
+    pub(crate) fn words(&self, error: &AllocError) -> String {
         match error {
             AllocError::TakenElsewhere { address, owner } => {
                 format!(
@@ -118,11 +154,15 @@ impl Node {
             }
             AllocError::Deadline {
                 why: WaitReason::Space(node) | WaitReason::Loan(node),
+                within,
             } => {
                 format!(
-                    "no address in time: host {} was asked and did not answer",
+                    "no address within {within:?}: host {} was asked and has not answered",
                     self.name_of(node)
                 )
+            }
+            AllocError::Deadline { why, within } => {
+                format!("no address within {within:?}: {}", self.waits_for(why))
             }
             error => error.to_string(),
         }
@@ -138,6 +178,13 @@ impl Node {
                 )
             }
             WaitReason::Loan(node) => format!("waiting for host {} to lend an address", self.name_of(node)),
+            WaitReason::Silent(node) => {
+                format!(
+                    "host {}, whose address space it is, does not answer: bring it back, or remove it from the cluster if \
+                     it is gone for good",
+                    self.name_of(node)
+                )
+            }
             reason => reason.to_string(),
         }
     }
@@ -147,11 +194,17 @@ impl Node {
         self.outputs.push_back(Output::Allocated { request, result });
     }
 
+    /// The weft MAC of an address of the range.
+    pub(crate) fn mac_of(&self, address: IpAddr) -> Option<Mac> {
+        let member = self.member.as_ref()?;
+        weft_mac(&member.genesis, &member.space, address)
+    }
+
     /// How to wire a pod that has this address.
     fn plan(&mut self, allocation: &Allocation) -> Result<PodPlan, String> {
-        let member = self.member.as_ref().ok_or(NO_CLUSTER)?;
         let address = allocation.address;
-        let mac = weft_mac(&member.genesis, &member.space, address.addr())
+        let mac = self
+            .mac_of(address.addr())
             .ok_or_else(|| format!("address {address} is outside the cluster's range"))?;
         // Frames for it must no longer be sent to where it lived before.
         self.on_attached(mac);
@@ -211,10 +264,15 @@ impl Node {
 
     /// Addresses that a pod of this host has.
     pub fn addresses_of(&self, id: &str) -> alloc::vec::Vec<IpAddr> {
-        self.member
-            .as_ref()
-            .map(|member| member.ipam.addresses_of(id))
-            .unwrap_or_default()
+        let held = self.member.as_ref().map(|member| member.ipam.addresses_of(id));
+        let mut addresses = held.unwrap_or_default();
+        let unclaimed = self
+            .claims
+            .open()
+            .map(|(claim, _)| claim)
+            .filter(|claim| claim.id == id);
+        addresses.extend(unclaimed.map(|claim| claim.address));
+        addresses
     }
 
     /// Where an address lives, in words.

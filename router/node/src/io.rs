@@ -1,13 +1,15 @@
 //! What goes into the node and what comes out.
 
+use crate::again::{Beginning, Token};
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use weft_gossip::{ConnId, DialTarget, DurableState, PersistToken};
-use weft_ipam_crdt::{Change, RequestId};
+use weft_ipam_crdt::{Change, Claim, RequestId};
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, Probe, SessionKeys};
-use weft_wire::api::PodPlan;
+use weft_wire::api::{Adopted, PodPlan};
 use weft_wire::{DropReason, GenesisId, Mac, NodeId, RejectReason, SessionIndex};
 
 /// Something that happened.
@@ -60,6 +62,15 @@ pub enum Input<'a> {
     },
     /// The operator or a pod wants something of the address space.
     Ipam(weft_ipam_crdt::Request),
+    /// The operator wants the hosts of this cluster to become members of another one.
+    Adopt {
+        /// A host there, `HOST:PORT`; one that was met when `None`.
+        target: Option<String>,
+        /// Its join token; the one of this cluster when `None`.
+        token: Option<Token>,
+    },
+    /// What [`Output::BeginAgain`] said is durable, and with it all writes before.
+    BeganAgain,
     /// Everything up to this write of the address state is durable.
     IpamPersisted(weft_ipam_crdt::PersistToken),
     /// What a session has done so far, once a second.
@@ -119,6 +130,13 @@ pub enum Output {
         /// What to append.
         changes: Vec<Change>,
     },
+    /// Make this what the host is, by one write in place of all that was stored, then say [`Input::BeganAgain`]. What was
+    /// stored is kept aside for the operator.
+    BeginAgain(Box<Beginning>),
+    /// Store these claims in place of those that were stored. Nothing waits for it.
+    PersistClaims(Vec<Claim>),
+    /// The answer to [`Input::Adopt`]; a success is durable.
+    Adopted(Result<Adopted, String>),
     /// The answer to [`weft_ipam_crdt::Request::Allocate`] or [`weft_ipam_crdt::Request::Claim`]; a success is durable.
     Allocated {
         /// Of which request.
@@ -234,10 +252,26 @@ pub enum Notice {
     },
     /// A peer of another cluster was met.
     Foreign {
-        /// Whom, as far as that is known.
-        with: String,
         /// Its cluster.
         genesis: GenesisId,
+        /// Who, which two clusters, and the cure.
+        sentence: String,
+    },
+    /// This host is a new member, of this cluster or another one.
+    BeganAgain {
+        /// Its new id.
+        node: NodeId,
+        /// The cluster before.
+        left: Option<GenesisId>,
+        /// The cluster now.
+        joined: GenesisId,
+        /// Addresses of running pods that it asks for.
+        claims: usize,
+    },
+    /// An address of a running pod is not this host's.
+    Unclaimed {
+        /// Which, why, and the cure.
+        sentence: String,
     },
     /// Frames can travel to a peer.
     SleeveUp {

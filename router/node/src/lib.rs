@@ -8,6 +8,12 @@
 //! | [`io`] | its inputs and outputs |
 //! | `addresses` | what it asks of the address space, and hears of it |
 //! | `places` | where addresses live by what hosts agree on, for the forwarding table |
+//! | [`check`] | what it has to say when the address space is checked |
+//! | `contested` | addresses of this host that another one uses too |
+//! | [`again`] | how this host becomes a new member, while its pods run on |
+//! | `claims` | how it asks for the addresses that they have |
+//! | `foreign` | hosts of other clusters, and which side yields |
+//! | `removals` | hosts that are to be removed: which ones are meant, and how far it is |
 //! | `families` | which peers have no version of IP in common with this host |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
 //! | [`report`] | the node's part of the status |
@@ -20,11 +26,17 @@
 extern crate alloc;
 
 mod addresses;
+pub mod again;
+pub mod check;
+mod claims;
+mod contested;
 mod families;
+mod foreign;
 pub mod io;
 pub mod macs;
 pub mod node;
 mod places;
+mod removals;
 pub mod report;
 
 pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};

@@ -1,17 +1,22 @@
 //! The node: routes what one core says to the others.
 
+use crate::again::{Candidate, Former};
+use crate::contested::Contested;
+use crate::foreign::{Foreign, Meeting};
 use crate::io::{EngineCommand, Input, MeshCommand, Notice, Output};
 use crate::macs::{AGEING_INTERVAL, MacTable};
 use crate::places::Places;
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use weft_gossip::{DurableState, Identity, Mesh, MeshConfig, MeshEvent, StateError};
-use weft_ipam_crdt::{AddressSpace, Ipam, IpamConfig, IpamState, Role};
+use weft_ipam_crdt::{AddressSpace, Claim, Claims, Ipam, IpamConfig, IpamState, RequestId, Role};
 use weft_sleeve::path_mtu::BASE;
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, LocalNode, PeerInfo, PeerPath, Sleeve};
+use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::RegisterKey;
 use weft_wire::hash::derive;
 use weft_wire::limits::SESSIONS_MAX;
@@ -30,6 +35,8 @@ pub struct NodeConfig {
     pub durable: Option<DurableState>,
     /// Slots and addresses that were stored before; made from the genesis when there are none.
     pub ipam: Option<IpamState>,
+    /// Claims that were stored before.
+    pub claims: Vec<Claim>,
     /// Addresses of peers that the operator named, `HOST:PORT`.
     pub targets: Vec<String>,
     /// Addresses at which others reach this host, best first.
@@ -61,6 +68,8 @@ pub(crate) struct Path {
     pub(crate) down: Option<DownReason>,
     /// When frames began, or ceased, to travel.
     pub(crate) since: Time,
+    /// The session is one of the membership before.
+    pub(crate) is_former: bool,
 }
 
 /// What a member has and a host without a cluster has not.
@@ -78,6 +87,7 @@ pub struct Node {
     pub(crate) member: Option<Member>,
     pub(crate) paths: BTreeMap<NodeId, Path>,
     pub(crate) macs: MacTable,
+    pub(crate) contested: Contested,
     pub(crate) places: Option<Places>,
     pub(crate) sleeve_drops: [u64; DropReason::COUNT],
     pub(crate) warnings: Vec<String>,
@@ -87,6 +97,18 @@ pub struct Node {
     pub(crate) outputs: VecDeque<Output>,
     /// What was stored of the address space, until this node is a member.
     stored_ipam: Option<IpamState>,
+    /// This host as the member that it is about to become.
+    pub(crate) candidate: Option<Box<Candidate>>,
+    /// Sessions of the membership before.
+    pub(crate) former: Option<Former>,
+    /// Until then the places of the membership before hold; long ago when there was none.
+    pub(crate) places_held: Time,
+    pub(crate) claims: Claims,
+    /// Claimed addresses that count as freed by these requests.
+    pub(crate) freed_claims: BTreeMap<RequestId, Vec<IpAddr>>,
+    pub(crate) foreign: Foreign,
+    /// What the Hello says of it.
+    pub(crate) said_alone: bool,
 }
 
 /// What stays of the configuration.
@@ -98,7 +120,8 @@ pub(crate) struct Local {
     pub(crate) bridge: String,
     pub(crate) version: String,
     ciphers: Vec<Cipher>,
-    seed: [u8; 32],
+    pub(crate) seed: [u8; 32],
+    pub(crate) token: Option<Psk>,
 }
 
 /// Warnings that are kept; later ones only repeat them.
@@ -113,7 +136,7 @@ impl Node {
         let genesis = config.durable.as_ref().map(|durable| durable.genesis().clone());
         let mesh = Mesh::new(MeshConfig {
             identity: config.identity.clone(),
-            token: config.token,
+            token: config.token.clone(),
             durable: config.durable,
             targets: config.targets,
             capabilities: 0,
@@ -129,11 +152,13 @@ impl Node {
                 version: config.version,
                 ciphers: config.ciphers,
                 seed: config.seed,
+                token: config.token,
             },
             mesh,
             member: None,
             paths: BTreeMap::new(),
             macs: MacTable::default(),
+            contested: Contested::default(),
             places: None,
             sleeve_drops: [0; DropReason::COUNT],
             warnings: Vec::new(),
@@ -142,8 +167,15 @@ impl Node {
             macs_changed: true,
             outputs: VecDeque::new(),
             stored_ipam: config.ipam,
+            candidate: None,
+            former: None,
+            places_held: Time::ZERO,
+            claims: Claims::new(config.claims),
+            freed_claims: BTreeMap::new(),
+            foreign: Foreign::default(),
+            said_alone: false,
         };
-        let record = node.own_record();
+        let record = node.record_of(&node.config.identity);
         let body = codec::encode(&record);
         node.mesh.handle(
             now,
@@ -171,7 +203,10 @@ impl Node {
     /// Takes one input; `now` never goes back.
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
         match input {
+            Input::Mesh(input) if self.is_candidates(&input) => self.candidate_input(now, input),
             Input::Mesh(input) => self.mesh.handle(now, input),
+            Input::Adopt { target, token } => self.on_adopt(now, target, token),
+            Input::BeganAgain => self.on_began_again(now),
             Input::Handshake { from, bytes } => {
                 self.sleeve(now, weft_sleeve::Input::Datagram { from, bytes })
             }
@@ -218,6 +253,7 @@ impl Node {
                 if self.ipam_timeout().is_some_and(|due| due <= now) {
                     self.ipam(now, weft_ipam_crdt::Input::Tick);
                 }
+                self.again_due(now);
                 if self.ageing_due <= now {
                     self.ageing_due = now + AGEING_INTERVAL;
                     self.changed_macs(|macs| macs.age(now));
@@ -238,6 +274,7 @@ impl Node {
             self.mesh.poll_timeout(),
             self.sleeve_timeout(),
             self.ipam_timeout(),
+            self.again_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -248,6 +285,7 @@ impl Node {
 
     /// A pod with this address is attached on this host.
     pub(crate) fn on_attached(&mut self, mac: Mac) {
+        self.contested.forget(mac);
         self.changed_macs(|macs| macs.forget(mac));
     }
 
@@ -274,16 +312,17 @@ impl Node {
             .map_or_else(|| peer.short(), |record| record.name)
     }
 
-    fn own_record(&self) -> PeerRecord {
+    /// What this host says of itself as a member.
+    pub(crate) fn record_of(&self, identity: &Identity) -> PeerRecord {
         PeerRecord {
-            name: self.config.identity.name.clone(),
-            noise_static: self.config.identity.noise.public(),
+            name: identity.name.clone(),
+            noise_static: identity.noise.public(),
             endpoints: self.config.endpoints.clone(),
             underlay_mtu: self.config.underlay_mtu,
             capabilities: 0,
             zone: String::new(),
             version: self.config.version.clone(),
-            boot_nonce: self.config.identity.boot_nonce,
+            boot_nonce: identity.boot_nonce,
         }
     }
 
@@ -299,6 +338,9 @@ impl Node {
 
     /// Gives the sleeve an input, if there is one: a host without a cluster has no sessions.
     fn sleeve(&mut self, now: Time, input: weft_sleeve::Input<'_>) {
+        if self.former_takes(now, &input) {
+            return;
+        }
         if let Some(member) = &mut self.member {
             member.sleeve.handle(now, input);
         }
@@ -312,9 +354,12 @@ impl Node {
     }
 
     /// Carries outputs between the cores until none is left, then says what changed for the engine.
-    fn drain(&mut self, now: Time) {
+    pub(crate) fn drain(&mut self, now: Time) {
+        self.make_claims(now);
+        self.say_whether_alone(now);
         loop {
-            if let Some(output) = self.mesh.poll_output() {
+            if self.drain_candidate(now) || self.drain_former(now) {
+            } else if let Some(output) = self.mesh.poll_output() {
                 self.on_mesh_output(now, output);
             } else if let Some(output) = self
                 .member
@@ -324,6 +369,7 @@ impl Node {
                 self.on_sleeve_output(now, output);
             } else if let Some(output) = self.member.as_mut().and_then(|member| member.ipam.poll_output()) {
                 self.on_ipam_output(now, output);
+                self.make_claims(now);
             } else {
                 break;
             }
@@ -341,6 +387,8 @@ impl Node {
             weft_gossip::Output::Dial { conn, to } => Output::Mesh(MeshCommand::Dial { conn, to }),
             weft_gossip::Output::Send { conn, frame } => Output::Mesh(MeshCommand::Send { conn, frame }),
             weft_gossip::Output::Close { conn } => Output::Mesh(MeshCommand::Close { conn }),
+            // It would be written behind what replaces it.
+            weft_gossip::Output::Persist { .. } if self.is_leaving() => return,
             weft_gossip::Output::Persist { token, state } => Output::Persist { token, state },
             weft_gossip::Output::Event(event) => return self.on_event(now, event),
         };
@@ -353,6 +401,9 @@ impl Node {
             MeshEvent::RecordChanged { key } => return self.on_record(now, key),
             MeshEvent::Direct { from, bytes } => {
                 return self.ipam(now, weft_ipam_crdt::Input::Message { from, bytes });
+            }
+            MeshEvent::RecordOfRemoved(envelope) => {
+                return self.ipam(now, weft_ipam_crdt::Input::Record(envelope));
             }
             MeshEvent::Admitted { node, name } => Notice::Admitted { peer: node, name },
             MeshEvent::PeerUp { node, name } => {
@@ -379,11 +430,22 @@ impl Node {
             MeshEvent::Foreign {
                 node,
                 remote,
+                is_dialled,
                 genesis,
+                capabilities,
+                has_token,
             } => {
-                let with =
-                    remote.map_or_else(|| node.short(), |remote| format!("{} at {remote}", node.short()));
-                Notice::Foreign { with, genesis }
+                return self.on_foreign(
+                    now,
+                    Meeting {
+                        node,
+                        remote,
+                        is_dialled,
+                        genesis,
+                        capabilities,
+                        has_token,
+                    },
+                );
             }
             MeshEvent::CopiedIdentity { node, remote } => {
                 if node == self.id() {
@@ -485,9 +547,12 @@ impl Node {
         if key.kind == PeerRecord::KIND {
             self.upsert_peer(now, key.owner);
         }
+        if key.kind == AdoptRecord::KIND {
+            self.on_adopt_record(now, key.owner);
+        }
     }
 
-    /// Tells the sleeve where a member listens, and asks for a session with it.
+    /// Tells the sleeve where a member listens, and asks it to keep up a session with it.
     fn upsert_peer(&mut self, now: Time, peer: NodeId) {
         if peer == self.id() {
             return;
@@ -515,7 +580,7 @@ impl Node {
                 },
             ),
         );
-        self.sleeve(now, weft_sleeve::Input::Connect(peer));
+        self.sleeve(now, weft_sleeve::Input::Keep(peer));
         self.paths.entry(peer).or_insert_with(|| {
             self.table_changed = true;
             Path {
@@ -524,6 +589,7 @@ impl Node {
                 datagram: BASE,
                 down: None,
                 since: now,
+                is_former: false,
             }
         });
     }
@@ -545,7 +611,10 @@ impl Node {
                 return self.change_path(peer, |path| path.datagram = datagram);
             }
             weft_sleeve::Output::Select { peer, local } => {
-                return self.change_path(peer, |path| path.session = Some(local));
+                return self.change_path(peer, |path| {
+                    path.take_over();
+                    path.session = Some(local);
+                });
             }
             weft_sleeve::Output::Endpoint { peer, endpoint } => {
                 return self.change_path(peer, |path| path.endpoint = Some(endpoint));
@@ -578,7 +647,7 @@ impl Node {
 
     /// Hands the engine the table, if it has changed: before a datagram leaves to an endpoint that stands in it, and at
     /// the end of each input.
-    fn publish_if_changed(&mut self) {
+    pub(crate) fn publish_if_changed(&mut self) {
         if core::mem::take(&mut self.table_changed) {
             let table = self.table();
             self.outputs
@@ -586,7 +655,12 @@ impl Node {
         }
     }
 
-    fn change_path(&mut self, peer: NodeId, change: impl FnOnce(&mut Path)) {
+    /// No frames go to this peer any longer.
+    pub(crate) fn forget_path(&mut self, peer: &NodeId) {
+        self.table_changed |= self.paths.remove(peer).is_some();
+    }
+
+    pub(crate) fn change_path(&mut self, peer: NodeId, change: impl FnOnce(&mut Path)) {
         if let Some(path) = self.paths.get_mut(&peer) {
             change(path);
             self.table_changed = true;

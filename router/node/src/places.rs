@@ -79,6 +79,9 @@ impl Node {
 
     /// Follows the address space. True when addresses have another place than before.
     pub(crate) fn follow_places(&mut self) -> bool {
+        if self.places_held != Time::ZERO {
+            return false;
+        }
         let Some(member) = &self.member else {
             return false;
         };
@@ -102,7 +105,9 @@ impl Node {
     pub(crate) fn on_learned(&mut self, now: Time, mac: Mac, peer: NodeId) {
         let locator = self.places.as_ref().map(|places| &places.locator);
         // What is this host's by the rules of the address space stays here, whatever a peer sends.
-        if locator.and_then(|locator| locator.weft_mac(mac)) != Some(Place::Here) {
+        if locator.and_then(|locator| locator.weft_mac(mac)) == Some(Place::Here) {
+            self.contested.see(now, mac, peer);
+        } else {
             self.changed_macs(|macs| macs.learn(now, mac, peer));
         }
     }

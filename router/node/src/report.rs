@@ -32,6 +32,9 @@ impl Node {
     pub fn status(&self, now: Time, engine: &EngineReport) -> Status {
         let peers = self.peers(now, engine);
         let mut warnings = self.warnings.clone();
+        warnings.extend(self.begins_again());
+        warnings.extend(self.foreign_warnings(now));
+        warnings.extend(self.claim_warnings());
         warnings.extend(engine.degradations.iter().cloned());
         if self.macs.refused() > 0 {
             warnings.push(format!(
@@ -76,18 +79,14 @@ impl Node {
     }
 
     /// The address space, or none before this node is a member.
-    pub fn ipam_status(&self) -> Option<IpamStatus> {
+    pub fn ipam_status(&self, now: Time) -> Option<IpamStatus> {
         let member = self.member.as_ref()?;
         let summary = member.ipam.summary();
         let ranges = summary.ranges.into_iter().map(|range| IpamRange {
             first: range.first,
             last: range.last,
             owner: range.owner.to_string(),
-            owner_name: if range.owner == self.id() {
-                self.config.identity.name.clone()
-            } else {
-                self.name_of(&range.owner)
-            },
+            owner_name: self.owner_name(&range.owner),
             frozen: range.is_frozen,
         });
         Some(IpamStatus {
@@ -108,6 +107,11 @@ impl Node {
             epoch: summary.epoch,
             epoch_members: summary.epoch_members,
             hindrance: member.ipam.hindrance(),
+            total: u64::try_from(member.space.size()).unwrap_or(u64::MAX),
+            owners: self.owners(now),
+            unclaimed: self.unclaimed(),
+            removals: self.removals(),
+            removed: self.removed(),
         })
     }
 

@@ -65,6 +65,7 @@ fn config(host: usize, durable: Option<DurableState>, incarnation: u64, targets:
         token: Some(token.psk()),
         durable,
         ipam: None,
+        claims: Vec::new(),
         targets: targets.iter().map(|t| address(*t).to_string()).collect(),
         endpoints: vec![address(host)],
         underlay_mtu: if host == 1 { 1450 } else { 1500 },
@@ -243,6 +244,9 @@ impl Net {
             Output::Removal { .. } => {}
             Output::Freed { request, addresses } => {
                 assert!(!addresses.is_empty(), "{request:?}");
+            }
+            Output::BeginAgain(_) | Output::PersistClaims(_) | Output::Adopted(_) => {
+                panic!("nobody begins again here")
             }
             Output::RemoteMacs(macs) => self.hosts[host].remote_macs = macs,
             Output::Notice(_) => {}
@@ -497,7 +501,7 @@ fn a_host_that_starts_again_gives_out_addresses_as_soon_as_a_link_is_up() {
     for (host, conn) in links {
         net.feed(host, Input::Mesh(Mesh::Closed { conn }));
     }
-    let hindrance = |net: &Net| net.hosts[1].node.ipam_status().unwrap().hindrance;
+    let hindrance = |net: &Net| net.hosts[1].node.ipam_status(net.now).unwrap().hindrance;
     net.feed(1, Input::Timeout);
     assert!(hindrance(&net).is_some(), "nobody has confirmed its state yet");
     let is_up = |net: &Net| net.status(1).peers.iter().any(|peer| peer.mesh == LinkState::Up);
@@ -515,7 +519,7 @@ fn the_status_says_what_a_request_waits_for() {
     net.run_until("it owns a part of the range", Duration::from_secs(10), owns);
     let first = |net: &Net, host: usize| {
         let node = net.hosts[host].node.id().to_string();
-        let status = net.hosts[host].node.ipam_status().unwrap();
+        let status = net.hosts[host].node.ipam_status(net.now).unwrap();
         let own = |range: &&weft_wire::api::IpamRange| range.owner == node;
         status.ranges.iter().find(own).unwrap().last
     };
@@ -543,7 +547,10 @@ fn the_status_says_what_a_request_waits_for() {
         "{}",
         waiting.reason
     );
-    assert_eq!(net.hosts[1].node.ipam_status().unwrap().waiting, summary.waiting);
+    assert_eq!(
+        net.hosts[1].node.ipam_status(net.now).unwrap().waiting,
+        summary.waiting
+    );
     assert_eq!(summary.free + summary.used, summary.owned, "{summary:?}");
     // The smaller underlay of the two, host 1's.
     assert_eq!(status.peers[0].mtu, Some(1316));

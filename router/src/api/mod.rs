@@ -3,10 +3,12 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`server`] | the router's side: who may call what, and passing it on to the node's task |
+//! | [`check`] | `weft ipam check`: asks node, kernel and disk |
 //! | [`client`] | the command line's side |
 //!
 //! Whoever may open the socket may read; only root changes anything. The data path never waits for any of it: the
 //! engine's threads do not know the API, and the node's task answers from memory.
 
+mod check;
 pub(crate) mod client;
 pub(crate) mod server;

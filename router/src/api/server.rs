@@ -15,8 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
+use weft_gossip::JoinToken;
 use weft_ipam_crdt::RequestId;
-use weft_wire::api::{AddressPlace, ApiError, FreeRequest, PodAddresses, PodRequest, Target, TargetRequest};
+use weft_wire::api::{
+    AddressPlace, AdoptRequest, ApiError, FreeRequest, KeepRequest, PodAddresses, PodRequest, RemovalAsked,
+    RemoveRequest, Target, TargetRequest,
+};
 
 /// Mode of the socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
@@ -50,13 +54,16 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
 
 /// What the handlers share.
 #[derive(Clone)]
-struct Api {
+pub(super) struct Api {
     node: NodeHandle,
     asked: Arc<AtomicU64>,
 }
 
 impl Api {
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
+    pub(super) async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, Refusal> {
         let (answer, answered) = oneshot::channel();
         let stopping = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the router is stopping".into());
         self.node.send(request(answer)).await.map_err(|_| stopping())?;
@@ -90,7 +97,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// A refusal with its status.
-struct Refusal(StatusCode, String);
+pub(super) struct Refusal(StatusCode, String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -152,6 +159,8 @@ pub(crate) async fn serve(
         .route("/v1/pods/{id}", get(addresses_of))
         .route("/v1/addresses/{address}", get(lookup))
         .route("/v1/ipam", get(ipam))
+        .route("/v1/ipam/check", get(super::check::check))
+        .route("/v1/ipam/adopt", post(adopt))
         .route(
             "/v1/connect",
             post(|api, caller, body| target(api, caller, body, Request::Connect)),
@@ -160,6 +169,8 @@ pub(crate) async fn serve(
             "/v1/forget",
             post(|api, caller, body| target(api, caller, body, Request::Forget)),
         )
+        .route("/v1/peers/remove", post(remove))
+        .route("/v1/peers/keep", post(keep))
         .route("/v1/stop", post(stop))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -287,10 +298,40 @@ async fn lookup(State(api): State<Api>, Path(text): Path<String>) -> Result<Resp
 async fn ipam(State(api): State<Api>) -> Result<Response, Refusal> {
     match api.ask(Request::Ipam).await? {
         Some(status) => Ok(Json(status).into_response()),
-        None => Err(Refusal(
-            StatusCode::CONFLICT,
-            "this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for".into(),
-        )),
+        None => Err(no_cluster()),
+    }
+}
+
+/// The answer of a host without a cluster.
+pub(super) fn no_cluster() -> Refusal {
+    Refusal(
+        StatusCode::CONFLICT,
+        "this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for"
+            .into(),
+    )
+}
+
+/// Leaves this cluster for another one.
+async fn adopt(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<AdoptRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let request = accept(body)?;
+    let text = request.token.clone();
+    // A password is stretched, which takes a processor a while.
+    let parsing = tokio::task::spawn_blocking(move || {
+        let token = text.as_deref().map(JoinToken::parse).transpose();
+        token.map(|token| token.map(|token| token.psk()))
+    });
+    let psk = parsing
+        .await
+        .map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+        .map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.to_string()))?;
+    match api.ask(|answer| Request::Adopt(request, psk, answer)).await? {
+        Ok(adopted) => Ok(Json(adopted).into_response()),
+        Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
     }
 }
 
@@ -311,6 +352,36 @@ async fn target(
         Err(TargetRefusal::Malformed(why)) => Err(Refusal(StatusCode::BAD_REQUEST, why)),
         Err(TargetRefusal::NotTried(why)) => Err(Refusal(StatusCode::NOT_FOUND, why)),
     }
+}
+
+async fn remove(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<RemoveRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let request = accept(body)?;
+    let ask = |answer| Request::Remove(api.number(), request, answer);
+    let asked = api.ask(ask).await?;
+    asked_for(asked)
+}
+
+async fn keep(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<KeepRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let request = accept(body)?;
+    let ask = |answer| Request::Keep(api.number(), request, answer);
+    let asked = api.ask(ask).await?;
+    asked_for(asked)
+}
+
+fn asked_for(asked: Result<RemovalAsked, String>) -> Result<Response, Refusal> {
+    asked
+        .map(|asked| Json(asked).into_response())
+        .map_err(|why| Refusal(StatusCode::CONFLICT, why))
 }
 
 async fn stop(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>) -> Result<Response, Refusal> {

@@ -1,15 +1,16 @@
 //! `weft attach` and `weft detach`: the router says what the pod gets, the kernel is wired here, in the caller's
 //! namespaces.
 
-use super::BRIDGE;
+use super::{BRIDGE, Given};
 use crate::api::client::Client;
 use crate::cli::{AttachArgs, DetachArgs};
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use std::path::{Path, PathBuf};
 use weft_kernel::attach::{AttachRequest, Attachment};
-use weft_kernel::link;
+use weft_kernel::{Namespace, link};
 use weft_wire::Mac;
-use weft_wire::api::{Detached, FreeRequest, Pod, PodAddresses, PodRequest};
+use weft_wire::api::{Detached, FreeRequest, Pod, PodAddresses, PodPlan, PodRequest};
 
 /// Where iproute2 keeps named namespaces.
 const NAMED_NAMESPACES: &str = "/run/netns";
@@ -22,31 +23,54 @@ pub(crate) fn attach(args: &AttachArgs) -> anyhow::Result<()> {
     };
     let netns = weft_kernel::attach::open_pod(&path)?;
     let client = Client::new(&args.router.socket);
-    let request = PodRequest {
-        id: id.clone(),
-        address: args.ip,
+    let given = Given::all(&client, &id, &wishes(&id, args))?;
+    let attachment = match wire(args, &netns, &id, &given.plans) {
+        Ok(attachment) => attachment,
+        Err(error) => return Err(given.give_back(error)),
     };
-    let plan = super::allocate(&client, &request)?;
-    let mac: Mac = plan
-        .mac
-        .parse()
-        .context("the router's answer cannot be read: is it of another version?")?;
-    let attachment = weft_kernel::attach::attach(&AttachRequest {
-        pod_netns: &netns,
-        bridge: &plan.bridge,
-        id: &id,
-        ifname: &args.ifname,
-        mac: mac.0,
-        address: plan.address,
-        mtu: u32::from(plan.mtu),
-        gateway: None,
-    })?;
+    let addresses: Vec<String> = attachment.addresses().map(|net| net.to_string()).collect();
     let pod = pod(&attachment);
     let words = format!(
         "attached {} as {} ({}), {} in the pod",
-        pod.id, pod.address, pod.mac, args.ifname
+        pod.id,
+        addresses.join(", "),
+        pod.mac,
+        args.ifname
     );
     super::print(args.router.json, &pod, &words)
+}
+
+/// What the command line asks for: the addresses that it names, then those of subnets; any one when it names none.
+fn wishes(id: &str, args: &AttachArgs) -> Vec<PodRequest> {
+    let named = args.ip.iter().map(|named| (Some(named.address), named.subnet));
+    let chosen = args.subnet.iter().map(|subnet| (None, Some(*subnet)));
+    let mut wishes: Vec<_> = named.chain(chosen).collect();
+    if wishes.is_empty() {
+        wishes.push((None, None));
+    }
+    let request = |(address, subnet)| super::pod_request(id, address, subnet, &args.patience);
+    wishes.into_iter().map(request).collect()
+}
+
+/// Wires the pod; its MAC address is that of the first plan.
+fn wire(args: &AttachArgs, netns: &Namespace, id: &str, plans: &[PodPlan]) -> anyhow::Result<Attachment> {
+    let (first, further) = plans.split_first().context("no address was given")?;
+    let mac: Mac = first
+        .mac
+        .parse()
+        .context("the router's answer cannot be read: is it of another version?")?;
+    let further: Vec<IpNet> = further.iter().map(|plan| plan.address).collect();
+    Ok(weft_kernel::attach::attach(&AttachRequest {
+        pod_netns: netns,
+        bridge: &first.bridge,
+        id,
+        ifname: &args.ifname,
+        mac: mac.0,
+        address: first.address,
+        further: &further,
+        mtu: u32::from(first.mtu),
+        gateway: None,
+    })?)
 }
 
 pub(crate) fn detach(args: &DetachArgs) -> anyhow::Result<()> {
@@ -106,6 +130,7 @@ fn pod(attachment: &Attachment) -> Pod {
         id: attachment.id.clone(),
         address: attachment.address,
         mac: Mac(attachment.mac).to_string(),
+        further: attachment.further.clone(),
     }
 }
 

@@ -1,17 +1,23 @@
 //! The commands that ask a running router or the kernel, one file each.
 
 pub(crate) mod attach;
+mod check;
 pub(crate) mod down;
 pub(crate) mod ipam;
+mod owners;
+pub(crate) mod peer;
 mod progress;
 pub(crate) mod status;
 pub(crate) mod target;
 pub(crate) mod token;
 
 use crate::api::client::Client;
+use crate::cli::Patience;
 use anyhow::Context;
+use ipnet::IpNet;
 use serde::Serialize;
-use weft_wire::api::{IpamStatus, PodPlan, PodRequest};
+use std::net::IpAddr;
+use weft_wire::api::{FreeRequest, IpamStatus, PodAddresses, PodPlan, PodRequest};
 
 /// Bridge of every host.
 pub(crate) const BRIDGE: &str = "weft";
@@ -38,6 +44,23 @@ pub(crate) fn block_on_watched<T>(
         .block_on(progress::shown(what, detail, work))
 }
 
+/// What is asked for an address.
+pub(crate) fn pod_request(
+    id: &str,
+    address: Option<IpAddr>,
+    subnet: Option<IpNet>,
+    patience: &Patience,
+) -> PodRequest {
+    PodRequest {
+        id: id.to_owned(),
+        address,
+        subnet,
+        timeout_ms: patience
+            .timeout
+            .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+    }
+}
+
 /// Gets an address, and shows what it waits for.
 pub(crate) fn allocate(client: &Client, request: &PodRequest) -> anyhow::Result<PodPlan> {
     let reason = async || {
@@ -49,6 +72,55 @@ pub(crate) fn allocate(client: &Client, request: &PodRequest) -> anyhow::Result<
         waiting.map(|waiting| waiting.reason)
     };
     block_on_watched("waiting for an address", reason, client.post("/v1/pods", request))
+}
+
+/// What a pod was given, and can give back.
+pub(crate) struct Given<'a> {
+    client: &'a Client,
+    id: &'a str,
+    before: Vec<IpAddr>,
+    pub(crate) plans: Vec<PodPlan>,
+}
+
+impl<'a> Given<'a> {
+    /// Gets all of these addresses for one pod, or none.
+    pub(crate) fn all(client: &'a Client, id: &'a str, requests: &[PodRequest]) -> anyhow::Result<Self> {
+        let path = format!("/v1/pods/{}", ipam::percent_encoded(id));
+        let before: PodAddresses = block_on(ASKING, client.get(&path))?;
+        let mut given = Self {
+            client,
+            id,
+            before: before.addresses,
+            plans: Vec::new(),
+        };
+        for request in requests {
+            match allocate(client, request) {
+                Ok(plan) => given.plans.push(plan),
+                Err(error) => return Err(given.give_back(error)),
+            }
+        }
+        Ok(given)
+    }
+
+    /// Frees what the pod did not have before; the error says so when that fails.
+    pub(crate) fn give_back(self, error: anyhow::Error) -> anyhow::Error {
+        let new = self.plans.iter().map(|plan| plan.address.addr());
+        for address in new.filter(|address| !self.before.contains(address)) {
+            let request = FreeRequest {
+                id: self.id.to_owned(),
+                address: Some(address),
+            };
+            let freed: anyhow::Result<PodAddresses> =
+                block_on(ASKING, self.client.post("/v1/pods/free", &request));
+            if let Err(why) = freed {
+                let id = self.id;
+                return error.context(format!(
+                    "{address} stays reserved until `weft ipam free {id}`: {why:#}"
+                ));
+            }
+        }
+        error
+    }
 }
 
 /// Prints an answer: as JSON, or in words.

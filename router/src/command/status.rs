@@ -102,7 +102,11 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
     if !status.pods.is_empty() {
         writeln!(out)?;
         for pod in status.pods.iter().take(PODS_SHOWN) {
-            writeln!(out, "pod         {}  {}  {}", pod.address, pod.mac, pod.id)?;
+            write!(out, "pod         {}", pod.address)?;
+            for address in &pod.further {
+                write!(out, ",{address}")?;
+            }
+            writeln!(out, "  {}  {}", pod.mac, pod.id)?;
         }
         if status.pods.len() > PODS_SHOWN {
             writeln!(
@@ -228,7 +232,7 @@ fn rtt(us: u64) -> String {
     }
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3_600 => format!("{} min", seconds / 60),
@@ -312,6 +316,7 @@ mod tests {
                 id: "web".into(),
                 address: "10.32.0.1/12".parse().unwrap(),
                 mac: "02:ef:00:00:00:01".into(),
+                further: vec!["10.32.7.1/24".parse().unwrap()],
             }],
             targets: vec![TargetStatus {
                 target: "c:6783".into(),
@@ -337,7 +342,7 @@ mod tests {
             "1.5 MB",
             "sleeve, encrypted",
             "and 17 more",
-            "web",
+            "10.32.0.1/12,10.32.7.1/24  02:ef:00:00:00:01  web",
             "c:6783: connection refused",
             "2 bad seal",
             "1 unknown key",

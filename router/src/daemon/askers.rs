@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tokio::sync::oneshot;
 use weft_ipam_crdt::{Request, RequestId};
-use weft_wire::api::PodPlan;
+use weft_wire::api::{PodPlan, RemovalAsked};
 
 /// Number of a request whose answer nobody reads.
 const NOBODY: RequestId = RequestId(0);
@@ -16,8 +16,8 @@ type Freed = Result<Vec<IpAddr>, String>;
 /// Somebody who wants an address.
 struct Allocate {
     id: String,
-    /// The pod had no address when it asked, and nobody was told of one since.
-    is_new: bool,
+    /// What the pod had when it asked, and what others were told since.
+    known: Vec<IpAddr>,
     answer: oneshot::Sender<Result<PodPlan, String>>,
 }
 
@@ -26,19 +26,38 @@ struct Allocate {
 pub(super) struct Askers {
     allocate: BTreeMap<RequestId, Allocate>,
     free: BTreeMap<RequestId, oneshot::Sender<Freed>>,
+    removals: BTreeMap<RequestId, (RemovalAsked, oneshot::Sender<Result<RemovalAsked, String>>)>,
 }
 
 impl Askers {
-    /// Somebody asks for an address of a pod; `is_new` when it has none yet.
+    /// Somebody asks for an address of a pod, which has these already.
     pub(super) fn allocate(
         &mut self,
         request: RequestId,
         id: &str,
-        is_new: bool,
+        known: Vec<IpAddr>,
         answer: oneshot::Sender<Result<PodPlan, String>>,
     ) {
         let id = id.to_owned();
-        self.allocate.insert(request, Allocate { id, is_new, answer });
+        self.allocate.insert(request, Allocate { id, known, answer });
+    }
+
+    /// Somebody wants hosts removed, or no longer.
+    pub(super) fn remove(
+        &mut self,
+        request: RequestId,
+        asked: RemovalAsked,
+        answer: oneshot::Sender<Result<RemovalAsked, String>>,
+    ) {
+        self.removals.insert(request, (asked, answer));
+    }
+
+    /// Passes on that a wish is durable, or why it is none.
+    pub(super) fn removal(&mut self, request: RequestId, result: Result<(), String>) {
+        if let Some((asked, answer)) = self.removals.remove(&request) {
+            // Whoever asked may have gone; the wish stands.
+            let _ = answer.send(result.map(|()| asked));
+        }
     }
 
     /// Somebody gives addresses back.
@@ -53,25 +72,21 @@ impl Askers {
         request: RequestId,
         result: Result<PodPlan, String>,
     ) -> Option<Request> {
-        let Allocate { id, is_new, answer } = self.allocate.remove(&request)?;
-        let is_given = result.is_ok();
-        match answer.send(result) {
-            Ok(()) if is_given => {
-                for other in self.allocate.values_mut().filter(|other| other.id == id) {
-                    other.is_new = false;
-                }
-                None
-            }
-            Err(Ok(plan)) if is_new && self.allocate.values().all(|other| other.id != id) => {
-                let address = Some(plan.address.addr());
-                Some(Request::Free {
-                    id,
-                    address,
-                    request: NOBODY,
-                })
-            }
-            _ => None,
+        let Allocate { id, known, answer } = self.allocate.remove(&request)?;
+        let address = result.as_ref().ok().map(|plan| plan.address.addr());
+        let is_heard = answer.send(result).is_ok();
+        let address = address?;
+        let mut others = self.allocate.values_mut().filter(|other| other.id == id);
+        if is_heard {
+            others.for_each(|other| other.known.push(address));
+            return None;
         }
+        let is_unwanted = !known.contains(&address) && others.next().is_none();
+        is_unwanted.then_some(Request::Free {
+            id,
+            address: Some(address),
+            request: NOBODY,
+        })
     }
 
     /// Tells all that there is nothing now, and why. What still comes for them comes as if they had hung up: a new
@@ -80,6 +95,9 @@ impl Askers {
         for asker in self.allocate.values_mut() {
             let (nobody, _) = oneshot::channel();
             let _ = std::mem::replace(&mut asker.answer, nobody).send(Err(why.to_owned()));
+        }
+        for (_, (_, answer)) in std::mem::take(&mut self.removals) {
+            let _ = answer.send(Err(why.to_owned()));
         }
         for (_, answer) in std::mem::take(&mut self.free) {
             let _ = answer.send(Err(why.to_owned()));
@@ -111,7 +129,11 @@ mod tests {
 
     fn ask(askers: &mut Askers, number: u64, id: &str, is_new: bool) -> Answered {
         let (answer, answered) = oneshot::channel();
-        askers.allocate(RequestId(number), id, is_new, answer);
+        let known = match is_new {
+            true => vec![],
+            false => vec!["10.32.0.9".parse().unwrap()],
+        };
+        askers.allocate(RequestId(number), id, known, answer);
         answered
     }
 
@@ -129,6 +151,16 @@ mod tests {
                 request: NOBODY
             })
         );
+    }
+
+    #[test]
+    fn a_further_address_is_freed_when_nobody_hears_of_it_and_the_first_one_stays() {
+        let mut askers = Askers::default();
+        let (answer, _) = oneshot::channel();
+        askers.allocate(RequestId(1), "web", vec!["10.32.0.7".parse().unwrap()], answer);
+        let freed = askers.allocated(RequestId(1), plan());
+        assert!(matches!(freed, Some(Request::Free { address: Some(address), .. })
+            if address == "10.32.0.9".parse::<IpAddr>().unwrap()));
     }
 
     #[test]

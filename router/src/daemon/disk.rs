@@ -5,9 +5,9 @@ use anyhow::Context;
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 use weft_store::writer::{self, SAVES_MAX};
-use weft_store::{Save, Store, StoreError, Told};
+use weft_store::{Job, Store, StoreError, Told};
 
-type Saves = mpsc::Sender<(SaveToken, Save)>;
+type Saves = mpsc::Sender<Job<SaveToken>>;
 
 /// Starts the writer; it ends when the sender is dropped. `join_token` is kept with the first write.
 pub(super) fn start(

@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`start`] | everything before the first packet: state, founding or joining, sockets |
+//! | [`adopt`] | this host becomes a member of another cluster |
 //! | [`askers`] | who waits for an answer of the address space |
 //! | [`tcp`] | the mesh's connections |
 //! | [`underlay`] | at which addresses this host can be reached, and with which MTU |
@@ -14,6 +15,7 @@
 //!
 //! One task owns the node; all others send it [`NodeEvent`]s. The engine's threads never wait for it.
 
+mod adopt;
 mod askers;
 mod bridge;
 mod disk;
@@ -34,14 +36,18 @@ use tcp::Connections;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_gossip::{ConnId, PersistToken};
-use weft_ipam_crdt::{Request as Ipam, RequestId};
+use weft_ipam_crdt::{Request as Ipam, RequestId, Wanted};
+use weft_node::check::Checked;
 use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
 use weft_sleeve_engine::{Engine, EngineEvent};
-use weft_store::Save;
 use weft_store::writer::SAVES_MAX;
-use weft_wire::api::{FreeRequest, IpamStatus, PodPlan, PodRequest, Status};
-use weft_wire::{Mac, Time};
+use weft_store::{Difference, Job, Save};
+use weft_wire::api::{
+    AdoptRequest, Adopted, FreeRequest, IpamStatus, KeepRequest, PodPlan, PodRequest, RemovalAsked,
+    RemoveRequest, Status,
+};
+use weft_wire::{Mac, NodeId, Time};
 
 use crate::config::parse_peer;
 
@@ -75,12 +81,41 @@ pub(crate) enum Request {
     Lookup(IpAddr, oneshot::Sender<String>),
     /// The address space; none before this host is a member.
     Ipam(oneshot::Sender<Option<IpamStatus>>),
+    /// Check the address space, and look up where these live; none before this host is a member.
+    Check(Vec<IpAddr>, oneshot::Sender<Option<Check>>),
     /// Try this address until it answers. The answer is the address with its port.
     Connect(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Try this address no more.
     Forget(String, oneshot::Sender<Result<String, TargetRefusal>>),
+    /// Become a member of another cluster, with all hosts of this one; the token comes with its key. Answered when that is
+    /// durable, or when it has come to nothing.
+    Adopt(
+        AdoptRequest,
+        Option<weft_wire::Psk>,
+        oneshot::Sender<Result<Adopted, String>>,
+    ),
+    /// Have these hosts removed. Numbers as for [`Request::Allocate`]; the answer says that the wish is durable.
+    Remove(
+        RequestId,
+        RemoveRequest,
+        oneshot::Sender<Result<RemovalAsked, String>>,
+    ),
+    /// Have them stay after all.
+    Keep(
+        RequestId,
+        KeepRequest,
+        oneshot::Sender<Result<RemovalAsked, String>>,
+    ),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
+}
+
+/// The node's part of a check, and the disk's.
+pub(crate) struct Check {
+    /// What the node has to say.
+    pub(crate) node: Checked,
+    /// What the state file holds, once it has been read; or a sentence when the disk takes no writes.
+    pub(crate) disk: Result<oneshot::Receiver<Result<(), Difference>>, String>,
 }
 
 /// Why an address is not tried, or not given up: a sentence.
@@ -126,6 +161,8 @@ enum NodeEvent {
 enum SaveToken {
     Mesh(PersistToken),
     Ipam(weft_ipam_crdt::PersistToken),
+    Again,
+    Claims,
 }
 
 /// The node and everything it acts on.
@@ -134,12 +171,14 @@ struct Daemon {
     node: Node,
     connections: Connections,
     engine: Box<dyn Engine>,
-    saves: mpsc::Sender<(SaveToken, Save)>,
+    saves: mpsc::Sender<Job<SaveToken>>,
     /// A sentence once a write could not be handed over: the router must end, since it would wait for it for ever.
     save_trouble: Option<String>,
     /// A sentence while the disk takes no writes: then nothing is given out.
     disk_trouble: Option<String>,
     askers: Askers,
+    /// Those who wait until this host has adopted another cluster, or has not.
+    adopting: Vec<oneshot::Sender<Result<Adopted, String>>>,
     remote_macs: watch::Sender<BTreeSet<Mac>>,
     bridge_trouble: watch::Receiver<Option<String>>,
     firewall: watch::Receiver<Vec<String>>,
@@ -225,14 +264,16 @@ impl Daemon {
             Output::Mesh(MeshCommand::Close { conn }) => self.connections.close(conn),
             Output::Persist { token, state } => self.save(SaveToken::Mesh(token), Save::Cluster(state)),
             Output::PersistIpam { token, changes } => self.save(SaveToken::Ipam(token), Save::Ipam(changes)),
+            Output::BeginAgain(beginning) => self.begin_again(*beginning),
+            Output::PersistClaims(claims) => self.save(SaveToken::Claims, Save::Claims(claims)),
+            Output::Adopted(result) => self.adopted(&result),
             Output::Allocated { request, result } => {
                 if let Some(free) = self.askers.allocated(request, result) {
                     self.input(Input::Ipam(free));
                 }
             }
             Output::Freed { request, addresses } => self.askers.freed(request, addresses),
-            // Nobody can ask yet.
-            Output::Removal { .. } => {}
+            Output::Removal { request, result } => self.askers.removal(request, result),
             Output::Engine(command) => self.command(command),
             Output::RemoteMacs(macs) => {
                 self.remote_macs.send_replace(macs);
@@ -242,7 +283,7 @@ impl Daemon {
     }
 
     fn save(&mut self, token: SaveToken, save: Save) {
-        if self.saves.try_send((token, save)).is_err() {
+        if self.saves.try_send(Job::Save(token, save)).is_err() {
             self.save_trouble = Some(format!(
                 "the disk takes no writes: {SAVES_MAX} of them wait, or its writer has ended"
             ));
@@ -299,6 +340,11 @@ impl Daemon {
                 self.input(Input::IpamPersisted(token));
                 return self.save_trouble.take();
             }
+            NodeEvent::Persisted(SaveToken::Again) => {
+                self.input(Input::BeganAgain);
+                return self.save_trouble.take();
+            }
+            NodeEvent::Persisted(SaveToken::Claims) => return None,
             NodeEvent::Disk(trouble) => {
                 self.disk_changed(trouble);
                 return None;
@@ -348,16 +394,24 @@ impl Daemon {
             Request::Status(answer) => {
                 let _ = answer.send(self.status());
             }
-            Request::Allocate(request, PodRequest { id, address }, answer) => {
+            Request::Allocate(request, asked, answer) => {
                 if let Some(why) = &self.disk_trouble {
                     let _ = answer.send(Err(why.clone()));
                     return false;
                 }
-                let is_new = self.node.addresses_of(&id).is_empty();
-                self.askers.allocate(request, &id, is_new, answer);
-                self.input(Input::Ipam(match address {
-                    Some(address) => Ipam::Claim { id, address, request },
-                    None => Ipam::Allocate { id, request },
+                let PodRequest {
+                    id,
+                    address,
+                    subnet,
+                    timeout_ms,
+                } = asked;
+                let held = self.node.addresses_of(&id);
+                self.askers.allocate(request, &id, held, answer);
+                self.input(Input::Ipam(Ipam::AllocateIn {
+                    id,
+                    wanted: Wanted { address, subnet },
+                    within: timeout_ms.map(std::time::Duration::from_millis),
+                    request,
                 }));
             }
             Request::Cancel(request) => self.input(Input::Ipam(Ipam::Cancel(request))),
@@ -376,7 +430,10 @@ impl Daemon {
                 let _ = answer.send(self.node.lookup(address));
             }
             Request::Ipam(answer) => {
-                let _ = answer.send(self.node.ipam_status());
+                let _ = answer.send(self.node.ipam_status(self.now()));
+            }
+            Request::Check(addresses, answer) => {
+                let _ = answer.send(self.check(&addresses));
             }
             Request::Connect(target, answer) => {
                 let _ = answer.send(self.connect(&target));
@@ -384,12 +441,69 @@ impl Daemon {
             Request::Forget(target, answer) => {
                 let _ = answer.send(self.forget(&target));
             }
+            Request::Adopt(request, psk, answer) => self.adopt(request, psk, answer),
+            Request::Remove(request, asked, answer) => {
+                let hosts = self.node.to_remove(&asked);
+                self.remove(request, hosts, Some(asked.fenced), answer);
+            }
+            Request::Keep(request, asked, answer) => {
+                let hosts = self.node.hosts_named(&asked.hosts);
+                self.remove(request, hosts, None, answer);
+            }
             Request::Stop(answer) => {
                 let _ = answer.send(());
                 return true;
             }
         }
         false
+    }
+
+    fn check(&mut self, addresses: &[IpAddr]) -> Option<Check> {
+        // From here to the comparison nothing changes, so the file then holds just what memory does.
+        self.input(Input::Ipam(Ipam::Flush));
+        let node = self.node.check(self.now(), addresses)?;
+        let disk = match &self.disk_trouble {
+            Some(why) => Err(why.clone()),
+            None => {
+                let (answer, answered) = oneshot::channel();
+                let job = Job::Compare(Box::new(node.state.clone()), answer);
+                match self.saves.try_send(job) {
+                    Ok(()) => Ok(answered),
+                    Err(_) => Err(format!("more than {SAVES_MAX} writes wait for the disk")),
+                }
+            }
+        };
+        Some(Check { node, disk })
+    }
+
+    /// Has hosts removed, or with no `wish` kept.
+    fn remove(
+        &mut self,
+        request: RequestId,
+        hosts: Result<Vec<NodeId>, String>,
+        wish: Option<bool>,
+        answer: oneshot::Sender<Result<RemovalAsked, String>>,
+    ) {
+        let trouble = self.disk_trouble.clone();
+        match trouble.map_or(hosts, Err) {
+            Err(why) => {
+                let _ = answer.send(Err(why));
+            }
+            Ok(hosts) => {
+                let asked = RemovalAsked {
+                    hosts: hosts.iter().map(|host| self.node.host_name(host)).collect(),
+                };
+                self.askers.remove(request, asked, answer);
+                self.input(Input::Ipam(match wish {
+                    Some(fenced) => Ipam::Remove {
+                        hosts,
+                        fenced,
+                        request,
+                    },
+                    None => Ipam::Keep { hosts, request },
+                }));
+            }
+        }
     }
 
     fn target(&self, text: &str) -> Result<String, TargetRefusal> {

@@ -36,8 +36,20 @@ fn write(notice: &Notice) {
         Notice::LinkUp { peer, name } => tracing::info!(?peer, name, "mesh link up"),
         Notice::LinkDown { peer, name, reason } => tracing::info!(?peer, name, %reason, "mesh link down"),
         Notice::LinkRefused { with, reason } => tracing::warn!(with, %reason, "mesh connection refused"),
-        Notice::Foreign { with, genesis } => {
-            tracing::warn!(with, cluster = ?genesis, "met a host of another cluster; nothing is shared with it");
+        Notice::Foreign { sentence, .. } | Notice::Unclaimed { sentence } => tracing::warn!("{sentence}"),
+        Notice::BeganAgain {
+            node,
+            left,
+            joined,
+            claims,
+        } => {
+            tracing::warn!(
+                ?node,
+                ?left,
+                ?joined,
+                claims,
+                "this host is a new member; what it was is kept in `state.before` of its state directory"
+            );
         }
         Notice::SleeveUp { peer, name, cipher } => {
             tracing::info!(?peer, name, cipher = cipher.label(), "encrypted session up");

@@ -90,6 +90,15 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         bail!("port {TAP} of bridge {BRIDGE} does not forward: `weft down` removes both, then start again");
     }
     announce(&settings, &state, &underlay, &store);
+    let mut targets = settings.peers;
+    // Until it has heard from the others after it began again, this is all that it knows of them.
+    if state
+        .durable
+        .as_ref()
+        .is_some_and(|durable| durable.peers().next().is_none())
+    {
+        targets.extend(state.targets);
+    }
     let node = Node::new(
         Time::from_start(clock.elapsed()),
         NodeConfig {
@@ -103,7 +112,8 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             token: token.map(|(_, token)| token.psk()),
             durable: state.durable,
             ipam: state.ipam,
-            targets: settings.peers,
+            claims: state.claims,
+            targets,
             endpoints: underlay.endpoints,
             underlay_mtu: underlay.mtu,
             mtu: settings.mtu,
@@ -126,6 +136,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         save_trouble: None,
         disk_trouble: None,
         askers: super::askers::Askers::default(),
+        adopting: Vec::new(),
         remote_macs,
         bridge_trouble,
         firewall,
@@ -234,7 +245,20 @@ fn open_state(settings: &Settings, underlay: &Underlay, rng: &mut ChaCha20Rng) -
     let (mut store, mut state) = Store::open(&settings.state_dir, machine, settings.crash_at, || {
         (NodeKey::from_seed(seed), noise)
     })?;
-    let token = match (settings.token.clone().zip(given), store.token()?) {
+    if let (Some(adopted), Some(given)) = (&state.token, &settings.token)
+        && adopted != given
+    {
+        tracing::warn!(
+            "the token that was given is not the one of the cluster that this host has adopted: `weft token` prints that \
+             one, which is used"
+        );
+    }
+    let given = settings
+        .token
+        .clone()
+        .zip(given)
+        .filter(|_| state.token.is_none());
+    let token = match (given, store.token()?) {
         (Some(given), _) => Some(given),
         (None, Some(text)) => {
             let token =

@@ -174,3 +174,32 @@ impl StoreError {
         )
     }
 }
+
+/// What [`crate::Store::compare`] found.
+#[derive(Debug, thiserror::Error)]
+pub enum Difference {
+    /// The router's memory is not what it handed over to be written.
+    #[error(
+        "the router's memory and what it wrote differ: change {handed} was written last, and it holds {memory}"
+    )]
+    Memory {
+        /// Changes that were handed over.
+        handed: u64,
+        /// Changes in memory.
+        memory: u64,
+    },
+    /// The file was not what was written; it is now.
+    #[error("{why}: it was written anew from memory")]
+    Mended {
+        /// What was wrong.
+        why: String,
+    },
+    /// The file is not what was written, and cannot be written anew.
+    #[error("{why}, and it cannot be written anew: {error}")]
+    Lost {
+        /// What is wrong.
+        why: String,
+        /// Why it stays so.
+        error: StoreError,
+    },
+}

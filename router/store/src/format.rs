@@ -35,6 +35,12 @@ pub(crate) enum RecordKind {
     IpamState = 4,
     /// One change of the address state.
     IpamChange = 5,
+    /// Addresses of pods that the cluster has not given to this host.
+    Claims = 6,
+    /// Join token of the cluster that this host has adopted, UTF-8.
+    Token = 7,
+    /// Where the host listens that let this one in, as encoded texts.
+    Targets = 8,
 }
 
 impl RecordKind {
@@ -45,6 +51,9 @@ impl RecordKind {
             Self::Cluster,
             Self::IpamState,
             Self::IpamChange,
+            Self::Claims,
+            Self::Token,
+            Self::Targets,
         ]
         .into_iter()
         .find(|kind| *kind as u16 == number)

@@ -19,8 +19,8 @@ pub mod point;
 pub mod store;
 pub mod writer;
 
-pub use error::{FormatError, StoreError};
+pub use error::{Difference, FormatError, StoreError};
 pub use machine::{DEFAULT_MACHINE_ID_FILE, MachineId, MachineIdError};
 pub use point::{CrashAt, WritePoint};
-pub use store::{Save, State, Store, Syncs};
-pub use writer::Told;
+pub use store::{Again, Save, State, Store, Syncs};
+pub use writer::{Job, Told};

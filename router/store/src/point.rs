@@ -16,6 +16,10 @@ pub enum Occasion {
     Fold,
     /// The join token, in a file of its own.
     Token,
+    /// What the host was before it began again is kept aside.
+    Former,
+    /// What it is from then on takes its place.
+    Again,
 }
 
 /// How far the replacing is.
@@ -57,8 +61,8 @@ pub enum WritePoint {
 
 impl WritePoint {
     /// Every one.
-    pub const ALL: [Self; 24] = {
-        use Occasion::{First, Fold, Start, Token};
+    pub const ALL: [Self; 34] = {
+        use Occasion::{Again, First, Fold, Former, Start, Token};
         use Step::{Durable, Made, Renamed, Synced, Written};
         [
             Self::DirectoryMade,
@@ -82,6 +86,16 @@ impl WritePoint {
             Self::File(Token, Synced),
             Self::File(Token, Renamed),
             Self::File(Token, Durable),
+            Self::File(Former, Made),
+            Self::File(Former, Written),
+            Self::File(Former, Synced),
+            Self::File(Former, Renamed),
+            Self::File(Former, Durable),
+            Self::File(Again, Made),
+            Self::File(Again, Written),
+            Self::File(Again, Synced),
+            Self::File(Again, Renamed),
+            Self::File(Again, Durable),
             Self::Records(Append::Torn),
             Self::Records(Append::Written),
             Self::Records(Append::Synced),
@@ -103,6 +117,8 @@ impl fmt::Display for WritePoint {
             Occasion::Start => "start",
             Occasion::Fold => "fold",
             Occasion::Token => "token",
+            Occasion::Former => "former",
+            Occasion::Again => "again",
         };
         let step = match step {
             Step::Made => "made",

@@ -5,7 +5,7 @@
 //! file or the new one. In between, changes are appended and synced together. `STATE_DIR/lock` is held while a
 //! router runs.
 
-use crate::error::{FormatError, StoreError};
+use crate::error::{Difference, FormatError, StoreError};
 use crate::file::{check_owner, make_directory, replace};
 use crate::format::{self, RecordKind};
 use crate::machine::MachineId;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use weft_gossip::DurableState;
-use weft_ipam_crdt::{Change, IpamState};
+use weft_ipam_crdt::{Change, Claim, IpamState};
 use weft_wire::codec::encode;
 use weft_wire::{NodeKey, NoiseKeypair};
 
@@ -30,6 +30,10 @@ const APPENDED_FACTOR: u64 = 3;
 const APPENDED_MIN: u64 = 1 << 20;
 /// Longest encoded change of the address state: a grant of all slots of a fragmented host.
 const CHANGE_MAX: usize = 1 << 20;
+/// Longest encoded list of targets: a few socket addresses as text.
+const TARGETS_MAX: usize = 4 << 10;
+/// Longest encoded list of claims: 65,536 addresses with ids of 256 octets.
+const CLAIMS_MAX: usize = 32 << 20;
 
 /// What a router is and knows when it starts.
 pub struct State {
@@ -43,6 +47,36 @@ pub struct State {
     pub durable: Option<DurableState>,
     /// Slots and addresses; none before the node has joined.
     pub ipam: Option<IpamState>,
+    /// Addresses of pods from before it began again, that the cluster has not given to it.
+    pub claims: Vec<Claim>,
+    /// Join token of the cluster that it has adopted.
+    pub token: Option<String>,
+    /// Where the hosts listen that let it in when it began again.
+    pub targets: Vec<String>,
+}
+
+/// What a host is once it has begun again: a new member, whose pods have addresses already.
+#[derive(Clone)]
+pub struct Again {
+    /// Its new identity.
+    pub key: NodeKey,
+    /// Its new Noise static key.
+    pub noise: NoiseKeypair,
+    /// Its membership; the address state is the one of the genesis in it.
+    pub durable: DurableState,
+    /// Addresses of its pods.
+    pub claims: Vec<Claim>,
+    /// Join token of the cluster, when it is another one than before.
+    pub token: Option<String>,
+    /// Where the hosts listen that let it in.
+    pub targets: Vec<String>,
+}
+
+impl std::fmt::Debug for Again {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Whoever has the token can join.
+        write!(f, "Again({:?}, {:?})", self.key.id(), self.claims)
+    }
 }
 
 /// Something that must be durable.
@@ -52,6 +86,10 @@ pub enum Save {
     Cluster(DurableState),
     /// The address state changed like this.
     Ipam(Vec<Change>),
+    /// All that was stored is over: this takes its place, by one write. What it was is kept in `state.before`.
+    Again(Box<Again>),
+    /// These addresses of pods are claimed, and no others.
+    Claims(Vec<Claim>),
 }
 
 /// Counts the syncs of a store, from any thread.
@@ -72,10 +110,16 @@ impl Syncs {
 /// The open state directory; the lock is held until it is dropped.
 pub struct Store {
     directory: PathBuf,
+    machine: MachineId,
     identity: Vec<u8>,
     incarnation: u64,
     durable: Option<DurableState>,
     ipam: Option<IpamState>,
+    claims: Vec<Claim>,
+    token: Option<String>,
+    targets: Vec<String>,
+    /// Octets of what the host was before it began again, until they are kept aside.
+    former: Option<Vec<u8>>,
     file: File,
     /// Octets of the file, and how many of them are its snapshot.
     length: u64,
@@ -134,6 +178,9 @@ impl Store {
                     incarnation: 0,
                     durable: None,
                     ipam: None,
+                    claims: Vec::new(),
+                    token: None,
+                    targets: Vec::new(),
                 };
                 (new, Occasion::First)
             }
@@ -145,9 +192,14 @@ impl Store {
         let mut store = Self {
             directory: directory.into(),
             identity: format::encode_identity(&machine, &state.key, &state.noise),
+            machine,
             incarnation: state.incarnation,
             durable: state.durable.clone(),
             ipam: state.ipam.clone(),
+            claims: state.claims.clone(),
+            token: state.token.clone(),
+            targets: state.targets.clone(),
+            former: None,
             file: lock.try_clone().map_err(in_directory)?,
             length: 0,
             snapshot: 0,
@@ -157,6 +209,7 @@ impl Store {
             _lock: lock,
         };
         store.rewrite(occasion)?;
+        store.follow_token()?;
         Ok((store, state))
     }
 
@@ -178,6 +231,11 @@ impl Store {
                         place,
                     ));
                 }
+                Save::Again(again) => self.take_again(again)?,
+                Save::Claims(claims) => {
+                    self.claims.clone_from(claims);
+                    appended.extend(format::encode_record(RecordKind::Claims, &encode(claims), place));
+                }
                 Save::Ipam(changes) => {
                     // Its snapshot stands before it, or is made from the genesis when the file is read.
                     for change in changes {
@@ -196,6 +254,10 @@ impl Store {
         }
         let length = self.length + appended.len() as u64;
         let is_long = length > APPENDED_FACTOR * self.snapshot + APPENDED_MIN;
+        if self.former.is_some() {
+            self.rewrite(Occasion::Again)?;
+            return self.follow_token();
+        }
         if self.is_behind || is_long || self.points.awaits_fold() {
             return self.rewrite(Occasion::Fold);
         }
@@ -232,6 +294,47 @@ impl Store {
         self.syncs.clone()
     }
 
+    /// Reads the file again, and compares it with what was made durable and with `ipam`, the address state in memory.
+    /// What differs is written anew from what this value holds.
+    ///
+    /// # Errors
+    /// What differs, or why the file cannot be read or written anew.
+    pub fn compare(&mut self, ipam: &IpamState) -> Result<(), Difference> {
+        if self.ipam.as_ref() != Some(ipam) {
+            return Err(Difference::Memory {
+                handed: self.ipam.as_ref().map_or(0, IpamState::serial),
+                memory: ipam.serial(),
+            });
+        }
+        let path = self.directory.join("state");
+        let found = match read(&path) {
+            Ok(Some(bytes)) => decode(&path, &bytes, &self.machine).map_err(|error| error.to_string()),
+            Ok(None) => Err(format!("{} is gone", path.display())),
+            Err(error) => Err(error.to_string()),
+        };
+        let why = match found {
+            Err(why) => why,
+            Ok(state) => {
+                let identity = format::encode_identity(&self.machine, &state.key, &state.noise);
+                let differs = [
+                    (identity != self.identity, "another identity"),
+                    (state.incarnation != self.incarnation, "another incarnation"),
+                    (state.durable != self.durable, "other members"),
+                    (state.ipam != self.ipam, "other addresses or slots"),
+                ];
+                match differs.iter().find(|(differs, _)| *differs) {
+                    None => return Ok(()),
+                    Some((_, what)) => format!("{} holds {what}", path.display()),
+                }
+            }
+        };
+        self.is_behind = true;
+        match self.save(&[]) {
+            Ok(()) => Err(Difference::Mended { why }),
+            Err(error) => Err(Difference::Lost { why, error }),
+        }
+    }
+
     fn take_cluster(&mut self, durable: &DurableState) -> Result<(), StoreError> {
         if self.ipam.is_none() {
             let path = self.directory.join("state");
@@ -245,10 +348,36 @@ impl Store {
         Ok(())
     }
 
-    /// Replaces the file by a snapshot of all.
-    fn rewrite(&mut self, occasion: Occasion) -> Result<(), StoreError> {
-        // Until it has succeeded the open file may be the old one, behind the name or without one.
-        self.is_behind = true;
+    /// Becomes another member. What it was until now is kept as it is here, with all that was to be written before.
+    fn take_again(&mut self, again: &Again) -> Result<(), StoreError> {
+        let fresh = IpamState::genesis(again.durable.genesis()).map_err(|_| StoreError::Damaged {
+            path: self.directory.join("state"),
+            why: FormatError::Ipam,
+        })?;
+        if self.former.is_none() {
+            self.former = Some(self.contents());
+        }
+        self.identity = format::encode_identity(&self.machine, &again.key, &again.noise);
+        self.durable = Some(again.durable.clone());
+        self.ipam = Some(fresh);
+        self.claims.clone_from(&again.claims);
+        self.targets.clone_from(&again.targets);
+        if again.token.is_some() {
+            self.token.clone_from(&again.token);
+        }
+        Ok(())
+    }
+
+    /// Makes the token's file say what the state says: a crash may have come between the two.
+    fn follow_token(&mut self) -> Result<(), StoreError> {
+        match self.token.clone() {
+            Some(token) if self.token()?.as_ref() != Some(&token) => self.save_token(&token),
+            _ => Ok(()),
+        }
+    }
+
+    /// The octets of a file that holds all.
+    fn contents(&self) -> Vec<u8> {
         let mut records = vec![
             (RecordKind::Identity, self.identity.clone()),
             (RecordKind::Incarnation, self.incarnation.to_be_bytes().to_vec()),
@@ -263,7 +392,29 @@ impl Store {
                 .iter()
                 .map(|ipam| (RecordKind::IpamState, ipam.encode())),
         );
-        let bytes = format::encode(&records);
+        if !self.claims.is_empty() {
+            records.push((RecordKind::Claims, encode(&self.claims)));
+        }
+        records.extend(
+            self.token
+                .iter()
+                .map(|token| (RecordKind::Token, token.clone().into_bytes())),
+        );
+        if !self.targets.is_empty() {
+            records.push((RecordKind::Targets, encode(&self.targets)));
+        }
+        format::encode(&records)
+    }
+
+    /// Replaces the file by a snapshot of all.
+    fn rewrite(&mut self, occasion: Occasion) -> Result<(), StoreError> {
+        // Until it has succeeded the open file may be the old one, behind the name or without one.
+        self.is_behind = true;
+        if let Some(former) = &self.former {
+            let place = (self.directory.as_path(), "state.before");
+            replace(place, former, Occasion::Former, &mut self.points, &self.syncs)?;
+        }
+        let bytes = self.contents();
         let place = (self.directory.as_path(), "state");
         replace(place, &bytes, occasion, &mut self.points, &self.syncs)?;
         let path = self.directory.join("state");
@@ -272,6 +423,7 @@ impl Store {
             .open(&path)
             .map_err(|source| StoreError::of_io(&path, source))?;
         (self.length, self.snapshot) = (bytes.len() as u64, bytes.len() as u64);
+        self.former = None;
         self.is_behind = false;
         Ok(())
     }
@@ -374,6 +526,9 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, Store
             incarnation,
             durable: None,
             ipam: None,
+            claims: Vec::new(),
+            token: None,
+            targets: Vec::new(),
         });
     };
     let durable = DurableState::decode(body).map_err(|_| damaged(FormatError::Cluster))?;
@@ -388,12 +543,31 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, Store
             weft_wire::codec::decode::<_, CHANGE_MAX>(body).map_err(|_| damaged(FormatError::Ipam))?;
         ipam.apply(&change);
     }
+    let claims = match last(RecordKind::Claims) {
+        Some(body) => {
+            weft_wire::codec::decode::<_, CLAIMS_MAX>(body).map_err(|_| damaged(FormatError::Ipam))?
+        }
+        None => Vec::new(),
+    };
+    let token = match last(RecordKind::Token) {
+        Some(body) => Some(String::from_utf8(body.to_vec()).map_err(|_| damaged(FormatError::Cluster))?),
+        None => None,
+    };
+    let targets = match last(RecordKind::Targets) {
+        Some(body) => {
+            weft_wire::codec::decode::<_, TARGETS_MAX>(body).map_err(|_| damaged(FormatError::Cluster))?
+        }
+        None => Vec::new(),
+    };
     Ok(State {
         key,
         noise,
         incarnation,
         durable: Some(durable),
         ipam: Some(ipam),
+        claims,
+        token,
+        targets,
     })
 }
 
@@ -524,6 +698,63 @@ mod tests {
         let length = std::fs::metadata(dir.path().join("state")).unwrap().len();
         assert!(length < 2 * APPENDED_MIN, "{length}");
         assert_eq!(held(&open(dir.path(), MACHINE).unwrap().1), 100);
+    }
+
+    fn again() -> Again {
+        let key = NodeKey::from_seed([9; 32]);
+        let genesis = weft_wire::record::Genesis {
+            founder: NodeKey::from_seed([8; 32]).id(),
+            ..founded().genesis().clone()
+        };
+        let secret = weft_wire::ClusterSecret {
+            number: 1,
+            key: [4; 32],
+        };
+        Again {
+            noise: NoiseKeypair::generate(&mut ChaCha20Rng::from_seed([9; 32])).unwrap(),
+            durable: DurableState::founded(genesis, secret),
+            claims: vec![Claim {
+                id: "pod1".into(),
+                address: "10.32.0.1".parse().unwrap(),
+            }],
+            token: Some("of the other cluster".into()),
+            targets: vec!["192.0.2.1:6783".into()],
+            key,
+        }
+    }
+
+    #[test]
+    fn who_begins_again_is_one_or_the_other_and_never_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path(), MACHINE).unwrap();
+        store.save_token("of this one").unwrap();
+        store.save(&[Save::Cluster(founded()), pod(1)]).unwrap();
+        // What is written together with it still belongs to what the host was.
+        let blocked = dir.path().join("state.new");
+        std::fs::create_dir(&blocked).unwrap();
+        assert!(store.save(&[pod(2), Save::Again(Box::new(again()))]).is_err());
+        let path = dir.path().join("state");
+        let was = decode(&path, &read(&path).unwrap().unwrap(), &store.machine);
+        assert_eq!(was.unwrap().durable, Some(founded()));
+        std::fs::remove_dir(&blocked).unwrap();
+        store.save(&[Save::Claims(again().claims), pod(7)]).unwrap();
+        drop(store);
+
+        let (mut store, state) = open(dir.path(), MACHINE).unwrap();
+        assert_eq!(state.key.id(), again().key.id());
+        assert_eq!(state.durable, Some(again().durable));
+        assert_eq!(state.targets, again().targets);
+        assert_eq!((held(&state), state.claims), (1, again().claims));
+        assert_eq!(store.token().unwrap().as_deref(), Some("of the other cluster"));
+        store.save(&[Save::Claims(Vec::new())]).unwrap();
+        drop(store);
+        assert_eq!(open(dir.path(), MACHINE).unwrap().1.claims, []);
+
+        // The file aside is all that it was, and can be put back.
+        std::fs::rename(dir.path().join("state.before"), dir.path().join("state")).unwrap();
+        let (_, state) = open(dir.path(), MACHINE).unwrap();
+        assert_eq!(state.durable, Some(founded()));
+        assert_eq!(held(&state), 2);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The loop that makes writes durable: all that wait with one sync, in order, and none lost while the disk refuses.
 
-use crate::error::StoreError;
+use crate::error::{Difference, StoreError};
 use crate::store::{Save, Store};
+use std::collections::VecDeque;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use weft_ipam_crdt::IpamState;
 
 /// Writes that wait for the disk; the writer takes all of them at once and syncs them together.
 pub const SAVES_MAX: usize = 4_096;
@@ -13,7 +15,7 @@ pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// What the writer has to say.
 #[derive(Debug)]
 pub enum Told<T> {
-    /// This write of its kind, cluster or addresses, is durable, and all before it.
+    /// This write of its kind, cluster, addresses or a beginning, is durable, and all before it. Of claims nothing is told.
     Durable(T),
     /// The disk refused. Nothing is lost and nothing more becomes durable before [`Told::Recovered`].
     Refused(StoreError),
@@ -23,65 +25,138 @@ pub enum Told<T> {
     Failed(StoreError),
 }
 
+/// What the writer is to do, in order.
+#[derive(Debug)]
+pub enum Job<T> {
+    /// Make this durable; the number comes back in [`Told::Durable`].
+    Save(T, Save),
+    /// Read the file again and compare it, with [`Store::compare`]. While the disk refuses, the answer waits.
+    Compare(Box<IpamState>, oneshot::Sender<Result<(), Difference>>),
+}
+
 /// Writes until the sender is dropped, or `tell` returns false, or nothing can be written for good. `join_token` is
 /// kept with the first write: from then on there is a cluster that it admits to.
 pub fn run<T>(
-    mut store: Store,
-    mut saves: mpsc::Receiver<(T, Save)>,
-    mut join_token: Option<String>,
-    mut tell: impl FnMut(Told<T>) -> bool,
+    store: Store,
+    mut jobs: mpsc::Receiver<Job<T>>,
+    join_token: Option<String>,
+    tell: impl FnMut(Told<T>) -> bool,
 ) {
-    let mut waiting = Vec::new();
-    let mut batch = Vec::new();
-    let (mut cluster, mut ipam) = (None, None);
-    let mut is_refused = false;
+    let mut writer = Writer {
+        store,
+        join_token,
+        tell,
+        batch: Vec::new(),
+        cluster: None,
+        ipam: None,
+        again: None,
+        is_refused: false,
+    };
+    let mut waiting = VecDeque::new();
+    let mut taken = Vec::new();
     loop {
-        if is_refused {
+        if writer.is_refused {
             std::thread::sleep(RETRY_INTERVAL);
             while waiting.len() < SAVES_MAX
-                && let Ok(next) = saves.try_recv()
+                && let Ok(next) = jobs.try_recv()
             {
-                waiting.push(next);
+                waiting.push_back(next);
             }
-        } else if saves.blocking_recv_many(&mut waiting, SAVES_MAX) == 0 {
-            return;
-        }
-        for (number, save) in waiting.drain(..) {
-            match save {
-                Save::Cluster(_) => cluster = Some(number),
-                Save::Ipam(_) => ipam = Some(number),
+        } else if waiting.is_empty() {
+            if jobs.blocking_recv_many(&mut taken, SAVES_MAX) == 0 {
+                return;
             }
-            batch.push(save);
+            waiting.extend(taken.drain(..));
         }
-        let saved = store.save(&batch).and_then(|()| {
-            let Some(token) = &join_token else { return Ok(()) };
-            store.save_token(token)?;
-            join_token = None;
+        // All up to the next comparison is written with one sync.
+        while let Some(Job::Save(..)) = waiting.front() {
+            let Some(Job::Save(number, save)) = waiting.pop_front() else {
+                break;
+            };
+            writer.add(number, save);
+        }
+        match writer.write() {
+            Next::Go => {}
+            // Nobody waits any longer once the sender is gone.
+            Next::Retry if !jobs.is_closed() => continue,
+            Next::Retry | Next::End => return,
+        }
+        if let Some(Job::Compare(state, answer)) = waiting.pop_front() {
+            // Whoever asked may have gone.
+            let _ = answer.send(writer.store.compare(&state));
+        }
+    }
+}
+
+/// How a write ended.
+enum Next {
+    Go,
+    /// The disk has refused.
+    Retry,
+    /// There is nobody to tell, or no use in another try.
+    End,
+}
+
+struct Writer<T, F> {
+    store: Store,
+    join_token: Option<String>,
+    tell: F,
+    batch: Vec<Save>,
+    cluster: Option<T>,
+    ipam: Option<T>,
+    again: Option<T>,
+    is_refused: bool,
+}
+
+impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
+    fn add(&mut self, number: T, save: Save) {
+        match save {
+            Save::Cluster(_) => self.cluster = Some(number),
+            Save::Ipam(_) => self.ipam = Some(number),
+            Save::Again(_) => {
+                self.again = Some(number);
+                // It was the token of the cluster before.
+                self.join_token = None;
+            }
+            Save::Claims(_) => {}
+        }
+        self.batch.push(save);
+    }
+
+    /// Makes what was added durable, and what a call before could not.
+    fn write(&mut self) -> Next {
+        let saved = self.store.save(&self.batch).and_then(|()| {
+            let Some(token) = &self.join_token else {
+                return Ok(());
+            };
+            self.store.save_token(token)?;
+            self.join_token = None;
             Ok(())
         });
         // What was refused is in the store, and written with the next call.
-        batch.clear();
+        self.batch.clear();
         let goes_on = match saved {
             Ok(()) => {
-                let recovered = !std::mem::take(&mut is_refused) || tell(Told::Recovered);
+                let recovered = !std::mem::take(&mut self.is_refused) || (self.tell)(Told::Recovered);
                 recovered
-                    && [cluster.take(), ipam.take()]
+                    && [self.cluster.take(), self.ipam.take(), self.again.take()]
                         .into_iter()
                         .flatten()
-                        .all(|number| tell(Told::Durable(number)))
+                        .all(|number| (self.tell)(Told::Durable(number)))
             }
             Err(error) if error.may_pass() => {
-                is_refused = true;
-                // Nobody waits any longer once the sender is gone.
-                tell(Told::Refused(error)) && !saves.is_closed()
+                self.is_refused = true;
+                (self.tell)(Told::Refused(error))
             }
             Err(error) => {
-                tell(Told::Failed(error));
+                (self.tell)(Told::Failed(error));
                 false
             }
         };
-        if !goes_on {
-            return;
+        match (goes_on, self.is_refused) {
+            (false, _) => Next::End,
+            (true, true) => Next::Retry,
+            (true, false) => Next::Go,
         }
     }
 }

@@ -96,6 +96,41 @@ fn of_crossing_initiations_that_of_the_lower_node_stands() {
 }
 
 #[test]
+fn without_a_frame_that_waits_the_lower_node_alone_initiates() {
+    let mut world = World::new(2);
+    let ids = [world.id(0), world.id(1)];
+    world.input(0, Input::Keep(ids[1]));
+    world.input(1, Input::Keep(ids[0]));
+    assert_eq!(world.state(0, 1), PeerState::AwaitingResponse);
+    assert_eq!(world.state(1, 0), PeerState::AwaitingInitiation);
+    world.run(SECOND);
+    assert!(world.is_joined(0, 1));
+    let sent = |i| world.sent_by(i, Kind::Init).len();
+    assert_eq!((sent(0), sent(1)), (1, 0));
+}
+
+#[test]
+fn the_higher_node_waits_for_the_lower_only_a_moment_and_with_a_frame_not_at_all() {
+    for frame_waits in [false, true] {
+        let mut world = World::new(2);
+        let lower = world.id(0);
+        world.input(1, Input::Keep(lower));
+        world.run(ms(100));
+        assert_eq!(world.sent_by(1, Kind::Init).len(), 0);
+        if frame_waits {
+            world.connect(1, 0);
+            assert_eq!(world.sent_by(1, Kind::Init).len(), 1);
+        }
+        world.input(1, Input::Keep(lower));
+        world.run(YIELD - ms(1) - ms(100));
+        assert_eq!(world.is_joined(0, 1), frame_waits);
+        world.run(ms(100));
+        assert!(world.is_joined(0, 1));
+        assert_eq!(world.sent_by(1, Kind::Init).len(), 1);
+    }
+}
+
+#[test]
 fn a_crossing_initiation_shows_the_lower_node_where_to_go() {
     // The lower node knows a wrong address of the higher one, which alone can reach the other.
     let mut world = World::new(2);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use weft_wire::api::{ApiError, FreeRequest, IpamStatus, PodAddresses, PodPlan, PodRequest};
 
 use crate::error::{Error, Result};
@@ -60,12 +61,30 @@ impl Api {
     }
 
     fn give(&mut self, id: &str, address: Option<IpAddr>) -> Result<IpAddr> {
-        let request = PodRequest {
+        self.request(&PodRequest {
             id: id.to_owned(),
             address,
-        };
+            subnet: None,
+            timeout_ms: None,
+        })
+    }
+
+    /// Gets an address for `id` of this part of the range, or this address of it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the router's sentence.
+    pub fn allocate_in(&mut self, id: &str, address: Option<IpAddr>, subnet: IpNet) -> Result<IpAddr> {
+        self.request(&PodRequest {
+            id: id.to_owned(),
+            address,
+            subnet: Some(subnet),
+            timeout_ms: None,
+        })
+    }
+
+    fn request(&mut self, request: &PodRequest) -> Result<IpAddr> {
         let path = "/v1/pods";
-        let body = serde_json::to_vec(&request).map_err(|e| self.not_json(path, e))?;
+        let body = serde_json::to_vec(request).map_err(|e| self.not_json(path, e))?;
         let answer = self.call("POST", path, &body)?;
         let plan: PodPlan = serde_json::from_slice(&answer).map_err(|e| self.not_json(path, e))?;
         Ok(plan.address.addr())
@@ -116,6 +135,8 @@ impl Api {
         let request = PodRequest {
             id: id.to_owned(),
             address: Some(address),
+            subnet: None,
+            timeout_ms: None,
         };
         let body = serde_json::to_vec(&request).map_err(|e| self.not_json(path, e))?;
         self.send("POST", path, &body)

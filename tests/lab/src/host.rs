@@ -170,7 +170,15 @@ impl Host {
     /// # Errors
     /// When the kernel or `weft attach` refuses.
     pub fn pod(&self, name: &str, address: impl Into<IpAddr>) -> Result<Pod> {
-        Pod::attach(self, name, Some(address.into()))
+        Pod::attach(self, name, vec!["--ip".into(), address.into().to_string()])
+    }
+
+    /// As [`Host::pod`], with whatever `weft attach` can be told of its addresses.
+    ///
+    /// # Errors
+    /// When the kernel or `weft attach` refuses.
+    pub fn pod_with(&self, name: &str, arguments: &[&str]) -> Result<Pod> {
+        Pod::attach(self, name, arguments.iter().map(ToString::to_string).collect())
     }
 
     /// As [`Host::pod`], with an address that the router chooses.
@@ -178,7 +186,7 @@ impl Host {
     /// # Errors
     /// When the kernel or `weft attach` refuses.
     pub fn pod_any(&self, name: &str) -> Result<Pod> {
-        Pod::attach(self, name, None)
+        Pod::attach(self, name, Vec::new())
     }
 
     /// A pod that something else than `weft attach` has put on this host's overlay.

@@ -1,7 +1,6 @@
 //! A pod: a namespace attached to a host's overlay.
 
 use std::ffi::OsStr;
-use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -20,8 +19,8 @@ use crate::station::Station;
 pub struct Pod {
     station: Station,
     host: Host,
-    /// The address that was asked for; the router chooses one when there is none.
-    asked: Option<IpAddr>,
+    /// Arguments of `weft attach` that say which addresses it shall have; the router chooses one when there are none.
+    asked: Vec<String>,
 }
 
 impl Deref for Pod {
@@ -33,7 +32,7 @@ impl Deref for Pod {
 }
 
 impl Pod {
-    pub(crate) fn attach(host: &Host, name: &str, asked: Option<IpAddr>) -> Result<Self> {
+    pub(crate) fn attach(host: &Host, name: &str, asked: Vec<String>) -> Result<Self> {
         check_name(name)?;
         let namespace = Namespace::new()?;
         let mut pod = Self {
@@ -54,7 +53,8 @@ impl Pod {
             reason: e.to_string(),
             text: output.stdout,
         })?;
-        pod.station.addresses.push(attached.address.addr());
+        let addresses = std::iter::once(attached.address).chain(attached.further);
+        pod.station.addresses = addresses.map(|net| net.addr()).collect();
         let links = pod.namespace.run(link::list)??;
         let interface = links.into_iter().find(|link| link.name != "lo");
         pod.station.interface = interface
@@ -79,7 +79,6 @@ impl Pod {
     /// # Errors
     /// When the program cannot be run. A refusal is in the [`Output`].
     pub fn attach_again(&self) -> Result<Output> {
-        let address = self.asked.map(|address| address.to_string());
         let (path, socket) = (self.namespace.path(), self.host.socket());
         let mut arguments = vec![
             OsStr::new("attach"),
@@ -90,9 +89,7 @@ impl Pod {
             socket.as_os_str(),
             "--json".as_ref(),
         ];
-        if let Some(address) = &address {
-            arguments.extend([OsStr::new("--ip"), OsStr::new(address)]);
-        }
+        arguments.extend(self.asked.iter().map(OsStr::new));
         self.host.weft(arguments)
     }
 

@@ -205,8 +205,8 @@ fn a_router_that_cannot_start_says_why_and_changes_nothing() {
         (
             "a range that is too small",
             none,
-            &["--range", "10.0.0.0/30"],
-            &["10.0.0.0/30", "too small", "/24"],
+            &["--range", "10.0.0.0/31"],
+            &["10.0.0.0/31", "too small", "/24"],
         ),
         (
             "a range with host bits",

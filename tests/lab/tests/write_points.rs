@@ -166,6 +166,8 @@ fn laboratory(point: WritePoint) -> usize {
         | WritePoint::Records(_) => 0,
         WritePoint::File(Occasion::Fold, _) => 1,
         WritePoint::File(Occasion::Token, _) => 2,
+        // A member that stays one never gets there.
+        WritePoint::File(Occasion::Former | Occasion::Again, _) => LABORATORIES,
     }
 }
 const LABORATORIES: usize = 3;
@@ -237,6 +239,7 @@ fn members_die(label: &str, points: impl Iterator<Item = WritePoint>) -> usize {
                 });
                 b
             }
+            WritePoint::File(Occasion::Former | Occasion::Again, _) => continue,
             WritePoint::File(Occasion::Fold, _) | WritePoint::Records(_) => {
                 if b.running.is_none() {
                     b.start();
@@ -319,4 +322,76 @@ fn a_founder_dies_at_every_write_point_before_it_has_founded() {
     given.assert_held(&[&founder.host]);
     let kept = fs::read_to_string(founder.host.state_dir().join("token")).unwrap();
     assert_eq!(founder.running.as_ref().unwrap().token().unwrap(), kept.trim());
+}
+
+#[test]
+fn a_host_dies_at_every_write_point_while_it_adopts_another_cluster() {
+    let lab = Lab::new("adopting").unwrap();
+    let switch = lab.switch().unwrap();
+    let token = lab.secret_file("token", "correct horse battery staple").unwrap();
+    let founding = ["--found", "--token-file", token.to_str().unwrap()];
+    let a = lab.host("a").on(&switch).build().unwrap().up(founding).unwrap();
+    let target = genesis(&a.wait_until("it is a member", SOON, is_member).unwrap());
+    let peer = a.host().address().unwrap().to_string();
+    let mut given = Given::default();
+    given.allocate(a.host(), "x");
+    let points = WritePoint::ALL
+        .into_iter()
+        .filter(|point| laboratory(*point) == LABORATORIES);
+    let mut victims: Vec<(Victim, IpAddr, String)> = Vec::new();
+    let mut is_new = true;
+    let mut outcomes = BTreeMap::new();
+    for (number, point) in points.enumerate() {
+        if is_new {
+            let name = format!("b{number}");
+            let mut victim = Victim::new(&lab, &switch, &name, &founding);
+            let own = genesis(&victim.start());
+            let address: IpAddr = format!("10.32.1.{}", number + 1).parse().unwrap();
+            let mut api = Api::connect(&victim.host).unwrap();
+            api.claim(&format!("{name}-pod"), address).unwrap();
+            victims.push((victim, address, own));
+        }
+        let (victim, address, own) = victims.last_mut().unwrap();
+        let before = identity(&victim.host);
+        victim.die_at(point, "", |router| {
+            drop(connect(router));
+            let socket = router.host().socket();
+            let arguments = [
+                "ipam",
+                "adopt",
+                "--peer",
+                &peer,
+                "--socket",
+                socket.to_str().unwrap(),
+            ];
+            assert!(!router.host().weft(arguments).unwrap().status.success());
+        });
+        victim.identity = identity(&victim.host);
+        let status = victim.start();
+        is_new = victim.identity != before;
+        // One or the other: the identity goes with its cluster, and the address is in both.
+        assert_eq!(
+            genesis(&status),
+            if is_new { target.clone() } else { own.clone() },
+            "{point}"
+        );
+        let router = victim.running.as_ref().unwrap();
+        let holds = |_: &Status| {
+            let used = Api::connect(&victim.host).unwrap().ipam().unwrap().used;
+            used.len() == 1 && used[0].address == *address && used[0].id.ends_with("-pod")
+        };
+        router.wait_until("it has its address", SOON, holds).unwrap();
+        outcomes.insert(point.to_string(), is_new);
+        if is_new {
+            given.add(format!("{}-pod", victim.host.name()), *address);
+            given.assert_held(&[a.host(), &victim.host]);
+        }
+    }
+    let gone: Vec<&str> = outcomes
+        .iter()
+        .filter(|(_, is_new)| **is_new)
+        .map(|(point, _)| point.as_str())
+        .collect();
+    assert_eq!(gone, ["again-file-durable", "again-file-renamed"]);
+    assert_eq!(outcomes.len(), 10);
 }

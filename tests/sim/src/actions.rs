@@ -51,7 +51,8 @@ impl World {
     /// Takes down what a node is told of its mesh.
     pub(crate) fn note_mesh(&mut self, host: usize, input: &Mesh) {
         let (kind, octets, bytes): (&str, Vec<u8>, &[u8]) = match input {
-            Mesh::Frame { conn, bytes } => ("frame", octets_of(*conn).into(), bytes),
+            // Its octets were taken down when it was sent.
+            Mesh::Frame { conn, .. } => ("frame", octets_of(*conn).into(), &[]),
             Mesh::Dialled { conn, .. } => ("dialled", octets_of(*conn).into(), &[]),
             Mesh::DialFailed { conn, .. } => ("dial failed", octets_of(*conn).into(), &[]),
             Mesh::Accepted { conn, .. } => ("accepted", octets_of(*conn).into(), &[]),
@@ -62,6 +63,9 @@ impl World {
             Mesh::AddTarget(_)
             | Mesh::RemoveTarget(_)
             | Mesh::SetRecord { .. }
+            | Mesh::Removed(_)
+            | Mesh::SetAdmitting(_)
+            | Mesh::SetCapabilities(_)
             | Mesh::Shutdown
             | Mesh::Tick => ("mesh", vec![], &[]),
         };
@@ -110,6 +114,27 @@ impl World {
                 if self.hosts[host].disk.write(Write::Ipam(token, changes)) {
                     self.sync_later(host);
                 }
+            }
+            Output::BeginAgain(beginning) => {
+                let text = format!("{beginning:?}");
+                self.record
+                    .note(self.now, host, "persist", &[text.as_bytes()], || text.clone());
+                if self.hosts[host].disk.write(Write::Again(beginning)) {
+                    self.sync_later(host);
+                }
+            }
+            Output::PersistClaims(claims) => {
+                let text = format!("{claims:?}");
+                self.record
+                    .note(self.now, host, "persist", &[text.as_bytes()], || text.clone());
+                if self.hosts[host].disk.write(Write::Claims(claims)) {
+                    self.sync_later(host);
+                }
+            }
+            Output::Adopted(result) => {
+                let text = format!("{result:?}");
+                self.record
+                    .note(self.now, host, "adopted", &[text.as_bytes()], || text.clone());
             }
             Output::Allocated { request, result } => self.answered(host, request, result),
             // The scenario looks at what becomes of it.

@@ -6,7 +6,8 @@
 use crate::dice::Dice;
 use std::fmt;
 use weft_gossip::DurableState;
-use weft_ipam_crdt::{Change, IpamState};
+use weft_ipam_crdt::{Change, Claim, IpamState};
+use weft_node::again::Beginning;
 use weft_wire::{NodeKey, NoiseKeypair};
 
 /// One write, with the number by which the node names it.
@@ -16,6 +17,10 @@ pub(crate) enum Write {
     Cluster(weft_gossip::PersistToken, DurableState),
     /// Changes of the address state.
     Ipam(weft_ipam_crdt::PersistToken, Vec<Change>),
+    /// What the host is from now on, in place of all before.
+    Again(Box<Beginning>),
+    /// Addresses that it claims.
+    Claims(Vec<Claim>),
 }
 
 /// Writes that have become durable, the last of each kind.
@@ -23,6 +28,8 @@ pub(crate) enum Write {
 pub(crate) struct Synced {
     pub(crate) cluster: Option<weft_gossip::PersistToken>,
     pub(crate) ipam: Option<weft_ipam_crdt::PersistToken>,
+    /// The host is another member now.
+    pub(crate) began: bool,
     /// The next writes begin.
     pub(crate) again: bool,
 }
@@ -36,6 +43,7 @@ pub(crate) struct Disk {
     pub(crate) incarnation: u64,
     durable: Option<DurableState>,
     ipam: Option<IpamState>,
+    claims: Vec<Claim>,
     writing: Vec<Write>,
     waiting: Vec<Write>,
 }
@@ -61,6 +69,7 @@ impl Disk {
             incarnation: 0,
             durable: None,
             ipam: None,
+            claims: Vec::new(),
             writing: Vec::new(),
             waiting: Vec::new(),
         }
@@ -79,6 +88,11 @@ impl Disk {
     /// What a start would find now of the addresses.
     pub(crate) fn ipam(&self) -> Option<&IpamState> {
         self.ipam.as_ref()
+    }
+
+    /// What a start would find now of the claims.
+    pub(crate) fn claims(&self) -> &[Claim] {
+        &self.claims
     }
 
     /// Takes something to write; true when writing begins with it.
@@ -101,6 +115,8 @@ impl Disk {
             match &write {
                 Write::Cluster(token, _) => synced.cluster = Some(*token),
                 Write::Ipam(token, _) => synced.ipam = Some(*token),
+                Write::Again(_) => synced.began = true,
+                Write::Claims(_) => {}
             }
             self.apply(write);
         }
@@ -122,6 +138,19 @@ impl Disk {
     fn apply(&mut self, write: Write) {
         match write {
             Write::Cluster(_, state) => self.durable = Some(state),
+            Write::Claims(claims) => self.claims = claims,
+            Write::Again(beginning) => {
+                let Beginning {
+                    key,
+                    noise,
+                    state,
+                    claims,
+                    ..
+                } = *beginning;
+                (self.key, self.noise, self.claims) = (key, noise, claims);
+                self.ipam = IpamState::genesis(state.genesis()).ok();
+                self.durable = Some(state);
+            }
             Write::Ipam(_, changes) => {
                 let Some(durable) = &self.durable else { return };
                 let fresh = || IpamState::genesis(durable.genesis()).ok();

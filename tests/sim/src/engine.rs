@@ -67,8 +67,6 @@ pub enum Report {
 
 /// Octets of datagram that an interface takes: a packet of 1,500.
 const INTERFACE: u16 = 1_472;
-/// Octets of datagram that the network carries: a packet of 1,450. Larger ones vanish.
-pub const CARRIED: u16 = 1_422;
 
 /// One session.
 pub struct Session {

@@ -2,7 +2,7 @@
 //! as the others, has a session with each, and frames arrive.
 
 use crate::engine::Frame;
-use crate::host::{Host, pod_mac};
+use crate::host::{Host, home_of, pod_mac};
 use crate::invariants::Violation;
 use crate::queue::Event;
 use crate::world::World;
@@ -12,7 +12,9 @@ use weft_node::Node;
 use weft_wire::{GenesisId, Mac, Time};
 
 /// How often is looked.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// A frame that has not arrived after this time is sent again: longer than most datagrams are under way.
+const RESEND_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How far the end is.
 #[derive(Default)]
@@ -34,10 +36,15 @@ impl Liveness {
 
     /// A frame reached a host.
     pub(crate) fn arrived(&mut self, host: usize, frame: &Frame) {
+        let destination = match frame.destination.is_group() {
+            true => pod_mac(host, 0),
+            false => frame.destination,
+        };
         if let Some(missing) = &mut self.missing
-            && crate::host::home_of(frame.destination) == host
+            && home_of(destination) == host
         {
-            missing.remove(&(frame.source, frame.destination));
+            missing.remove(&(frame.source, destination));
+            self.well = missing.is_empty();
         }
     }
 }
@@ -45,41 +52,47 @@ impl Liveness {
 impl World {
     pub(crate) fn look(&mut self) {
         let hosts = self.scenario.hosts;
-        let unmet = match &self.liveness.missing {
-            None => unmet(&self.hosts[..hosts], self.genesis),
-            Some(missing) => missing.first().map(|(a, b)| {
-                format!(
-                    "no frame from {a} reaches {b}, and {} more pairs of pods wait",
-                    missing.len() - 1
-                )
-            }),
+        if self.liveness.missing.is_none() {
+            if let Some(what) = unmet(&self.hosts[..hosts], self.genesis) {
+                return self.look_again(LOOK_INTERVAL, what);
+            }
+            let all = (0..hosts).flat_map(|a| (0..hosts).map(move |b| (a, b)));
+            let pairs = all
+                .filter(|(a, b)| a != b)
+                .map(|(a, b)| (pod_mac(a, 0), pod_mac(b, 0)));
+            self.liveness.missing = Some(pairs.collect());
+            // One frame to everybody also teaches where its sender lives; what gets lost of it is sent to each.
+            for host in 0..hosts {
+                self.send_frame(host, pod_mac(host, 0), Mac::BROADCAST);
+            }
+            return self.look_again(RESEND_INTERVAL, "frames are under way".into());
+        }
+        let missing = self.liveness.missing.clone().unwrap_or_default();
+        let Some((a, b)) = missing.first() else {
+            return;
         };
-        match (unmet, self.liveness.missing.is_some()) {
-            (None, true) => {
-                self.liveness.well = true;
-                return;
-            }
-            (None, false) => {
-                let all = (0..hosts).flat_map(|a| (0..hosts).map(move |b| (a, b)));
-                let pairs = all
-                    .filter(|(a, b)| a != b)
-                    .map(|(a, b)| (pod_mac(a, 0), pod_mac(b, 0)));
-                self.liveness.missing = Some(pairs.collect());
-            }
-            (Some(what), _) if self.liveness.end.is_some_and(|end| self.now >= end) => {
-                self.violation = Some(Violation {
-                    invariant: "liveness",
-                    host: 0,
-                    what: format!("{} s after the last fault {what}", self.scenario.settles_s),
-                });
-                return;
-            }
-            (Some(_), _) => {}
+        let what = format!(
+            "no frame from {a} reaches {b}, and {} more pairs of pods wait",
+            missing.len() - 1
+        );
+        for (source, destination) in &missing {
+            self.send_frame(home_of(*source), *source, *destination);
         }
-        for (source, destination) in self.liveness.missing.clone().unwrap_or_default() {
-            self.send_frame(crate::host::home_of(source), source, destination);
+        self.look_again(RESEND_INTERVAL, what);
+    }
+
+    /// Looks again after a while, unless the time for it has run out.
+    fn look_again(&mut self, after: Duration, what: String) {
+        if self.liveness.end.is_some_and(|end| self.now >= end) {
+            self.violation = Some(Violation {
+                invariant: "liveness",
+                host: 0,
+                what: format!("{} s after the last fault {what}", self.scenario.settles_s),
+            });
+            return;
         }
-        self.queue.push(self.now + LOOK_INTERVAL, Event::Look);
+        self.record.note(self.now, 0, "look", &[], || what);
+        self.queue.push(self.now + after, Event::Look);
     }
 }
 

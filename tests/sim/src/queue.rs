@@ -37,6 +37,8 @@ pub(crate) enum Event {
     Synced { host: usize, start: u64 },
     /// The shell tells its node something that came while the process stood still, or that a write is done.
     Tell { host: usize, start: u64, input: Input },
+    /// The shell tells its node that it is another member now.
+    Began { host: usize, start: u64 },
     /// The shell tells its node that a write of the address state is done.
     IpamSynced {
         host: usize,

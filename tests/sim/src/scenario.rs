@@ -71,6 +71,21 @@ pub struct Network {
     pub duplicate: f64,
     /// Part that is overtaken by others: it takes up to 100 ms longer.
     pub reorder: f64,
+    /// Largest IP packet that it carries; larger ones vanish. An interface takes 1,500.
+    #[serde(default = "default_carries")]
+    pub carries: u16,
+}
+
+/// Less than interfaces take, so that the path MTU has to be searched for.
+fn default_carries() -> u16 {
+    1_450
+}
+
+impl Network {
+    /// Octets of UDP payload over IPv4 that it carries.
+    pub fn datagram_max(&self) -> u16 {
+        self.carries - 28
+    }
 }
 
 /// How long a write takes to be durable.
@@ -251,6 +266,8 @@ impl Scenario {
             .any(|f| f.every_s.is_some_and(|every| every < 0.1))
         {
             "every_s of a fault is at least 0.1"
+        } else if !(1_280..=1_500).contains(&network.carries) {
+            "carries is 1280 to 1500"
         } else if self.pods == 0 || self.traffic.every_ms < 1.0 {
             "there must be a pod on each host that sends at most once a millisecond"
         } else if ![self.lasts_s, self.settles_s]

@@ -51,6 +51,7 @@ pub(crate) enum TcpEvent {
     SynArrived {
         from: Key,
         to: SocketAddr,
+        pause: Duration,
     },
     GiveUp {
         from: Key,
@@ -133,6 +134,16 @@ pub(crate) struct Tcp {
     sides: BTreeMap<Key, (u64, usize)>,
     dialling: BTreeSet<Key>,
     ids: u64,
+}
+
+/// Sends a SYN again after a pause, and the next one after twice that.
+fn repeat_syn(now: Time, queue: &mut Queue, from: Key, to: SocketAddr, pause: Duration) {
+    let again = TcpEvent::Syn {
+        from,
+        to,
+        pause: pause * 2,
+    };
+    queue.push(now + pause, Event::Tcp(again));
 }
 
 type Stations<'a> = &'a dyn Fn(usize) -> Station;
@@ -294,19 +305,16 @@ impl Tcp {
                     && network.is_open(Carrier::Mesh, from.host, other)
                 {
                     let after = network.segment(from.host, other);
-                    queue.push(now + after, Event::Tcp(TcpEvent::SynArrived { from, to }));
+                    queue.push(now + after, Event::Tcp(TcpEvent::SynArrived { from, to, pause }));
                 } else {
-                    let again = TcpEvent::Syn {
-                        from,
-                        to,
-                        pause: pause * 2,
-                    };
-                    queue.push(now + pause, Event::Tcp(again));
+                    repeat_syn(now, queue, from, to, pause);
                 }
                 None
             }
-            TcpEvent::SynArrived { from, to } => {
-                self.answer(now, queue, network, stations, from, to);
+            TcpEvent::SynArrived { from, to, pause } => {
+                if !self.answer(now, queue, network, stations, from, to) {
+                    repeat_syn(now, queue, from, to, pause);
+                }
                 None
             }
             TcpEvent::GiveUp { from } => {
@@ -399,7 +407,8 @@ impl Tcp {
         }
     }
 
-    /// A SYN arrives: a listener answers it, a kernel without one refuses it, and nothing answers for nobody.
+    /// A SYN arrives: a listener answers it, a kernel without one refuses it, and nothing answers for nobody; then it is
+    /// false.
     fn answer(
         &mut self,
         now: Time,
@@ -408,22 +417,19 @@ impl Tcp {
         stations: Stations<'_>,
         from: Key,
         to: SocketAddr,
-    ) {
+    ) -> bool {
         let Some(other) = network.owner(&to) else {
-            return;
+            return false;
         };
-        let Station::Running(dialler) = stations(from.host) else {
-            return;
-        };
-        if dialler != from.start
-            || !self.dialling.contains(&from)
-            || !network.is_open(Carrier::Mesh, other, from.host)
-        {
-            return;
+        if stations(from.host) != Station::Running(from.start) || !self.dialling.contains(&from) {
+            return true;
+        }
+        if !network.is_open(Carrier::Mesh, other, from.host) {
+            return false;
         }
         let after = network.segment(other, from.host);
         match stations(other) {
-            Station::Off => {}
+            Station::Off => return false,
             Station::NoProcess => queue.push(now + after, Event::Tcp(TcpEvent::Refused { from })),
             Station::Running(start) => {
                 self.ids += 1;
@@ -434,13 +440,14 @@ impl Tcp {
                     conn: ConnId::Accepted(id),
                 };
                 let Some(address) = network.address_of(from.host) else {
-                    return;
+                    return false;
                 };
                 self.connections
                     .insert(id, [Side::new(from, address), Side::new(key, to)]);
                 queue.push(now + after, Event::Tcp(TcpEvent::Answered { id }));
             }
         }
+        true
     }
 
     #[expect(

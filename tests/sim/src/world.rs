@@ -2,7 +2,7 @@
 
 use crate::dice::Dice;
 use crate::disk::Disk;
-use crate::engine::{CARRIED, Engine, Frame, Report, Sealed};
+use crate::engine::{Engine, Frame, Report, Sealed};
 use crate::faults::Faults;
 use crate::host::{Clock, Host, Process, Running, pod_mac};
 use crate::invariants::{Invariants, Scene, Seen, Violation};
@@ -246,6 +246,7 @@ impl World {
             Event::Reports { host, start, reports } => self.reports(host, start, reports),
             Event::Activity { host, start } => self.activity(host, start),
             Event::IpamSynced { host, start, token } => self.ipam_synced(host, start, token),
+            Event::Began { host, start } => self.began(host, start),
             Event::Want { host } => self.want(host),
             Event::Pod { host, pod } => {
                 self.pod_later(host, pod);
@@ -267,6 +268,7 @@ impl World {
                 host,
                 hosts: &self.hosts,
                 genesis: self.genesis,
+                carried: self.scenario.network.datagram_max(),
             };
             self.violation = self.invariants.see(&scene, seen);
         }
@@ -356,6 +358,7 @@ impl World {
             token: Some(this.token.clone()),
             durable: this.disk.durable().cloned(),
             ipam: this.disk.ipam().cloned(),
+            claims: this.disk.claims().to_vec(),
             targets: this.targets.clone(),
             endpoints: vec![this.address],
             underlay_mtu: 1500,
@@ -487,9 +490,24 @@ impl World {
             self.queue
                 .push(self.now + after, Event::IpamSynced { host, start, token });
         }
+        if synced.began {
+            // After what was written before it has been told.
+            let at = self.now + std::time::Duration::from_millis(2);
+            self.queue.push(at, Event::Began { host, start });
+        }
         if synced.again {
             self.sync_later(host);
         }
+    }
+
+    fn began(&mut self, host: usize, start: u64) {
+        if !self.is_running(host, start) {
+            return;
+        }
+        if let Some(later) = self.pause_of(host) {
+            return self.queue.push(later, Event::Began { host, start });
+        }
+        self.feed(host, Input::BeganAgain);
     }
 
     fn ipam_synced(&mut self, host: usize, start: u64, token: weft_ipam_crdt::PersistToken) {
@@ -656,7 +674,8 @@ impl World {
 
     pub(crate) fn send_sealed(&mut self, host: usize, to: SocketAddr, sealed: Sealed) {
         self.see(host, &Seen::Sealed(&sealed));
-        if sealed.kind == Kind::Probe && sealed.probe.is_some_and(|probe| probe.size > CARRIED) {
+        let carried = self.scenario.network.datagram_max();
+        if sealed.kind == Kind::Probe && sealed.probe.is_some_and(|probe| probe.size > carried) {
             return;
         }
         self.send_datagram(host, to, Packet::Sealed(sealed));

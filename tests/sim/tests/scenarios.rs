@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use weft_sim::{Scenario, run, scenario};
 
-/// Seeds of the long search: over the small scenarios together, and of twenty hosts.
+/// Seeds of the long search, over the small scenarios together.
 const LONG_SEEDS: u64 = 1_000;
 /// Seeds of the largest scenario, which takes many times as long as the others.
 const CHAOS_SEEDS: u64 = 50;
@@ -81,12 +81,6 @@ fn a_thousand_seeds() {
     for name in &small {
         many_seeds(&load(name), LONG_SEEDS.div_ceil(small.len() as u64));
     }
-}
-
-#[test]
-#[ignore = "long: a thousand seeds of twenty hosts with faults"]
-fn a_thousand_seeds_of_twenty() {
-    many_seeds(&load("twenty"), LONG_SEEDS);
 }
 
 #[test]

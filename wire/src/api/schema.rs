@@ -36,7 +36,11 @@ fn generated() -> Value {
     answers.subschema_for::<PodAddresses>();
     answers.subschema_for::<AddressPlace>();
     answers.subschema_for::<IpamStatus>();
+    answers.subschema_for::<IpamCheck>();
     answers.subschema_for::<Target>();
+    answers.subschema_for::<Adopted>();
+    answers.subschema_for::<RemovalAsked>();
+    answers.subschema_for::<RemovalDone>();
     answers.subschema_for::<Detached>();
     answers.subschema_for::<TakenDown>();
     answers.subschema_for::<Token>();
@@ -46,6 +50,9 @@ fn generated() -> Value {
     requests.subschema_for::<PodRequest>();
     requests.subschema_for::<FreeRequest>();
     requests.subschema_for::<TargetRequest>();
+    requests.subschema_for::<AdoptRequest>();
+    requests.subschema_for::<RemoveRequest>();
+    requests.subschema_for::<KeepRequest>();
 
     let mut definitions: Map<String, Value> = answers.take_definitions(true);
     definitions.extend(requests.take_definitions(true));

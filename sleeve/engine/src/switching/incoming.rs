@@ -81,7 +81,11 @@ impl Incoming {
             // a frame from here that comes round.
             return match self.switching.guard.joins(view.origin, now) {
                 Some(_) => Err(DropReason::Looped),
-                None => Ok(()),
+                None => {
+                    // Somebody there has the address as well: worth a report, now and then.
+                    self.learner.saw(source, peer, true, now, report);
+                    Ok(())
+                }
             };
         }
         let known = view

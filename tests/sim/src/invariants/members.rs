@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_gossip::Membership;
 use weft_gossip::membership::verify_chain;
 use weft_node::Notice;
-use weft_wire::NodeId;
 use weft_wire::hash::hash;
+use weft_wire::{Envelope, NodeId};
 
 /// Who was seen, and what was checked before.
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub struct Members {
     /// Digests of the chains that hold: signatures are dear.
     checked: BTreeSet<[u8; 32]>,
     fingerprints: BTreeMap<usize, [u8; 16]>,
+    /// The admissions that each host had when it was checked last.
+    admissions: BTreeMap<usize, Vec<Envelope>>,
 }
 
 impl Invariant for Members {
@@ -65,6 +67,12 @@ impl Members {
         if membership.id() != scene.genesis {
             return Err(format!("this host is in another cluster, {:?}", membership.id()));
         }
+        let held = membership.admissions();
+        let known = self.admissions.entry(scene.host).or_default();
+        if known.iter().eq(held.iter().copied()) && !known.is_empty() {
+            return Ok(());
+        }
+        *known = held.into_iter().cloned().collect();
         for member in membership.members() {
             if self.strangers.contains(&member) {
                 return Err(format!("{member:?} is a member and had no right to be"));

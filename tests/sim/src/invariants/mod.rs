@@ -108,6 +108,8 @@ pub struct Scene<'a> {
     pub hosts: &'a [Host],
     /// The one cluster.
     pub genesis: GenesisId,
+    /// Octets of UDP payload that the network carries.
+    pub carried: u16,
 }
 
 impl Scene<'_> {

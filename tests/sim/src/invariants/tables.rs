@@ -2,7 +2,6 @@
 //! network does not carry.
 
 use super::{Invariant, Scene, Seen};
-use crate::engine::CARRIED;
 use crate::host::home_of;
 use std::collections::BTreeMap;
 use weft_sleeve::ForwardingTable;
@@ -44,7 +43,7 @@ impl Tables {
             if !membership.is_some_and(|membership| membership.is_member(&path.peer)) {
                 return Err(format!("the table names {:?}, who is no member", path.peer));
             }
-            if path.datagram > CARRIED {
+            if path.datagram > scene.carried {
                 return Err(format!(
                     "{} octets go to {:?}, and are lost",
                     path.datagram, path.peer

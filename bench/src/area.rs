@@ -17,7 +17,7 @@ pub struct Area {
 /// Every area.
 pub const AREAS: &[Area] = &[Area {
     name: "ipam",
-    about: "an address in the core, the same answered durably, and merging 65,536 slots",
+    about: "an address in the core, the same answered durably, one whose space another host has, and merging 65,536 slots",
     run: ipam::run,
 }];
 

@@ -108,7 +108,7 @@ impl World {
         let range = range.parse().expect("it is one");
         let space = AddressSpace::of_range(range).expect("it is large enough");
         let genesis = Genesis {
-            founder: key(founder).id(),
+            founders: vec![key(founder).id()],
             nonce: [7; 16],
             range,
             slot_size: space.slot_size(),

@@ -90,7 +90,7 @@ impl World {
         // A founder, or one that waits to be let in by the other end.
         let founder = data.below(2);
         let genesis = Genesis {
-            founder: key(founder).id(),
+            founders: vec![key(founder).id()],
             nonce: [7; 16],
             range: "10.32.0.0/12".parse().expect("it is one"),
             slot_size: 16,
@@ -291,10 +291,10 @@ impl World {
 
     /// A chain from the founder to this host.
     fn chain(&self, host: usize) -> Vec<Vec<u8>> {
-        if key(host).id() == self.genesis.founder {
+        if self.genesis.is_founder(&key(host).id()) {
             return Vec::new();
         }
-        let founder = usize::from(self.genesis.founder == key(1).id());
+        let founder = usize::from(self.genesis.is_founder(&key(1).id()));
         let membership = Membership::found(self.genesis.clone(), secret());
         let admission = membership.admit(key(founder), key(host).id());
         admission

@@ -42,7 +42,7 @@ pub fn mesh(data: &[u8]) {
         Message::Records(records) => assert!(records.len() <= RECORDS_PER_MESSAGE),
         Message::Summary(summary) => assert!(summary.digests.len() <= SUMMARY_MAX),
         Message::Hello(hello) => chain(&hello.admissions),
-        Message::Joined | Message::Heartbeat(_) | Message::Direct(_) => {}
+        Message::Joined | Message::Heartbeat(_) | Message::Direct(_) | Message::Agreement(_) => {}
     }
     assert_eq!(message.encode(), data);
 }
@@ -56,7 +56,7 @@ fn chain(admissions: &[Vec<u8>]) {
 
 fn genesis() -> Genesis {
     Genesis {
-        founder: NodeKey::from_seed([1; 32]).id(),
+        founders: vec![NodeKey::from_seed([1; 32]).id()],
         nonce: [1; 16],
         range: "10.32.0.0/12".parse().expect("it is one"),
         slot_size: 16,

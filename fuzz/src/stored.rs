@@ -58,7 +58,7 @@ fn survives(state: &IpamState) {
 
 fn genesis() -> Genesis {
     Genesis {
-        founder: NodeKey::from_seed([1; 32]).id(),
+        founders: vec![NodeKey::from_seed([1; 32]).id()],
         nonce: [1; 16],
         range: "10.32.0.0/28".parse().expect("it is one"),
         slot_size: 1,

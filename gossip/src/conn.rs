@@ -81,6 +81,8 @@ pub(crate) enum Stage {
     AwaitingMembership(Box<Session>),
     /// The newcomer's Joined.
     AwaitingJoined(Box<Session>),
+    /// A cluster, on which both ends have still to agree.
+    AwaitingCluster(Box<Gathering>),
     /// Nothing: the link stands.
     Up(Box<Up>),
     /// Nothing, within one step of the machine: what is over, or being moved on.
@@ -128,6 +130,20 @@ pub(crate) struct Up {
     /// What both ends say of all that they hold.
     pub(crate) summaries: Summaries,
 }
+
+/// State of a link between two hosts without a cluster.
+pub(crate) struct Gathering {
+    pub(crate) session: Session,
+    pub(crate) since: Time,
+    pub(crate) last_heard: Time,
+    pub(crate) heartbeat_due: Time,
+    /// Messages that wait, at most [`GATHERING_QUEUE_MAX`].
+    pub(crate) outbox: VecDeque<Vec<u8>>,
+}
+
+/// Messages that wait on a link between two hosts without a cluster. Each answers one of the other end, which speaks when
+/// something happens: an end with more of them waiting does not read.
+pub(crate) const GATHERING_QUEUE_MAX: usize = 64;
 
 /// Direct messages that wait on one link; the oldest goes first when it is full. Those who send them repeat what is not
 /// answered, so old ones are worth least.
@@ -286,6 +302,7 @@ impl Conn {
             | Stage::AwaitingWelcome(s)
             | Stage::AwaitingMembership(s)
             | Stage::AwaitingJoined(s) => Some(s),
+            Stage::AwaitingCluster(gathering) => Some(&gathering.session),
             Stage::Up(up) => Some(&up.session),
             _ => None,
         }
@@ -330,6 +347,7 @@ impl Conn {
             | Stage::AwaitingWelcome(s)
             | Stage::AwaitingMembership(s)
             | Stage::AwaitingJoined(s) => &mut s.transport,
+            Stage::AwaitingCluster(gathering) => &mut gathering.session.transport,
             Stage::Up(up) => &mut up.session.transport,
             Stage::Closing(Some(transport)) | Stage::Ended(Some(transport)) => transport,
             _ => return None,
@@ -344,6 +362,7 @@ impl Conn {
                 let written = self.in_flight.map_or(Time::NEVER, |since| since + WRITE_TIMEOUT);
                 written.min(up.last_heard + LINK_TIMEOUT)
             }
+            Stage::AwaitingCluster(gathering) => gathering.last_heard + LINK_TIMEOUT,
             _ => self.deadline,
         }
     }
@@ -359,6 +378,9 @@ impl Conn {
                             || !up.direct.is_empty()
                             || !up.dirty.is_empty()
                     }
+                    Stage::AwaitingCluster(gathering) => {
+                        gathering.heartbeat_due <= now || !gathering.outbox.is_empty()
+                    }
                     Stage::Closing(_) => true,
                     _ => false,
                 })
@@ -373,6 +395,9 @@ impl Conn {
                     Some(_) => Time::NEVER,
                 };
                 self.expires().min(heartbeat).min(up.later_due)
+            }
+            Stage::AwaitingCluster(gathering) if self.in_flight.is_none() => {
+                self.expires().min(gathering.heartbeat_due)
             }
             _ => self.expires(),
         }

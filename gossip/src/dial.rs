@@ -425,6 +425,10 @@ impl Mesh {
                 attempts.due = now + lead + if attempts.failures > 3 { later } else { wait };
             }
             attempts.failure = Some(DialFailure::Refused(reason));
+            if reason == RejectReason::Agreed {
+                // No failure: the next link is one of a cluster.
+                (attempts.failures, attempts.due, attempts.failure) = (0, now, None);
+            }
         }
     }
 }

@@ -43,7 +43,7 @@ pub struct DurableState {
 }
 
 impl DurableState {
-    /// The state of a cluster that its founder has just laid down. It must be durable before a
+    /// The state of a cluster that its founders have just laid down, on the disk of one of them. It must be durable before a
     /// [`crate::Mesh`] starts with it.
     pub fn founded(genesis: Genesis, secret: ClusterSecret) -> Self {
         Self::of(&Membership::found(genesis, secret), [])

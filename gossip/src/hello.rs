@@ -22,6 +22,8 @@ enum Standing {
     Admit,
     /// The other end is a member, we ask to be let in.
     AwaitWelcome,
+    /// Neither is, and both are to agree on a cluster.
+    Gather,
 }
 
 /// A nickname that a Hello may carry: control characters left out, cut to the longest length.
@@ -87,6 +89,7 @@ impl Mesh {
             Ok(Standing::AwaitWelcome) => {
                 self.enter(id, Stage::AwaitingWelcome(session), Some(now + JOIN_TIMEOUT), own);
             }
+            Ok(Standing::Gather) => self.gather(now, id, session, Some(own)),
             Err(reason) => {
                 if matches!(reason, RejectReason::ForeignCluster | RejectReason::NoCluster)
                     && let Some(conn) = self.conns.get_mut(&id)
@@ -128,6 +131,7 @@ impl Mesh {
                     conn.deadline = now + JOIN_TIMEOUT;
                 }
             }
+            Ok(Standing::Gather) => self.gather(now, id, session, None),
             Err(reason) => self.refuse(now, id, session, reason),
         }
     }
@@ -144,7 +148,7 @@ impl Mesh {
                 .any(|(_, up)| up.session.peer.incarnation >= hello.incarnation)
     }
 
-    fn refuse(&mut self, now: Time, id: ConnId, session: Box<Session>, reason: RejectReason) {
+    pub(crate) fn refuse(&mut self, now: Time, id: ConnId, session: Box<Session>, reason: RejectReason) {
         let node = session.peer.node;
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.stage = Stage::Ended(Some(Box::new(session.transport)));
@@ -169,6 +173,7 @@ impl Mesh {
         let Some(membership) = &self.membership else {
             return match hello.genesis {
                 Some(_) => Ok(Standing::AwaitWelcome),
+                None if role == KeyRole::Token && self.may_gather(hello) => Ok(Standing::Gather),
                 None => Err(RejectReason::NoCluster),
             };
         };

@@ -21,7 +21,7 @@ use weft_wire::{Envelope, RejectReason, Time};
 const LAZY_PERSIST: Duration = Duration::from_secs(1);
 
 /// What leaves once a state is durable.
-enum Waiting {
+pub(crate) enum Waiting {
     /// A newcomer's admission, and the connection that waits for the Welcome.
     Admission {
         conn: ConnId,
@@ -48,6 +48,12 @@ impl Durability {
     pub(crate) fn deadline(&self) -> Time {
         self.due.unwrap_or(Time::NEVER)
     }
+
+    /// True while this host's membership is on its way to the disk.
+    pub(crate) fn awaits_membership(&self) -> bool {
+        let mut waiting = self.waiting.values();
+        waiting.any(|waiting| matches!(waiting, Waiting::Membership(_)))
+    }
 }
 
 impl Mesh {
@@ -69,7 +75,7 @@ impl Mesh {
         Some(DurableState::of(&membership, others))
     }
 
-    fn persist(&mut self, waiting: Waiting) {
+    pub(crate) fn persist(&mut self, waiting: Waiting) {
         self.durability.tokens += 1;
         let token = PersistToken(self.durability.tokens);
         self.durability.waiting.insert(token, waiting);
@@ -227,6 +233,7 @@ impl Mesh {
         let genesis = membership.genesis().clone();
         self.adopt(membership);
         self.event(MeshEvent::Joined { genesis });
+        self.end_gathering(now);
         let waiting: Vec<ConnId> = self
             .conns
             .iter()

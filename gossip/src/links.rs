@@ -171,6 +171,10 @@ impl Mesh {
             | Stage::AwaitingWelcome(s)
             | Stage::AwaitingMembership(s)
             | Stage::AwaitingJoined(s) => &mut s.transport,
+            Stage::AwaitingCluster(gathering) => {
+                gathering.last_heard = now;
+                &mut gathering.session.transport
+            }
             Stage::Up(up) => {
                 up.last_heard = now;
                 &mut up.session.transport
@@ -209,6 +213,9 @@ impl Mesh {
             }
             (Stage::AwaitingWelcome(_), Message::Welcome(welcome)) => self.on_welcome(now, id, welcome),
             (Stage::AwaitingJoined(_), Message::Joined) => self.go_up(now, id, true),
+            (Stage::AwaitingCluster(_), Message::Agreement(bytes)) => self.on_agreement(id, bytes),
+            // The other end has become a member since its Hello; a new link begins with that.
+            (Stage::AwaitingCluster(_), Message::Welcome(_)) => self.close(now, id, RejectReason::Agreed),
             _ => self.close(now, id, RejectReason::BadMessage),
         }
     }
@@ -343,6 +350,10 @@ impl Mesh {
             return;
         }
         let lived = conn.up().map(|up| now.since(up.since));
+        let gathered = match &conn.stage {
+            Stage::AwaitingCluster(gathering) => Some(now.since(gathering.since)),
+            _ => None,
+        };
         self.dialer.look_again();
         self.publisher.look_again();
         let transport = match conn.take_stage() {
@@ -352,6 +363,7 @@ impl Mesh {
             | Stage::AwaitingMembership(s)
             | Stage::AwaitingJoined(s) => Some(Box::new(s.transport)),
             Stage::AwaitingConfirmation(a) => Some(Box::new(a.into_transport())),
+            Stage::AwaitingCluster(gathering) => Some(Box::new(gathering.session.transport)),
             Stage::Up(up) => Some(Box::new(up.session.transport)),
             Stage::Ended(transport) => transport,
             _ => None,
@@ -368,6 +380,12 @@ impl Mesh {
         };
         self.refusals[reason as usize] += 1;
         match (lived, node) {
+            (None, Some(node)) if let Some(gathered) = gathered => {
+                if !self.is_gathered(&node) {
+                    self.link_lost(now, node, gathered, reason);
+                    self.event(MeshEvent::Parted { node, reason });
+                }
+            }
             (Some(lived), Some(node)) => {
                 if self.ups_to(&node).next().is_none() {
                     self.link_lost(now, node, lived, reason);

@@ -114,7 +114,7 @@ impl Mesh {
                     self.conns.remove(&id);
                     self.outputs.push_back(Output::Close { conn: id });
                 }
-                Stage::Up(_) => self.close(now, id, RejectReason::LinkTimeout),
+                Stage::Up(_) | Stage::AwaitingCluster(_) => self.close(now, id, RejectReason::LinkTimeout),
                 _ => self.close(now, id, RejectReason::HandshakeTimeout),
             }
         }
@@ -156,6 +156,15 @@ impl Mesh {
                         Some(bytes) => Some(Message::Direct(bytes)),
                         None => Self::next_records(&self.registers, up),
                     },
+                    Stage::AwaitingCluster(gathering) => {
+                        let word = gathering.outbox.pop_front();
+                        if word.is_some() || gathering.heartbeat_due <= now {
+                            gathering.heartbeat_due = now + HEARTBEAT_INTERVAL;
+                            Some(Message::Agreement(word.unwrap_or_default()))
+                        } else {
+                            None
+                        }
+                    }
                     _ => None,
                 };
                 message.and_then(|message| conn.seal(&message))

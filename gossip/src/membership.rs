@@ -1,12 +1,12 @@
 //! Who is a member, and the chain of signatures that proves it.
 //!
-//! The genesis names the founder. Everybody else is a member because an [`Admission`] for it, signed by
-//! a member, exists; following the admitters leads to the founder.
+//! The genesis names the founders. Everybody else is a member because an [`Admission`] for it, signed by
+//! a member, exists; following the admitters leads to a founder.
 //!
 //! An admission's stamp is its *rank*: incarnation 0, version [`ADMISSION_CHAIN_MAX`] minus the number of
-//! admissions between the founder and the subject. A subject's rank must be below its admitter's, the founder
+//! admissions between a founder and the subject. A subject's rank must be below its admitter's, founders
 //! standing at [`ADMISSION_CHAIN_MAX`]. So a chain is never longer than that, admissions cannot form a ring,
-//! and of two admissions of one subject the one nearer to the founder stands: a member can never
+//! and of two admissions of one subject the one nearer to a founder stands: a member can never
 //! put itself above those who admitted it. A rank never falls, so what was accepted once stays valid.
 
 use crate::handshake::{KeyRole, Keyring};
@@ -19,7 +19,7 @@ use weft_wire::record::{Admission, Body, Genesis};
 use weft_wire::secret::Protocol;
 use weft_wire::{ClusterSecret, Envelope, GenesisId, NodeId, NodeKey, PeerHash, Psk};
 
-/// Rank of the founder; the rank of an admission is its stamp's version.
+/// Rank of a founder; the rank of an admission is its stamp's version.
 pub const FOUNDER_RANK: u64 = ADMISSION_CHAIN_MAX as u64;
 
 /// Why an admission, or a chain of them, does not count.
@@ -34,8 +34,8 @@ pub enum AdmissionError {
     /// It is filed under another node than it admits.
     #[error("the admission is filed under another node than its subject")]
     SubjectNotOwner,
-    /// The founder needs none.
-    #[error("the founder is not admitted by anybody")]
+    /// A founder needs none.
+    #[error("a founder is not admitted by anybody")]
     SubjectIsFounder,
     /// Its stamp is not a rank below its admitter's.
     #[error("the admission's rank is not below its admitter's")]
@@ -74,7 +74,7 @@ pub enum AdmitError {
 /// The body of an admission, if everything about it holds that does not depend on other admissions.
 fn read_admission(
     genesis: &GenesisId,
-    founder: &NodeId,
+    founders: &[NodeId],
     envelope: &Envelope,
 ) -> Result<Admission, AdmissionError> {
     let admission = Admission::from_envelope(envelope).map_err(|_| AdmissionError::NotAnAdmission)?;
@@ -84,7 +84,7 @@ fn read_admission(
     if admission.subject != envelope.key().owner {
         return Err(AdmissionError::SubjectNotOwner);
     }
-    if admission.subject == *founder {
+    if founders.contains(&admission.subject) {
         return Err(AdmissionError::SubjectIsFounder);
     }
     let stamp = envelope.stamp();
@@ -94,7 +94,7 @@ fn read_admission(
     Ok(admission)
 }
 
-/// Checks a chain from an admission that the founder signed down to `subject`'s own; empty for the founder.
+/// Checks a chain from an admission that a founder signed down to `subject`'s own; empty for a founder.
 pub fn verify_chain(
     genesis: &Genesis,
     admissions: &[Envelope],
@@ -104,21 +104,25 @@ pub fn verify_chain(
         return Err(AdmissionError::TooLong);
     }
     let id = genesis.id();
-    let (mut above, mut rank) = (genesis.founder, FOUNDER_RANK);
+    let is_above = |above: Option<NodeId>, node: &NodeId| match above {
+        Some(above) => above == *node,
+        None => genesis.is_founder(node),
+    };
+    let (mut above, mut rank) = (None, FOUNDER_RANK);
     for envelope in admissions {
-        let admission = read_admission(&id, &genesis.founder, envelope)?;
-        if admission.admitter != above {
+        let admission = read_admission(&id, &genesis.founders, envelope)?;
+        if !is_above(above, &admission.admitter) {
             return Err(AdmissionError::UnknownAdmitter);
         }
         if envelope.stamp().version >= rank {
             return Err(AdmissionError::BadRank);
         }
-        if !envelope.is_signed_by(&above) {
+        if !envelope.is_signed_by(&admission.admitter) {
             return Err(AdmissionError::BadSignature);
         }
-        (above, rank) = (admission.subject, envelope.stamp().version);
+        (above, rank) = (Some(admission.subject), envelope.stamp().version);
     }
-    if above == *subject {
+    if is_above(above, subject) {
         Ok(())
     } else {
         Err(AdmissionError::WrongSubject)
@@ -150,7 +154,7 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// A cluster of its founder alone.
+    /// A cluster of its founders alone.
     pub fn found(genesis: Genesis, secret: ClusterSecret) -> Self {
         Self::of(genesis, alloc::vec![secret])
     }
@@ -158,7 +162,11 @@ impl Membership {
     fn of(genesis: Genesis, secrets: Vec<ClusterSecret>) -> Self {
         Self {
             id: genesis.id(),
-            by_hash: BTreeMap::from([(genesis.founder.peer_hash(), genesis.founder)]),
+            by_hash: genesis
+                .founders
+                .iter()
+                .map(|founder| (founder.peer_hash(), *founder))
+                .collect(),
             genesis,
             secrets,
             admitted: BTreeMap::new(),
@@ -186,7 +194,7 @@ impl Membership {
         Ok(membership)
     }
 
-    /// What the founder laid down.
+    /// What the founders laid down.
     pub fn genesis(&self) -> &Genesis {
         &self.genesis
     }
@@ -213,46 +221,47 @@ impl Membership {
         )
     }
 
-    /// True for the founder and for everybody with an accepted admission.
+    /// True for founders and for everybody with an accepted admission.
     pub fn is_member(&self, node: &NodeId) -> bool {
         self.rank(node).is_some()
     }
 
-    /// How near a member stands to the founder: [`FOUNDER_RANK`] for the founder, less for the others.
+    /// How near a member stands to a founder: [`FOUNDER_RANK`] for a founder itself, less for the others.
     pub fn rank(&self, node: &NodeId) -> Option<u64> {
-        if *node == self.genesis.founder {
+        if self.genesis.is_founder(node) {
             return Some(FOUNDER_RANK);
         }
         Some(self.admitted.get(node)?.admission.stamp().version)
     }
 
-    /// All members: the founder, then the others by id.
+    /// All members: the founders, then the others by id.
     pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
-        core::iter::once(self.genesis.founder).chain(self.admitted.keys().copied())
+        let founders = self.genesis.founders.iter();
+        founders.chain(self.admitted.keys()).copied()
     }
 
-    /// How many members there are; at least the founder.
+    /// How many members there are; at least the founders.
     pub fn member_count(&self) -> usize {
-        1 + self.admitted.len()
+        self.genesis.founders.len() + self.admitted.len()
     }
 
-    /// The admission that made `node` a member; the founder has none.
+    /// The admission that made `node` a member; a founder has none.
     pub fn admission(&self, node: &NodeId) -> Option<&Envelope> {
         self.admitted.get(node).map(|member| &member.admission)
     }
 
-    /// Every admission, those nearest to the founder first: accepted in this order, all of them hold.
+    /// Every admission, those nearest to a founder first: accepted in this order, all of them hold.
     pub fn admissions(&self) -> Vec<&Envelope> {
         let mut all: Vec<&Envelope> = self.admitted.values().map(|m| &m.admission).collect();
         all.sort_by_key(|e| core::cmp::Reverse(e.stamp().version));
         all
     }
 
-    /// The admissions from the founder down to `node`'s own; `None` if it is not a member.
+    /// The admissions from a founder down to `node`'s own; `None` if it is not a member.
     pub fn chain_of(&self, node: &NodeId) -> Option<Vec<Envelope>> {
         let mut chain = Vec::new();
         let mut at = *node;
-        while at != self.genesis.founder {
+        while !self.genesis.is_founder(&at) {
             // Ranks grow on the way up, so this ends; see `accept`.
             let member = self.admitted.get(&at)?;
             chain.push(member.admission.clone());
@@ -268,10 +277,10 @@ impl Membership {
         is_held || verify_chain(&self.genesis, chain, subject).is_ok()
     }
 
-    /// Takes an admission if it leads to the founder through admissions held. `Ok(true)` when it changed what
+    /// Takes an admission if it leads to a founder through admissions held. `Ok(true)` when it changed what
     /// is held.
     pub fn accept(&mut self, envelope: &Envelope) -> Result<bool, AdmissionError> {
-        let admission = read_admission(&self.id, &self.genesis.founder, envelope)?;
+        let admission = read_admission(&self.id, &self.genesis.founders, envelope)?;
         let above = self
             .rank(&admission.admitter)
             .ok_or(AdmissionError::UnknownAdmitter)?;
@@ -353,7 +362,7 @@ pub(crate) mod tests {
     /// A cluster whose founder has admitted these.
     pub(crate) fn cluster(members: &[NodeKey]) -> Membership {
         let genesis = Genesis {
-            founder: founder().id(),
+            founders: vec![founder().id()],
             nonce: [7; 16],
             range: "10.32.0.0/12".parse().unwrap(),
             slot_size: 16,
@@ -403,6 +412,39 @@ pub(crate) mod tests {
         assert_eq!(
             verify_chain(&other, &chain, &key(12).id()),
             Err(AdmissionError::ForeignGenesis)
+        );
+    }
+
+    #[test]
+    fn each_of_several_founders_is_a_member_and_admits() {
+        let mut founders = vec![founder(), key(2), key(3)];
+        founders.sort_by_key(NodeKey::id);
+        let genesis = Genesis {
+            founders: founders.iter().map(NodeKey::id).collect(),
+            ..cluster(&[]).genesis().clone()
+        };
+        let secret = ClusterSecret {
+            number: 1,
+            key: [4; 32],
+        };
+        let mut membership = Membership::found(genesis.clone(), secret);
+        assert_eq!(membership.members().collect::<Vec<_>>(), genesis.founders);
+        for (at, admitter) in founders.iter().enumerate() {
+            assert_eq!(verify_chain(&genesis, &[], &admitter.id()), Ok(()));
+            let newcomer = key(20 + at as u8).id();
+            let admission = membership.admit(admitter, newcomer).unwrap();
+            assert_eq!(membership.accept(&admission), Ok(true));
+            let chain = membership.chain_of(&newcomer).unwrap();
+            assert_eq!(chain.len(), 1);
+            assert_eq!(verify_chain(&genesis, &chain, &newcomer), Ok(()));
+        }
+        assert_eq!(membership.member_count(), 6);
+        // Nobody is put below another founder, and a stranger is none.
+        let above = membership.admit(&founders[0], founders[1].id()).unwrap();
+        assert_eq!(membership.accept(&above), Err(AdmissionError::SubjectIsFounder));
+        assert_eq!(
+            verify_chain(&genesis, &[], &key(20).id()),
+            Err(AdmissionError::WrongSubject)
         );
     }
 

@@ -18,7 +18,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use weft_wire::envelope::{KindNumber, RegisterKey, Stamp};
 use weft_wire::record::{Admission, Body, Genesis, PeerRecord};
-use weft_wire::{Envelope, GenesisId, NodeId, NodeKey, NoiseKeypair, Psk, RejectReason, Time};
+use weft_wire::{ClusterSecret, Envelope, GenesisId, NodeId, NodeKey, NoiseKeypair, Psk, RejectReason, Time};
 
 /// Connections open at once: more than a host of a large cluster needs (10 links) or of a small one (31
 /// links, twice while both ends dial), and little memory.
@@ -150,6 +150,20 @@ pub enum Input {
     SetCapabilities(u64),
     /// A state is durable, and with it all states before.
     Persisted(PersistToken),
+    /// Say this to one host over the link of [`MeshEvent::Gathered`]. It is lost only together with the link.
+    Agree {
+        /// To whom.
+        to: NodeId,
+        /// 1 to [`weft_wire::mesh::AGREEMENT_MAX`] octets.
+        bytes: Vec<u8>,
+    },
+    /// This host founds this cluster, with all other founders that the genesis names. Ignored by a member.
+    Found {
+        /// The cluster.
+        genesis: Genesis,
+        /// Its first secret.
+        secret: ClusterSecret,
+    },
     /// Say goodbye to everybody and dial no more.
     Shutdown,
     /// Time passed: a deadline of [`Mesh::poll_timeout`] is there.
@@ -212,6 +226,28 @@ pub enum MeshEvent {
         node: NodeId,
         /// Its nickname.
         name: String,
+    },
+    /// A link stands to a host that holds the token, has no cluster either, and takes part in agreeing on one. It may take
+    /// the place of an earlier one; what was said on that may be lost.
+    Gathered {
+        /// That host.
+        node: NodeId,
+        /// Its nickname.
+        name: String,
+    },
+    /// The last link to such a host is gone.
+    Parted {
+        /// That host.
+        node: NodeId,
+        /// Why.
+        reason: RejectReason,
+    },
+    /// A host without a cluster said this to this one, which has none either.
+    Agreement {
+        /// Who.
+        from: NodeId,
+        /// What.
+        bytes: Vec<u8>,
     },
     /// The first link to a member stands.
     PeerUp {
@@ -389,6 +425,8 @@ impl Mesh {
             Input::SetAdmitting(is_admitting) => self.is_admitting = is_admitting,
             Input::SetCapabilities(capabilities) => self.capabilities = capabilities,
             Input::Persisted(token) => self.on_persisted(now, token),
+            Input::Agree { to, bytes } => self.agree(now, &to, bytes),
+            Input::Found { genesis, secret } => self.found(genesis, secret),
             Input::Shutdown => self.on_shutdown(now),
             Input::Tick => {}
         }

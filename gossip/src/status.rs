@@ -28,7 +28,7 @@ pub enum LinkStage {
     Connecting,
     /// In the Noise handshake, or waiting for the other end's Hello.
     Handshaking,
-    /// One end admits the other.
+    /// One end admits the other, or both agree on a cluster.
     Joining,
     /// The link stands.
     Up,
@@ -87,7 +87,7 @@ pub struct TargetStatus {
     pub target: String,
     /// Who answered there last.
     pub node: Option<NodeId>,
-    /// True while a link to that node stands.
+    /// True while a link to that node stands, also one over which a cluster is agreed on.
     pub connected: bool,
     /// Why the last attempt failed, if the last one did.
     pub failure: Option<DialFailure>,
@@ -150,7 +150,8 @@ impl Mesh {
                     Stage::AwaitingAdmission(_)
                     | Stage::AwaitingWelcome(_)
                     | Stage::AwaitingMembership(_)
-                    | Stage::AwaitingJoined(_) => LinkStage::Joining,
+                    | Stage::AwaitingJoined(_)
+                    | Stage::AwaitingCluster(_) => LinkStage::Joining,
                     Stage::Up(_) => LinkStage::Up,
                     Stage::Ended(_) | Stage::Closing(_) => LinkStage::Closing,
                 },
@@ -169,7 +170,9 @@ impl Mesh {
             .map(|(target, attempts)| TargetStatus {
                 target: target.clone(),
                 node: attempts.node,
-                connected: attempts.node.is_some_and(|node| self.is_linked(&node)),
+                connected: attempts
+                    .node
+                    .is_some_and(|node| self.is_linked(&node) || self.is_gathered(&node)),
                 failure: attempts.failure.clone(),
                 retried: !attempts.halted,
             })

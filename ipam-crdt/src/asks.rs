@@ -198,7 +198,7 @@ impl Ipam {
         // What the founder has may not have been heard of yet.
         let is_able = |node: &NodeId| {
             self.members.contains(node)
-                && (self.free_of(node).1 > 0 || *node == self.state.founder())
+                && (self.free_of(node).1 > 0 || self.state.founders().contains(node))
                 && !self.is_paused(node, span)
         };
         let able: Vec<(NodeId, u32)> = hosts.into_iter().filter(|(node, _)| is_able(node)).collect();

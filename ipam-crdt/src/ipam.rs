@@ -257,10 +257,12 @@ impl Ipam {
                 Held::Lent { .. } | Held::Returning { .. } => {}
             }
         }
-        // A state that never changed has given nothing away that it could have forgotten.
+        // A state that never changed has given nothing away that it could have forgotten. One of several founders has
+        // slots from the start, also on a disk that was set back to before it used them.
+        let is_one_of_several = state.founders().len() > 1 && state.founders().contains(&node);
         let standing = if state.gone().contains_key(&node) {
             Standing::Frozen(FreezeReason::Removed)
-        } else if state.serial() == 0 {
+        } else if state.serial() == 0 && !is_one_of_several {
             Standing::Confirmed
         } else {
             let live = pool.busy_slots().collect();

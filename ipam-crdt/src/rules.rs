@@ -162,7 +162,11 @@ fn push(runs: &mut Vec<SlotRun>, first: u32, count: u32, version: Version) {
 /// version, and who owns the slot by it.
 pub fn proved(state: &IpamState, known: &[&Proof], slot: u32, until: Version) -> (Version, NodeId) {
     let run_of = |runs: &[SlotRun]| runs.iter().find(|run| run.slots().contains(&slot)).copied();
-    let mut at = (Version::default(), state.founder());
+    // Behind the end of the range nobody owns anything.
+    let mut at = (
+        Version::default(),
+        state.first_owner(slot).unwrap_or(NodeId([0; 32])),
+    );
     for proof in known {
         if let Proof::Reclaim(reclaim) = proof
             && let Some(run) = run_of(&reclaim.runs)
@@ -209,6 +213,11 @@ pub fn can_take(state: &IpamState, own_runs: usize, grant: &Grant, known: &[&Pro
             .flat_map(|step| [step.first, step.slots().end])
             .filter(|slot| run.slots().contains(slot))
             .chain([run.first])
+            .chain(
+                run.slots()
+                    .skip(1)
+                    .filter(|slot| state.first_owner(*slot) != state.first_owner(slot - 1)),
+            )
             .collect();
         borders.sort_unstable();
         borders.dedup();

@@ -4,7 +4,7 @@
 
 use crate::message::Decided;
 use crate::space::AddressSpace;
-use crate::table::{Register, SlotTable};
+use crate::table::{Register, SlotTable, first_share};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -141,7 +141,7 @@ pub enum StateError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IpamState {
     genesis: GenesisId,
-    founder: NodeId,
+    founders: Vec<NodeId>,
     table: SlotTable,
     chain: BTreeMap<GrantId, Proof>,
     given: BTreeMap<GrantId, Grant>,
@@ -163,7 +163,6 @@ pub struct IpamState {
 #[derive(Serialize, Deserialize)]
 struct Stored {
     genesis: GenesisId,
-    founder: NodeId,
     slots: Vec<(SlotRun, NodeId, bool)>,
     chain: Vec<Proof>,
     given: Vec<Grant>,
@@ -180,7 +179,7 @@ struct Stored {
 }
 
 impl IpamState {
-    /// The state of every host of a new cluster: the founder owns all slots and is the only member of epoch 0.
+    /// The state of every host of a new cluster: the founders own all slots and are the members of epoch 0.
     ///
     /// # Errors
     /// The genesis names a range that cannot be used.
@@ -188,14 +187,14 @@ impl IpamState {
         let space = AddressSpace::of_genesis(genesis).map_err(StateError::Range)?;
         Ok(Self {
             genesis: genesis.id(),
-            founder: genesis.founder,
-            table: SlotTable::genesis(space.slots(), genesis.founder),
+            founders: genesis.founders.clone(),
+            table: SlotTable::genesis(space.slots(), &genesis.founders),
             chain: BTreeMap::new(),
             given: BTreeMap::new(),
             addresses: BTreeMap::new(),
             vote: Vote::default(),
             epochs: Vec::new(),
-            members: BTreeSet::from([genesis.founder]),
+            members: genesis.founders.iter().copied().collect(),
             gone: BTreeMap::new(),
             seen: BTreeMap::new(),
             serial: 0,
@@ -305,7 +304,6 @@ impl IpamState {
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(&Stored {
             genesis: self.genesis,
-            founder: self.founder,
             slots: self.table.all_runs().collect(),
             chain: self.chain.values().cloned().collect(),
             given: self.given.values().cloned().collect(),
@@ -403,9 +401,15 @@ impl IpamState {
         self.genesis
     }
 
-    /// The host that founded the cluster.
-    pub fn founder(&self) -> NodeId {
-        self.founder
+    /// The hosts that founded the cluster.
+    pub fn founders(&self) -> &[NodeId] {
+        &self.founders
+    }
+
+    /// Who owned a slot at version 0; `None` behind the end.
+    pub fn first_owner(&self, slot: u32) -> Option<NodeId> {
+        let share = first_share(self.table.len(), self.founders.len(), slot);
+        self.founders.get(share as usize).copied()
     }
 
     /// The slot registers.
@@ -438,7 +442,7 @@ impl IpamState {
         &self.epochs
     }
 
-    /// Number of the latest decided epoch; 0 is the founder alone.
+    /// Number of the latest decided epoch; 0 is the founders alone.
     pub fn epoch(&self) -> u32 {
         self.epochs.len() as u32
     }
@@ -460,7 +464,7 @@ impl IpamState {
 
     /// [`Self::members`] as they were at this epoch.
     pub fn members_at(&self, epoch: u32) -> BTreeSet<NodeId> {
-        let mut members = BTreeSet::from([self.founder]);
+        let mut members: BTreeSet<NodeId> = self.founders.iter().copied().collect();
         for decided in self.epochs.iter().take(epoch as usize) {
             members.extend(decided.epoch.added.iter().copied());
             members.retain(|node| !decided.epoch.removed.contains(node));

@@ -61,17 +61,25 @@ impl PartialEq for SlotTable {
 }
 impl Eq for SlotTable {}
 
+/// Which of so many founders owns a slot at version 0: each gets one run of slots, and no two of these runs differ by more
+/// than one slot.
+pub(crate) fn first_share(slots: u32, founders: usize, slot: u32) -> u32 {
+    let behind = (u64::from(slot) + 1) * founders.max(1) as u64 - 1;
+    // Below the number of founders for every slot of the range.
+    (behind / u64::from(slots.max(1))) as u32
+}
+
 impl SlotTable {
-    /// The table of a new cluster: the founder owns every slot at version 0.
-    pub fn genesis(slots: u32, founder: NodeId) -> Self {
-        let entry = Entry {
+    /// The table of a new cluster: its founders, of which there is at least one, own even shares at version 0.
+    pub fn genesis(slots: u32, founders: &[NodeId]) -> Self {
+        let entry = |slot| Entry {
             version: Version::default(),
-            owner: 0,
+            owner: first_share(slots, founders.len(), slot),
         };
         Self {
-            entries: alloc::vec![entry; slots as usize],
-            owners: alloc::vec![founder],
-            index: BTreeMap::from([(founder, 0)]),
+            entries: (0..slots).map(entry).collect(),
+            owners: founders.to_vec(),
+            index: founders.iter().copied().zip(0..).collect(),
         }
     }
 
@@ -218,7 +226,7 @@ mod tests {
     type Write = (u32, u32, u32, u8, bool);
 
     fn table(writes: &[Write]) -> SlotTable {
-        let mut table = SlotTable::genesis(8, node(0));
+        let mut table = SlotTable::genesis(8, &[node(0)]);
         for (slot, epoch, seq, owner, is_frozen) in writes {
             let version = Version {
                 epoch: *epoch,
@@ -281,8 +289,26 @@ mod tests {
     }
 
     #[test]
+    fn founders_own_even_shares_in_one_piece_each() {
+        for (slots, count) in [(4, 1), (4, 3), (256, 3), (65_536, 3), (65_536, 64), (2, 5)] {
+            let founders: Vec<NodeId> = (0..count).map(node).collect();
+            let table = SlotTable::genesis(slots, &founders);
+            let even = slots / u32::from(count);
+            for founder in &founders {
+                let runs = table.runs_of(founder);
+                let owned: u32 = runs.iter().map(|run| run.count).sum();
+                assert!(
+                    runs.len() <= 1 && (even..=even + 1).contains(&owned),
+                    "{slots} of {count}: {runs:?}"
+                );
+            }
+            assert_eq!(table.all_runs().map(|(run, ..)| run.count).sum::<u32>(), slots);
+        }
+    }
+
+    #[test]
     fn the_largest_table_stays_below_its_bound_and_runs_cover_it() {
-        let mut table = SlotTable::genesis(65_536, node(0));
+        let mut table = SlotTable::genesis(65_536, &[node(0)]);
         for slot in (0..65_536).step_by(3) {
             let version = Version { epoch: 1, seq: 1 };
             table.join(

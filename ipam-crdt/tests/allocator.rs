@@ -70,7 +70,7 @@ impl Rig {
         let range = "10.32.0.0/28".parse().unwrap();
         let space = AddressSpace::of_range(range).unwrap();
         let genesis = Genesis {
-            founder: key.id(),
+            founders: vec![key.id()],
             nonce: [0; 16],
             range,
             slot_size: 1,

@@ -77,6 +77,9 @@ Examples:
   weft up                                              make a cluster
   weft up --peer a.example --token-file /etc/weft/token    join one
   weft up --found --peer b.example --token-file token  make one that b will join
+  weft up --expect 3 --peer a,b,c --token-file token   on a, b and c, in any order: make one
+                                                       together; the token is of
+                                                       `weft token --generate`
 
 Ctrl-C or SIGTERM stops the router and leaves bridge and pods as they are;
 `weft down` removes them.";
@@ -137,7 +140,8 @@ Examples:
 const TOKEN_EXAMPLES: &str = "\
 Examples:
   weft token > token             then copy it to the host that shall join
-  weft token --generate          for a cluster that is still to be made";
+  weft token --generate > token  for a cluster that is still to be made: copy it to all hosts,
+                                 then on each: weft up --expect 3 --peer a,b,c --token-file token";
 
 const DOWN_EXAMPLES: &str = "\
 Examples:

@@ -5,9 +5,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use weft_wire::limits::{DEFAULT_PORT, ENDPOINTS_MAX, NAME_MAX};
+use weft_wire::limits::{DEFAULT_PORT, ENDPOINTS_MAX, FOUNDERS_MAX, NAME_MAX};
 use weft_wire::mtu::{POD_MTU_CAP, POD_MTU_MIN};
 
+use weft_ipam_crdt::genesis::Expected;
 use weft_store::{CrashAt, DEFAULT_MACHINE_ID_FILE};
 
 /// File that is read when it exists and `--config` names no other.
@@ -67,6 +68,19 @@ pub(crate) struct UpOptions {
     /// Make a cluster if this host belongs to none, although a peer or a token is given.
     #[arg(long, env = "WEFT_FOUND")]
     found: bool,
+
+    /// Make a cluster together with other hosts that have none: so many in all, this one included, all started with the
+    /// same --expect, --range and token. They wait for each other; hosts beyond are let in afterwards.
+    #[arg(long, value_name = "N", env = "WEFT_EXPECT")]
+    expect: Option<u32>,
+
+    /// As --expect, with the nicknames of exactly the hosts that make the cluster.
+    #[arg(long = "seed", value_name = "NAME", env = "WEFT_SEED", value_delimiter = ',')]
+    seed: Vec<String>,
+
+    /// Never vote and own no addresses: this host lives on addresses that others lend it.
+    #[arg(long, env = "WEFT_OBSERVER")]
+    observer: bool,
 
     /// Nickname of this host [default: its host name].
     #[arg(long, env = "WEFT_NAME")]
@@ -131,6 +145,9 @@ pub(crate) struct Settings {
     /// The join token as the operator gave it, if any.
     pub(crate) token: Option<String>,
     pub(crate) found: bool,
+    /// The hosts that make a cluster together, if the operator named them.
+    pub(crate) expected: Option<Expected>,
+    pub(crate) observer: bool,
     pub(crate) name: String,
     pub(crate) listen: Option<IpAddr>,
     pub(crate) advertise: Vec<SocketAddr>,
@@ -179,6 +196,21 @@ pub(crate) enum ConfigError {
     PortZero,
     #[error("name {0:?} cannot be used: 1 to {NAME_MAX} characters without control characters")]
     Name(String),
+    #[error(
+        "--expect {0} is outside 1 to {FOUNDERS_MAX}: hosts beyond are let in by those that made the cluster"
+    )]
+    Expect(u32),
+    #[error("more than {FOUNDERS_MAX} seeds: name some; the other hosts are let in by them")]
+    TooManySeeds,
+    #[error("--expect and --seed are two ways to say which hosts make the cluster: use one of them")]
+    ExpectAndSeed,
+    #[error(
+        "--found and {0} contradict each other: --found makes a cluster on this host alone, which the others join with \
+         --peer; {0} makes it together with them"
+    )]
+    FoundTogether(&'static str),
+    #[error("an observer owns no addresses, so it cannot make a cluster: leave out --found or --observer")]
+    FoundingObserver,
     #[error("--mtu {0} is outside {POD_MTU_MIN} to {POD_MTU_CAP}")]
     Mtu(u16),
 }
@@ -216,6 +248,17 @@ impl UpOptions {
         if peers.len() > TARGETS_MAX {
             return Err(ConfigError::TooManyPeers);
         }
+        let found = self.found || file.found;
+        let observer = self.observer || file.observer;
+        if found && observer {
+            return Err(ConfigError::FoundingObserver);
+        }
+        let expected = expected(self.expect.or(file.expect), either(self.seed, file.seed))?;
+        match &expected {
+            Some(Expected::Count(_)) if found => return Err(ConfigError::FoundTogether("--expect")),
+            Some(Expected::Named(_)) if found => return Err(ConfigError::FoundTogether("--seed")),
+            _ => {}
+        }
         let advertise = either(self.advertise, file.advertise);
         if advertise.len() > ENDPOINTS_MAX {
             return Err(ConfigError::TooManyAdvertised);
@@ -226,7 +269,9 @@ impl UpOptions {
                 .map(|peer| parse_peer(peer, port))
                 .collect::<Result<_, _>>()?,
             token,
-            found: self.found || file.found,
+            found,
+            expected,
+            observer,
             name,
             listen: self.listen.or(file.listen),
             advertise: advertise
@@ -258,6 +303,22 @@ impl UpOptions {
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             crash_at: self.crash_at,
         })
+    }
+}
+
+/// Which hosts make a cluster together.
+fn expected(count: Option<u32>, seeds: Vec<String>) -> Result<Option<Expected>, ConfigError> {
+    let bad = |name: &String| name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control);
+    match count {
+        Some(_) if !seeds.is_empty() => Err(ConfigError::ExpectAndSeed),
+        Some(count) if !(1..=FOUNDERS_MAX as u32).contains(&count) => Err(ConfigError::Expect(count)),
+        Some(count) => Ok(Some(Expected::Count(count))),
+        None if seeds.is_empty() => Ok(None),
+        None => match seeds.iter().find(|name| bad(name)) {
+            Some(name) => Err(ConfigError::Name(name.clone())),
+            None if seeds.len() > FOUNDERS_MAX => Err(ConfigError::TooManySeeds),
+            None => Ok(Some(Expected::named(seeds))),
+        },
     }
 }
 
@@ -402,6 +463,11 @@ mod tests {
     fn bad_values_are_refused_with_their_bounds() {
         let refuse = |args: &[&str]| up(args).resolve(None, "box").unwrap_err().to_string();
         assert!(refuse(&["--mtu", "200"]).contains("1280"));
+        assert!(refuse(&["--expect", "0"]).contains("1 to 64"));
+        assert!(refuse(&["--expect", "3", "--seed", "a,b"]).contains("one of them"));
+        assert!(refuse(&["--seed", "a,,b"]).contains("name"));
+        assert!(refuse(&["--found", "--expect", "3"]).contains("contradict"));
+        assert!(refuse(&["--found", "--observer"]).contains("observer"));
         assert!(refuse(&["--port", "0"]).contains("port 0"));
         assert!(refuse(&["--name", ""]).contains("name"));
         assert!(refuse(&["--token-file", "/nonexistent/token"]).contains("/nonexistent/token"));

@@ -51,6 +51,19 @@ pub struct Status {
     pub firewall: Vec<String>,
     /// Seconds since the router started.
     pub uptime_s: u64,
+    /// Whether this host owns addresses and votes.
+    pub role: NodeRole,
+}
+
+/// Whether a host owns addresses and votes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeRole {
+    /// It does.
+    Owner,
+    /// It never votes, owns nothing, and lives on lent addresses.
+    Observer,
 }
 
 /// Where a node stands towards a cluster.
@@ -69,6 +82,17 @@ pub enum ClusterStatus {
         range: IpNet,
         /// Members known, this node included.
         members: u32,
+    },
+    /// No cluster yet: makes one together with other hosts.
+    Agreeing {
+        /// Hosts that make it together, this one included.
+        expected: u32,
+        /// Nicknames of those that are there, this host's first.
+        there: Vec<String>,
+        /// What is waited for, in words.
+        reason: String,
+        /// Hosts that were told something else and do not count, and what differs, in words.
+        differing: Vec<String>,
     },
 }
 

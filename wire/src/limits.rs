@@ -22,6 +22,9 @@ pub const OWNERS_MAX: usize = 65_536;
 /// one who was admitted" is more than any real cluster grows.
 pub const ADMISSION_CHAIN_MAX: usize = 16;
 
+/// Hosts that lay down one genesis together: their ids stand in it, and each of them votes in epoch 0.
+pub const FOUNDERS_MAX: usize = 64;
+
 /// Addresses that a host advertises for itself.
 pub const ENDPOINTS_MAX: usize = 8;
 /// Octets of a host's nickname: a DNS label (RFC 1035 §2.3.4).

@@ -7,7 +7,7 @@
 use crate::codec::{self, DecodeError};
 use crate::envelope::{ENVELOPE_MAX, Envelope};
 use crate::id::{GenesisId, NodeId};
-use crate::limits::{ADMISSION_CHAIN_MAX, MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE};
+use crate::limits::{ADMISSION_CHAIN_MAX, FOUNDERS_MAX, MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE};
 use crate::reason::RejectReason;
 use crate::record::{Genesis, Signature64};
 use crate::secret::ClusterSecret;
@@ -20,12 +20,21 @@ const _: () = assert!(
     "a full message of the largest records must fit one frame"
 );
 const _: () = assert!(
-    ADMISSION_CHAIN_MAX * 300 + 1_024 <= MESH_FRAME_MAX,
-    "a hello with the longest admission chain must fit one frame"
+    ADMISSION_CHAIN_MAX * 300 + FOUNDERS_MAX * 32 + 1_024 <= MESH_FRAME_MAX,
+    "a hello or a welcome with the longest admission chain must fit one frame"
 );
 
 /// Octets of one [`Message::Direct`]: what fits one frame.
 pub const DIRECT_MAX: usize = MESH_FRAME_MAX - 1;
+
+/// Octets of one [`Message::Agreement`]: 64 nicknames and as many ids, with room to spare.
+pub const AGREEMENT_MAX: usize = 8_192;
+
+/// Capability of a Hello: this host is the only one of its cluster and has no address in use, so it can leave it.
+pub const CAPABILITY_MAY_YIELD: u64 = 1 << 0;
+
+/// Capability of a Hello: without a cluster, this host takes part in agreeing on one.
+pub const CAPABILITY_AGREES: u64 = 1 << 1;
 
 /// A clear frame of this single-octet form, `0xff` then a [`RejectReason`] code, may take the place of the
 /// second handshake message: a hint for people, trusted for nothing.
@@ -112,6 +121,9 @@ pub enum Message {
     Direct(Vec<u8>),
     /// What the sender holds, when that differs from what the receiver holds.
     Summary(Summary),
+    /// Something that two hosts without a cluster say to each other while they agree on one; at most
+    /// [`AGREEMENT_MAX`] octets.
+    Agreement(Vec<u8>),
 }
 
 const TYPE_HELLO: u8 = 1;
@@ -122,6 +134,7 @@ const TYPE_HEARTBEAT: u8 = 5;
 const TYPE_GOODBYE: u8 = 6;
 const TYPE_DIRECT: u8 = 7;
 const TYPE_SUMMARY: u8 = 8;
+const TYPE_AGREEMENT: u8 = 9;
 
 impl Message {
     /// The plaintext of the transport message.
@@ -138,6 +151,7 @@ impl Message {
             Self::Goodbye(reason) => (TYPE_GOODBYE, alloc::vec![reason.code()]),
             Self::Direct(bytes) => (TYPE_DIRECT, bytes.clone()),
             Self::Summary(summary) => (TYPE_SUMMARY, codec::encode(summary)),
+            Self::Agreement(bytes) => (TYPE_AGREEMENT, bytes.clone()),
         };
         let mut out = Vec::with_capacity(1 + body.len());
         out.push(kind);
@@ -154,6 +168,9 @@ impl Message {
                 let welcome: Welcome = codec::decode::<_, MESH_FRAME_MAX>(body)?;
                 if welcome.admissions.len() > ADMISSION_CHAIN_MAX || welcome.secrets.len() > 2 {
                     return Err(DecodeError::TooLong);
+                }
+                if !welcome.genesis.is_within_bounds() {
+                    return Err(DecodeError::Malformed);
                 }
                 Self::Welcome(welcome)
             }
@@ -173,7 +190,6 @@ impl Message {
                 _ => return Err(DecodeError::Malformed),
             },
             TYPE_DIRECT if body.len() <= DIRECT_MAX => Self::Direct(body.to_vec()),
-            TYPE_DIRECT => return Err(DecodeError::TooLong),
             TYPE_SUMMARY => {
                 let summary: Summary = codec::decode::<_, MESH_FRAME_MAX>(body)?;
                 if summary.digests.len() > SUMMARY_MAX {
@@ -181,6 +197,8 @@ impl Message {
                 }
                 Self::Summary(summary)
             }
+            TYPE_AGREEMENT if body.len() <= AGREEMENT_MAX => Self::Agreement(body.to_vec()),
+            TYPE_DIRECT | TYPE_AGREEMENT => return Err(DecodeError::TooLong),
             TYPE_JOINED => return Err(DecodeError::Trailing),
             _ => return Ok(None),
         }))
@@ -233,7 +251,7 @@ mod tests {
             }),
             Message::Welcome(Welcome {
                 genesis: Genesis {
-                    founder: key.id(),
+                    founders: vec![key.id()],
                     nonce: [1; 16],
                     range: "10.32.0.0/12".parse().unwrap(),
                     slot_size: 16,
@@ -258,6 +276,7 @@ mod tests {
                 last: 255,
                 digests: vec![[7; 8], [9; 8]],
             }),
+            Message::Agreement(vec![4, 5]),
         ]
     }
 
@@ -266,7 +285,7 @@ mod tests {
         for message in samples() {
             let bytes = message.encode();
             assert_eq!(Message::decode(&bytes), Ok(Some(message.clone())));
-            if matches!(message, Message::Direct(_)) {
+            if matches!(message, Message::Direct(_) | Message::Agreement(_)) {
                 continue; // its octets have no structure here
             }
             let longer = [&bytes[..], &[0]].concat();

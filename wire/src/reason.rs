@@ -157,7 +157,8 @@ reasons! {
         CollidingPeerHash => "colliding_peer_hash",
         /// As many connections are open as this host holds.
         TooManyConnections => "too_many_connections",
-        /// Neither side belongs to a cluster yet.
+        /// Neither side belongs to a cluster yet. Hosts that shall make one together are all started with the same --expect
+        /// or --seed.
         NoCluster => "no_cluster",
         /// The other side stops.
         Shutdown => "shutdown",
@@ -165,6 +166,8 @@ reasons! {
         Disconnected => "disconnected",
         /// The other side joins another cluster just now, and lets nobody in.
         Adopting => "adopting",
+        /// The other side has become a member meanwhile: the link is made again under the cluster's key.
+        Agreed => "agreed",
     }
 }
 

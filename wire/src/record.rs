@@ -4,7 +4,8 @@ use crate::codec::{self, DecodeError};
 use crate::envelope::{Envelope, EnvelopeError, KindNumber, Stamp};
 use crate::hash::hash;
 use crate::id::{GenesisId, NodeId, NodeKey, NoisePublic};
-use crate::limits::{ENDPOINTS_MAX, NAME_MAX, PUBLISHED_LINKS_MAX, RECORD_BODY_MAX};
+use crate::limits::{ENDPOINTS_MAX, FOUNDERS_MAX, NAME_MAX, PUBLISHED_LINKS_MAX, RECORD_BODY_MAX};
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -61,11 +62,12 @@ pub trait Body: Serialize + DeserializeOwned {
     }
 }
 
-/// What a founder lays down once; its hash names the cluster.
+/// What is laid down once; its hash names the cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Genesis {
-    /// The host that founded the cluster, admitted without an admitter.
-    pub founder: NodeId,
+    /// The hosts that founded the cluster, one or several together: members without an admitter, the voters of epoch 0,
+    /// and the first owners of the slots, an even share each. Sorted, none twice, 1 to [`FOUNDERS_MAX`].
+    pub founders: Vec<NodeId>,
     /// 16 random octets: two clusters founded alike still differ.
     pub nonce: [u8; 16],
     /// Addresses that pods get.
@@ -79,6 +81,25 @@ impl Genesis {
     pub fn id(&self) -> GenesisId {
         GenesisId(hash("weft genesis v1", &[&codec::encode(self)]))
     }
+
+    /// True for a host that founded the cluster.
+    pub fn is_founder(&self, node: &NodeId) -> bool {
+        self.founders.contains(node)
+    }
+
+    /// False when the founders are not as documented.
+    pub fn is_within_bounds(&self) -> bool {
+        are_founders(&self.founders)
+    }
+}
+
+/// True for hosts that can found a cluster together: sorted, none twice, 1 to [`FOUNDERS_MAX`], each with a peer hash of
+/// its own.
+pub fn are_founders(nodes: &[NodeId]) -> bool {
+    let hashes: BTreeSet<_> = nodes.iter().map(NodeId::peer_hash).collect();
+    (1..=FOUNDERS_MAX).contains(&nodes.len())
+        && nodes.windows(2).all(|pair| pair[0] < pair[1])
+        && hashes.len() == nodes.len()
 }
 
 /// Says that `subject` is a member. Filed under the subject, signed by the admitter, which must be a member
@@ -222,7 +243,7 @@ mod tests {
     #[test]
     fn the_genesis_id_depends_on_every_field() {
         let genesis = Genesis {
-            founder: NodeKey::from_seed([1; 32]).id(),
+            founders: alloc::vec![NodeKey::from_seed([1; 32]).id()],
             nonce: [0; 16],
             range: "10.32.0.0/12".parse().unwrap(),
             slot_size: 16,
@@ -233,5 +254,23 @@ mod tests {
         other = genesis.clone();
         other.nonce[15] = 1;
         assert_ne!(genesis.id(), other.id());
+        other = genesis.clone();
+        other.founders.push(NodeKey::from_seed([2; 32]).id());
+        assert_ne!(genesis.id(), other.id());
+    }
+
+    #[test]
+    fn founders_are_sorted_different_and_not_too_many() {
+        let with = |founders: &[u8]| Genesis {
+            founders: founders.iter().map(|seed| NodeId([*seed; 32])).collect(),
+            nonce: [0; 16],
+            range: "10.32.0.0/12".parse().unwrap(),
+            slot_size: 16,
+        };
+        assert!(with(&[1]).is_within_bounds() && with(&[1, 2, 9]).is_within_bounds());
+        assert!(with(&(0..64).collect::<Vec<u8>>()).is_within_bounds());
+        for bad in [&[][..], &[1, 1], &[2, 1], &(0..65).collect::<Vec<u8>>()] {
+            assert!(!with(bad).is_within_bounds(), "{bad:?}");
+        }
     }
 }

@@ -36,16 +36,7 @@ pub(super) fn run(folder: &Path, callers: usize) -> anyhow::Result<Vec<Sample>> 
         .prefix("weft-bench-")
         .tempdir_in(folder)
         .with_context(|| folder.display().to_string())?;
-    let noise = NoiseKeypair::generate(&mut ChaCha20Rng::from_seed([3; 32])).context("X25519")?;
-    let machine = MachineId::from_text(MACHINE_ID).context("a machine id of 32 digits")?;
-    let identity = || (NodeKey::from_seed([1; 32]), noise);
-    let (mut store, _) = Store::open(directory.path(), machine, None, identity)?;
-    let secret = ClusterSecret {
-        number: 1,
-        key: [4; 32],
-    };
-    let founded = DurableState::founded(cluster.genesis.clone(), secret);
-    store.save(&[Save::Cluster(founded)])?;
+    let store = store(&cluster, directory.path(), NodeKey::from_seed([1; 32]))?;
     let syncs = store.syncs();
 
     let (events, taken) = mpsc::sync_channel(EVENTS_MAX);
@@ -84,7 +75,21 @@ pub(super) fn run(folder: &Path, callers: usize) -> anyhow::Result<Vec<Sample>> 
     ])
 }
 
-fn joined<T>(result: std::thread::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
+/// A store in a directory of its own, with a cluster in it.
+pub(super) fn store(cluster: &Cluster, directory: &Path, key: NodeKey) -> anyhow::Result<Store> {
+    let noise = NoiseKeypair::generate(&mut ChaCha20Rng::from_seed([3; 32])).context("X25519")?;
+    let machine = MachineId::from_text(MACHINE_ID).context("a machine id of 32 digits")?;
+    let (mut store, _) = Store::open(directory, machine, None, || (key, noise))?;
+    let secret = ClusterSecret {
+        number: 1,
+        key: [4; 32],
+    };
+    let founded = DurableState::founded(cluster.genesis.clone(), secret);
+    store.save(&[Save::Cluster(founded)])?;
+    Ok(store)
+}
+
+pub(super) fn joined<T>(result: std::thread::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
     result.unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
 }
 

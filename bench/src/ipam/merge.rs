@@ -34,7 +34,7 @@ pub(super) fn run() -> Vec<Sample> {
 
 /// Every slot has been handed over once, to one of the owners.
 fn table(owner: impl Fn(u32) -> u32) -> SlotTable {
-    let mut table = SlotTable::genesis(SLOTS, node(OWNERS));
+    let mut table = SlotTable::genesis(SLOTS, &[node(OWNERS)]);
     for slot in 0..SLOTS {
         let version = Version { epoch: 1, seq: 1 };
         let register = Register {
@@ -55,7 +55,7 @@ fn node(number: u32) -> NodeId {
 
 /// Milliseconds of merging all of `other` into a host that knows nothing of it.
 fn merge(other: &SlotTable) -> f64 {
-    let mut table = SlotTable::genesis(SLOTS, node(OWNERS));
+    let mut table = SlotTable::genesis(SLOTS, &[node(OWNERS)]);
     let begin = Instant::now();
     table.merge(black_box(other));
     let took = begin.elapsed();

@@ -1,8 +1,10 @@
-//! Addresses: what one costs in the core, what it costs when it is durable, and what merging costs.
+//! Addresses: what one costs in the core, what it costs when it is durable and when another host has the space, and
+//! what merging costs.
 
 mod core;
 mod durable;
 mod merge;
+mod remote;
 
 use crate::figure::Sample;
 use std::path::Path;
@@ -22,6 +24,7 @@ pub fn run(folder: &Path) -> anyhow::Result<Vec<Sample>> {
     for callers in CALLERS {
         samples.extend(durable::run(folder, callers)?);
     }
+    samples.extend(remote::run(folder)?);
     samples.extend(merge::run());
     Ok(samples)
 }
@@ -38,7 +41,7 @@ impl Cluster {
         let key = NodeKey::from_seed([1; 32]);
         let space = AddressSpace::of_range("10.32.0.0/12".parse()?)?;
         let genesis = Genesis {
-            founder: key.id(),
+            founders: vec![key.id()],
             nonce: [1; 16],
             range: space.range(),
             slot_size: space.slot_size(),

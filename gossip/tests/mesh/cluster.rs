@@ -25,7 +25,7 @@ fn a_newcomer_joins_by_dialling_and_both_know_it() {
     let net = pair(1);
     assert!(net.has_event(
         1,
-        |e| matches!(e, MeshEvent::Joined { genesis } if genesis.founder == net.id(0))
+        |e| matches!(e, MeshEvent::Joined { genesis } if genesis.founders == [net.id(0)])
     ));
     assert!(net.has_event(
         0,

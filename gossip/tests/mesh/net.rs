@@ -89,7 +89,7 @@ pub(crate) fn token(number: u8) -> Psk {
 
 pub(crate) fn genesis(founder: NodeId, number: u8) -> Genesis {
     Genesis {
-        founder,
+        founders: vec![founder],
         nonce: [number; 16],
         range: "10.32.0.0/12".parse().unwrap(),
         slot_size: 16,

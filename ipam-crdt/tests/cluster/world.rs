@@ -93,7 +93,7 @@ impl World {
         let range = range.parse().unwrap();
         let space = AddressSpace::of_range(range).unwrap();
         let genesis = Genesis {
-            founder: keys[0].id(),
+            founders: vec![keys[0].id()],
             nonce: [7; 16],
             range,
             slot_size: space.slot_size(),

@@ -139,7 +139,7 @@ impl Node {
                     .handle(now, weft_gossip::Input::SetRecord { kind, body });
             }
             Ipam::Send { to, bytes } => self.mesh.handle(now, weft_gossip::Input::SendTo { to, bytes }),
-            Ipam::Event(event) => self.on_ipam_event(event),
+            Ipam::Event(event) => self.on_ipam_event(now, event),
         }
     }
 
@@ -216,7 +216,10 @@ impl Node {
         })
     }
 
-    fn on_ipam_event(&mut self, event: Event) {
+    fn on_ipam_event(&mut self, now: Time, event: Event) {
+        if matches!(event, Event::Epoch { .. }) {
+            self.on_epoch(now);
+        }
         match event {
             Event::Conflict {
                 slots: (first, count),

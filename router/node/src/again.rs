@@ -86,13 +86,15 @@ impl core::fmt::Debug for Beginning {
 
 /// Why this host begins again.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Why {
+pub(crate) enum Why {
     /// The operator says so; the answer is awaited.
     Asked,
     /// A host of this cluster says that all do.
     Follows(NodeId),
     /// It is alone and has no address, and met another cluster.
     Alone,
+    /// The others have removed it.
+    Removed,
 }
 
 /// What it waits for.
@@ -148,13 +150,16 @@ impl Node {
         if self.member.is_none() {
             return Some("this host belongs to no cluster yet: it joins one with `weft up --peer`".into());
         }
-        if let Some(candidate) = &self.candidate {
+        // Where it comes back to after a removal is the operator's to change.
+        if let Some(candidate) = &self.candidate
+            && (self.is_leaving() || candidate.why != Why::Removed)
+        {
             return Some(format!(
                 "this host joins another cluster already: {}",
                 candidate.words(self)
             ));
         }
-        let target = target?;
+        let target = target.filter(|_| !self.is_removed)?;
         let members = self.mesh.members();
         let member = members.into_iter().find(|member| {
             let endpoints = self.mesh.peer_record(member).map(|record| record.endpoints);
@@ -209,10 +214,7 @@ impl Node {
 
     /// True when nothing would be lost if this host left its cluster: there is no other host, and no address in use.
     pub(crate) fn is_alone(&self) -> bool {
-        let is_empty = |member: &crate::node::Member| {
-            let counts = member.ipam.counts();
-            counts.used + counts.lent + counts.borrowed == 0
-        };
+        let is_empty = |member: &crate::node::Member| member.ipam.state().addresses().is_empty();
         self.mesh
             .membership()
             .is_some_and(|members| members.member_count() == 1)
@@ -220,7 +222,7 @@ impl Node {
             && self.claims.is_empty()
     }
 
-    fn begin_again(&mut self, now: Time, why: Why, token: Option<Token>, targets: Vec<String>) {
+    pub(crate) fn begin_again(&mut self, now: Time, why: Why, token: Option<Token>, targets: Vec<String>) {
         if let Some(before) = self.candidate.take() {
             self.end_mesh(now, before.mesh);
         }
@@ -334,7 +336,7 @@ impl Node {
         let Some(candidate) = &mut self.candidate else {
             return;
         };
-        if ours == Some(theirs) {
+        if ours == Some(theirs) && !self.is_removed {
             return self.give_up(now, "the host that answered is of this same cluster".into());
         }
         let endpoints: Vec<SocketAddr> = candidate.admitters().collect();
@@ -405,6 +407,12 @@ impl Node {
         matches!(stage, Some(Awaits::Disk))
     }
 
+    /// True while it tries to come back after its removal.
+    pub(crate) fn comes_back(&self) -> bool {
+        let candidate = self.candidate.as_ref();
+        candidate.is_some_and(|candidate| candidate.why == Why::Removed)
+    }
+
     /// Keeps a request of that time for afterwards; gives it back when there are too many.
     pub(crate) fn hold(&mut self, request: Request) -> Option<Request> {
         match &mut self.candidate {
@@ -465,7 +473,7 @@ impl Node {
         // What was wrong with the membership before is over with it.
         self.warnings.clear();
         self.foreign.forget();
-        self.said_alone = false;
+        (self.said_alone, self.is_removed) = (false, false);
         let count = self.claims.list().len();
         if let Some((token, state)) = welcome {
             let joined = state.genesis().id();
@@ -720,7 +728,7 @@ impl Candidate {
     fn gives_up_at(&self) -> Time {
         match self.why {
             Why::Asked | Why::Alone => self.began + ADOPT_PATIENCE,
-            Why::Follows(_) => Time::NEVER,
+            Why::Follows(_) | Why::Removed => Time::NEVER,
         }
     }
 
@@ -728,6 +736,7 @@ impl Candidate {
         let whom = match &self.why {
             Why::Asked => "as the operator said".into(),
             Why::Follows(other) => format!("as {} does", node.name_of(other)),
+            Why::Removed => "again, since it was removed".into(),
             Why::Alone => "since it is alone and no pod of it has an address".into(),
         };
         let targets = self.mesh.targets();

@@ -86,6 +86,10 @@ impl Node {
         let others = records
             .of_kind(SlotsRecord::KIND)
             .filter(|envelope| envelope.key().owner != self.id());
+        // What pods have from before counts as theirs: the status names what is wrong with it.
+        for (claim, _) in self.claims.open() {
+            pods.entry(claim.id.clone()).or_default().insert(claim.address);
+        }
         Some(Checked {
             findings,
             pods,

@@ -9,10 +9,9 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 use weft_wire::limits::DEFAULT_PORT;
+use weft_wire::mesh::CAPABILITY_MAY_YIELD;
 use weft_wire::{GenesisId, NodeId, Time};
 
-/// Capability bit of a Hello: this host is the only one of its cluster and has no address in use, so it can leave it.
-pub(crate) const MAY_YIELD: u64 = 1;
 /// Hosts of other clusters that are remembered: one is enough to see that there are two.
 const FOREIGN_MAX: usize = 16;
 /// One that was not met for so long is forgotten; it is dialled every half minute.
@@ -66,7 +65,10 @@ pub(crate) struct Meeting {
 
 /// True when this side is the one that goes. If both can, the one with the higher genesis id does, so never both.
 fn yields(ours: GenesisId, theirs: GenesisId, [their_bits, our_bits]: [u64; 2]) -> bool {
-    let (they_may, we_may) = (their_bits & MAY_YIELD != 0, our_bits & MAY_YIELD != 0);
+    let (they_may, we_may) = (
+        their_bits & CAPABILITY_MAY_YIELD != 0,
+        our_bits & CAPABILITY_MAY_YIELD != 0,
+    );
     we_may && (!they_may || ours > theirs)
 }
 
@@ -124,7 +126,7 @@ impl Node {
     pub(crate) fn say_whether_alone(&mut self, now: Time) {
         let is_alone = self.is_alone();
         if core::mem::replace(&mut self.said_alone, is_alone) != is_alone {
-            let capabilities = if is_alone { MAY_YIELD } else { 0 };
+            let capabilities = if is_alone { CAPABILITY_MAY_YIELD } else { 0 };
             self.mesh
                 .handle(now, weft_gossip::Input::SetCapabilities(capabilities));
         }

@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use weft_gossip::{ConnId, DialTarget, DurableState, PersistToken};
+use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, RequestId};
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, Probe, SessionKeys};
 use weft_wire::api::{Adopted, PodPlan};
@@ -71,6 +72,8 @@ pub enum Input<'a> {
     },
     /// What [`Output::BeginAgain`] said is durable, and with it all writes before.
     BeganAgain,
+    /// Everything up to this write of [`Output::PersistAgreement`] is durable.
+    AgreementPersisted(u64),
     /// Everything up to this write of the address state is durable.
     IpamPersisted(weft_ipam_crdt::PersistToken),
     /// What a session has done so far, once a second.
@@ -122,6 +125,14 @@ pub enum Output {
         token: PersistToken,
         /// What to write.
         state: DurableState,
+    },
+    /// Make this host's part in an agreement durable, in place of what was stored of it, then say
+    /// [`Input::AgreementPersisted`].
+    PersistAgreement {
+        /// Names this write.
+        token: u64,
+        /// What to write.
+        state: AgreementState,
     },
     /// Append these changes of the address state to the log, in order, then say [`Input::IpamPersisted`].
     PersistIpam {
@@ -220,6 +231,8 @@ pub enum Notice {
         /// The cluster.
         genesis: GenesisId,
     },
+    /// How far the hosts are that make a cluster together: a sentence.
+    Gathering(String),
     /// This node let another one in.
     Admitted {
         /// The new member.

@@ -6,12 +6,14 @@
 //! |---|---|
 //! | [`node`] | [`Node`]: routes what one core says to the others |
 //! | [`io`] | its inputs and outputs |
+//! | `agreement` | making a cluster together with other hosts that have none |
 //! | `addresses` | what it asks of the address space, and hears of it |
 //! | `places` | where addresses live by what hosts agree on, for the forwarding table |
 //! | [`check`] | what it has to say when the address space is checked |
 //! | `contested` | addresses of this host that another one uses too |
 //! | [`again`] | how this host becomes a new member, while its pods run on |
 //! | `claims` | how it asks for the addresses that they have |
+//! | `removed` | what becomes of members that were removed |
 //! | `foreign` | hosts of other clusters, and which side yields |
 //! | `removals` | hosts that are to be removed: which ones are meant, and how far it is |
 //! | `families` | which peers have no version of IP in common with this host |
@@ -27,6 +29,7 @@ extern crate alloc;
 
 mod addresses;
 pub mod again;
+mod agreement;
 pub mod check;
 mod claims;
 mod contested;
@@ -37,6 +40,7 @@ pub mod macs;
 pub mod node;
 mod places;
 mod removals;
+mod removed;
 pub mod report;
 
 pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};

@@ -1,6 +1,7 @@
 //! The node: routes what one core says to the others.
 
 use crate::again::{Candidate, Former};
+use crate::agreement::Founding;
 use crate::contested::Contested;
 use crate::foreign::{Foreign, Meeting};
 use crate::io::{EngineCommand, Input, MeshCommand, Notice, Output};
@@ -13,6 +14,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use weft_gossip::{DurableState, Identity, Mesh, MeshConfig, MeshEvent, StateError};
+use weft_ipam_crdt::genesis::{Agreement, AgreementConfig, AgreementInput, AgreementState, Terms};
 use weft_ipam_crdt::{AddressSpace, Claim, Claims, Ipam, IpamConfig, IpamState, RequestId, Role};
 use weft_sleeve::path_mtu::BASE;
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, LocalNode, PeerInfo, PeerPath, Sleeve};
@@ -20,6 +22,7 @@ use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::RegisterKey;
 use weft_wire::hash::derive;
 use weft_wire::limits::SESSIONS_MAX;
+use weft_wire::mesh::CAPABILITY_AGREES;
 use weft_wire::mtu::pod_mtu;
 use weft_wire::record::{Body, Genesis, PeerRecord};
 use weft_wire::secret::ClusterSecret;
@@ -33,6 +36,11 @@ pub struct NodeConfig {
     pub token: Option<Psk>,
     /// What was stored before, or what a founder has just laid down.
     pub durable: Option<DurableState>,
+    /// What this host was told of a cluster that it is to make together with others, and what was stored of that; not
+    /// used by a host that has a cluster.
+    pub agreement: Option<(Terms, AgreementState)>,
+    /// Whether it wants slots.
+    pub role: Role,
     /// Slots and addresses that were stored before; made from the genesis when there are none.
     pub ipam: Option<IpamState>,
     /// Claims that were stored before.
@@ -85,6 +93,7 @@ pub struct Node {
     pub(crate) config: Local,
     pub(crate) mesh: Mesh,
     pub(crate) member: Option<Member>,
+    pub(crate) founding: Option<Founding>,
     pub(crate) paths: BTreeMap<NodeId, Path>,
     pub(crate) macs: MacTable,
     pub(crate) contested: Contested,
@@ -109,6 +118,8 @@ pub struct Node {
     pub(crate) foreign: Foreign,
     /// What the Hello says of it.
     pub(crate) said_alone: bool,
+    /// The members go on without this host.
+    pub(crate) is_removed: bool,
 }
 
 /// What stays of the configuration.
@@ -120,6 +131,7 @@ pub(crate) struct Local {
     pub(crate) bridge: String,
     pub(crate) version: String,
     ciphers: Vec<Cipher>,
+    pub(crate) role: Role,
     pub(crate) seed: [u8; 32],
     pub(crate) token: Option<Psk>,
 }
@@ -134,12 +146,22 @@ impl Node {
     /// The stored state contradicts itself.
     pub fn new(now: Time, config: NodeConfig) -> Result<Self, StateError> {
         let genesis = config.durable.as_ref().map(|durable| durable.genesis().clone());
+        let agreement = config.agreement.filter(|_| genesis.is_none());
+        let founding = agreement.map(|(terms, durable)| {
+            Founding::new(Agreement::new(AgreementConfig {
+                node: config.identity.key.id(),
+                name: config.identity.name.clone(),
+                terms,
+                durable,
+                seed: derive(&config.seed, "weft seed agreement"),
+            }))
+        });
         let mesh = Mesh::new(MeshConfig {
             identity: config.identity.clone(),
             token: config.token.clone(),
             durable: config.durable,
             targets: config.targets,
-            capabilities: 0,
+            capabilities: if founding.is_some() { CAPABILITY_AGREES } else { 0 },
             seed: derive(&config.seed, "weft seed mesh"),
         })?;
         let mut node = Self {
@@ -151,11 +173,13 @@ impl Node {
                 bridge: config.bridge,
                 version: config.version,
                 ciphers: config.ciphers,
+                role: config.role,
                 seed: config.seed,
                 token: config.token,
             },
             mesh,
             member: None,
+            founding,
             paths: BTreeMap::new(),
             macs: MacTable::default(),
             contested: Contested::default(),
@@ -174,6 +198,7 @@ impl Node {
             freed_claims: BTreeMap::new(),
             foreign: Foreign::default(),
             said_alone: false,
+            is_removed: false,
         };
         let record = node.record_of(&node.config.identity);
         let body = codec::encode(&record);
@@ -187,6 +212,7 @@ impl Node {
         if let Some(genesis) = genesis {
             node.become_member(now, &genesis);
         }
+        node.agreement(now, AgreementInput::Tick);
         Ok(node)
     }
 
@@ -242,6 +268,7 @@ impl Node {
             Input::Learned { mac, peer } => self.on_learned(now, mac, peer),
             Input::Local { mac } => self.on_local(mac),
             Input::Ipam(request) => self.on_ipam_request(now, request),
+            Input::AgreementPersisted(token) => self.agreement(now, AgreementInput::Persisted(token)),
             Input::IpamPersisted(token) => self.ipam(now, weft_ipam_crdt::Input::Persisted(token)),
             Input::Timeout => {
                 if self.mesh.poll_timeout().is_some_and(|due| due <= now) {
@@ -254,6 +281,9 @@ impl Node {
                     self.ipam(now, weft_ipam_crdt::Input::Tick);
                 }
                 self.again_due(now);
+                if self.agreement_timeout().is_some_and(|due| due <= now) {
+                    self.agreement(now, AgreementInput::Tick);
+                }
                 if self.ageing_due <= now {
                     self.ageing_due = now + AGEING_INTERVAL;
                     self.changed_macs(|macs| macs.age(now));
@@ -275,6 +305,7 @@ impl Node {
             self.sleeve_timeout(),
             self.ipam_timeout(),
             self.again_timeout(),
+            self.agreement_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -307,9 +338,9 @@ impl Node {
 
     /// Nickname of a peer, or the short form of its id.
     pub fn name_of(&self, peer: &NodeId) -> String {
-        self.mesh
-            .peer_record(peer)
-            .map_or_else(|| peer.short(), |record| record.name)
+        let name = self.mesh.peer_record(peer).map(|record| record.name);
+        name.or_else(|| self.mesh.removed_name(peer).cloned())
+            .unwrap_or_else(|| peer.short())
     }
 
     /// What this host says of itself as a member.
@@ -337,7 +368,7 @@ impl Node {
     }
 
     /// Gives the sleeve an input, if there is one: a host without a cluster has no sessions.
-    fn sleeve(&mut self, now: Time, input: weft_sleeve::Input<'_>) {
+    pub(crate) fn sleeve(&mut self, now: Time, input: weft_sleeve::Input<'_>) {
         if self.former_takes(now, &input) {
             return;
         }
@@ -367,6 +398,12 @@ impl Node {
                 .and_then(|member| member.sleeve.poll_output())
             {
                 self.on_sleeve_output(now, output);
+            } else if let Some(output) = self
+                .founding
+                .as_mut()
+                .and_then(|founding| founding.machine.poll_output())
+            {
+                self.on_agreement_output(now, output);
             } else if let Some(output) = self.member.as_mut().and_then(|member| member.ipam.poll_output()) {
                 self.on_ipam_output(now, output);
                 self.make_claims(now);
@@ -404,6 +441,13 @@ impl Node {
             }
             MeshEvent::RecordOfRemoved(envelope) => {
                 return self.ipam(now, weft_ipam_crdt::Input::Record(envelope));
+            }
+            MeshEvent::Gathered { node, name } => {
+                return self.agreement(now, AgreementInput::Heard { node, name });
+            }
+            MeshEvent::Parted { node, .. } => return self.agreement(now, AgreementInput::Lost(node)),
+            MeshEvent::Agreement { from, bytes } => {
+                return self.agreement(now, AgreementInput::Message { from, bytes });
             }
             MeshEvent::Admitted { node, name } => Notice::Admitted { peer: node, name },
             MeshEvent::PeerUp { node, name } => {
@@ -516,7 +560,7 @@ impl Node {
                 incarnation: identity.incarnation,
                 durable,
                 expected: 1,
-                role: Role::Owner,
+                role: self.config.role,
                 seed: derive(&self.config.seed, "weft seed ipam"),
             },
             now,
@@ -533,9 +577,11 @@ impl Node {
             sleeve,
             ipam,
         });
+        self.founding = None;
         self.outputs.push_back(Output::Notice(Notice::Joined {
             genesis: genesis.id(),
         }));
+        self.on_epoch(now);
         self.tell_ipam_all(now);
         for peer in self.mesh.members() {
             self.upsert_peer(now, peer);
@@ -631,6 +677,9 @@ impl Node {
                 self.change_path(peer, |path| {
                     (path.session, path.down, path.since) = (None, Some(why), now)
                 });
+                if self.mesh.is_removed(&peer) && why != DownReason::Removed {
+                    self.end_removed(now, peer);
+                }
                 Output::Notice(Notice::SleeveDown {
                     peer,
                     name: self.name_of(&peer),

@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use weft_gossip::status::{LinkStage, LinkStatus};
 use weft_sleeve::PeerView;
 use weft_wire::api::{
-    ClusterStatus, IpamRange, IpamStatus, IpamSummary, LinkState, PeerStatus, Status, TargetStatus, Traffic,
-    UsedAddress, WaitingRequest,
+    ClusterStatus, IpamRange, IpamStatus, IpamSummary, LinkState, NodeRole, PeerStatus, Status, TargetStatus,
+    Traffic, UsedAddress, WaitingRequest,
 };
 use weft_wire::mtu::whole_mtu;
 use weft_wire::{DropReason, NodeId, RejectReason, Time};
@@ -66,6 +66,10 @@ impl Node {
             // The kernel's to tell, as pods are.
             firewall: Vec::new(),
             uptime_s: now.since_start().as_secs(),
+            role: match self.config.role {
+                weft_ipam_crdt::Role::Owner => NodeRole::Owner,
+                weft_ipam_crdt::Role::Observer => NodeRole::Observer,
+            },
         }
     }
 
@@ -143,7 +147,7 @@ impl Node {
 
     fn cluster(&self) -> ClusterStatus {
         match &self.member {
-            None => ClusterStatus::AwaitingAdmission,
+            None => self.agreeing().unwrap_or(ClusterStatus::AwaitingAdmission),
             Some(member) => ClusterStatus::Member {
                 genesis: member.genesis.to_string(),
                 range: member.space.range(),
@@ -169,7 +173,7 @@ impl Node {
             .mesh
             .targets()
             .into_iter()
-            .filter(|target| !target.connected && target.node != Some(self.id()));
+            .filter(|target| !target.connected && target.retried && target.node != Some(self.id()));
         unreached
             .map(|target| TargetStatus {
                 target: target.target,
@@ -200,6 +204,8 @@ impl Node {
         let mut ids: BTreeSet<NodeId> = self.mesh.members().into_iter().collect();
         ids.extend(links.keys().copied());
         ids.remove(&self.id());
+        // One that was removed and does not know it may have a link.
+        ids.retain(|peer| !self.mesh.is_removed(peer));
         let mut peers: Vec<PeerStatus> = ids
             .iter()
             .map(|peer| self.peer(now, peer, links.get(peer), views.get(peer), engine))

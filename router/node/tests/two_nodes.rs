@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weft_gossip::{ConnId, DialTarget, DurableState, Identity, Input as Mesh, JoinToken};
-use weft_ipam_crdt::{IpamState, Request, RequestId};
+use weft_ipam_crdt::{IpamState, Request, RequestId, Role};
 use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
 use weft_sleeve::{Cipher, Decision, ForwardingTable, Probe};
@@ -64,6 +64,8 @@ fn config(host: usize, durable: Option<DurableState>, incarnation: u64, targets:
         },
         token: Some(token.psk()),
         durable,
+        agreement: None,
+        role: Role::Owner,
         ipam: None,
         claims: Vec::new(),
         targets: targets.iter().map(|t| address(*t).to_string()).collect(),
@@ -82,7 +84,7 @@ fn founded() -> DurableState {
     let range = "10.32.0.0/24".parse().expect("a CIDR");
     DurableState::founded(
         Genesis {
-            founder,
+            founders: vec![founder],
             nonce: [5; 16],
             range,
             slot_size: 1,
@@ -229,6 +231,7 @@ impl Net {
                 );
                 self.inputs.push_back((host, Event::Probed(local, probe)));
             }
+            Output::PersistAgreement { .. } => panic!("nobody was told to agree"),
             Output::PersistIpam { token, changes } => {
                 let Host { stored, ipam, .. } = &mut self.hosts[host];
                 let stored = stored.as_ref().expect("membership is stored before addresses");

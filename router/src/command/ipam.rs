@@ -256,6 +256,8 @@ mod tests {
             total: 1 << 20,
             owners: (0..hosts).map(owner).collect(),
             unclaimed: Vec::new(),
+            removals: Vec::new(),
+            removed: Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::api::client::Client;
 use crate::cli::StatusArgs;
 use comfy_table::{Table, presets};
 use std::fmt::Write as _;
-use weft_wire::api::{ClusterStatus, IpamSummary, LinkState, PeerStatus, Status, WaitingRequest};
+use weft_wire::api::{ClusterStatus, IpamSummary, LinkState, NodeRole, PeerStatus, Status, WaitingRequest};
 
 /// Peers that the screen shows; the others are counted, and are in the JSON.
 const PEERS_SHOWN: usize = 24;
@@ -50,6 +50,18 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
             out,
             "cluster     none yet: waiting for a peer to let this host in"
         )?,
+        ClusterStatus::Agreeing {
+            there,
+            reason,
+            differing,
+            ..
+        } => {
+            writeln!(out, "cluster     none yet: {reason}")?;
+            writeln!(out, "there       {}", there.join(", "))?;
+            for host in differing {
+                writeln!(out, "differs     {host}")?;
+            }
+        }
         ClusterStatus::Member {
             genesis,
             range,
@@ -62,6 +74,12 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
                 short(genesis)
             )?;
         }
+    }
+    if status.role == NodeRole::Observer {
+        writeln!(
+            out,
+            "role        observer: never votes, owns no addresses, lives on lent ones"
+        )?;
     }
     let endpoints: Vec<String> = status.endpoints.iter().map(ToString::to_string).collect();
     writeln!(
@@ -327,6 +345,7 @@ mod tests {
             warnings: vec!["something".into()],
             firewall: vec!["chain FORWARD drops".into()],
             uptime_s: 90_061,
+            role: NodeRole::Owner,
         };
         let screen = render(&status);
         assert!(
@@ -357,5 +376,23 @@ mod tests {
             assert!(screen.contains(part), "{part} is missing in:\n{screen}");
         }
         assert!(screen.lines().count() <= 57, "{screen}");
+        let waiting = render(&Status {
+            cluster: ClusterStatus::Agreeing {
+                expected: 3,
+                there: vec!["a".into(), "b".into()],
+                reason: "waiting for 1 of 3 expected hosts".into(),
+                differing: vec!["c: it was started with --expect 4".into()],
+            },
+            role: NodeRole::Observer,
+            ..status
+        });
+        for line in [
+            "cluster     none yet: waiting for 1 of 3 expected hosts\n",
+            "there       a, b\n",
+            "differs     c: it was started with --expect 4\n",
+            "role        observer",
+        ] {
+            assert!(waiting.contains(line), "{line} is missing in:\n{waiting}");
+        }
     }
 }

@@ -163,6 +163,7 @@ enum SaveToken {
     Ipam(weft_ipam_crdt::PersistToken),
     Again,
     Claims,
+    Agreement(u64),
 }
 
 /// The node and everything it acts on.
@@ -263,6 +264,9 @@ impl Daemon {
             Output::Mesh(MeshCommand::Send { conn, frame }) => self.connections.send(conn, frame),
             Output::Mesh(MeshCommand::Close { conn }) => self.connections.close(conn),
             Output::Persist { token, state } => self.save(SaveToken::Mesh(token), Save::Cluster(state)),
+            Output::PersistAgreement { token, state } => {
+                self.save(SaveToken::Agreement(token), Save::Agreement(state));
+            }
             Output::PersistIpam { token, changes } => self.save(SaveToken::Ipam(token), Save::Ipam(changes)),
             Output::BeginAgain(beginning) => self.begin_again(*beginning),
             Output::PersistClaims(claims) => self.save(SaveToken::Claims, Save::Claims(claims)),
@@ -345,6 +349,10 @@ impl Daemon {
                 return self.save_trouble.take();
             }
             NodeEvent::Persisted(SaveToken::Claims) => return None,
+            NodeEvent::Persisted(SaveToken::Agreement(token)) => {
+                self.input(Input::AgreementPersisted(token));
+                return self.save_trouble.take();
+            }
             NodeEvent::Disk(trouble) => {
                 self.disk_changed(trouble);
                 return None;

@@ -32,6 +32,7 @@ fn write(notice: &Notice) {
         Notice::Joined { genesis } => {
             tracing::info!(cluster = ?genesis, "this host is a member of the cluster")
         }
+        Notice::Gathering(sentence) => tracing::info!("{sentence}"),
         Notice::Admitted { peer, name } => tracing::info!(?peer, name, "let a host into the cluster"),
         Notice::LinkUp { peer, name } => tracing::info!(?peer, name, "mesh link up"),
         Notice::LinkDown { peer, name, reason } => tracing::info!(?peer, name, %reason, "mesh link down"),

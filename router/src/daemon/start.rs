@@ -18,7 +18,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use weft_gossip::{DurableState, Identity, JoinToken};
-use weft_ipam_crdt::AddressSpace;
+use weft_ipam_crdt::genesis::{Expected, Terms};
+use weft_ipam_crdt::{AddressSpace, Role};
 use weft_kernel::link;
 use weft_node::{Node, NodeConfig};
 use weft_sleeve::Cipher;
@@ -66,7 +67,12 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     let socket_file = SocketFile(settings.socket.clone());
     let (listener, udp) = bind(settings.listen, settings.port)?;
     let mut rng = ChaCha20Rng::from_seed(random::seed()?);
-    let (store, state, token) = open_state(&settings, &underlay, &mut rng)?;
+    let Opened {
+        store,
+        state,
+        token,
+        terms,
+    } = open_state(&settings, &underlay, &mut rng)?;
     let token_text = token.as_ref().map(|(text, _)| text.clone());
     let bridge_mtu = bridge_mtu(&settings, &underlay);
     let (remote_macs, bridge_trouble) = bridge::start(bridge_mtu).await?;
@@ -89,7 +95,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     if !forwarding.await.context("the kernel was not asked")?? {
         bail!("port {TAP} of bridge {BRIDGE} does not forward: `weft down` removes both, then start again");
     }
-    announce(&settings, &state, &underlay, &store);
+    announce(&settings, &state, terms.as_ref(), &underlay, &store);
     let mut targets = settings.peers;
     // Until it has heard from the others after it began again, this is all that it knows of them.
     if state
@@ -111,6 +117,12 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             },
             token: token.map(|(_, token)| token.psk()),
             durable: state.durable,
+            agreement: terms.map(|terms| (terms, state.agreement)),
+            role: if settings.observer {
+                Role::Observer
+            } else {
+                Role::Owner
+            },
             ipam: state.ipam,
             claims: state.claims,
             targets,
@@ -174,17 +186,50 @@ impl Drop for SocketFile {
     }
 }
 
-type Opened = (Store, State, Option<(String, JoinToken)>);
+/// What the state directory holds, the join token, and what a host without a cluster is told of making one with others.
+struct Opened {
+    store: Store,
+    state: State,
+    token: Option<(String, JoinToken)>,
+    terms: Option<Terms>,
+}
 
 /// What the operator asks of a host that belongs to no cluster.
 enum Intent {
     Found,
     Join,
+    /// Make a cluster together with others.
+    Agree(Expected),
 }
 
 /// Founds only where that is unmistakably meant: two hosts that each found are two clusters.
 fn intent(settings: &Settings, underlay: &Underlay, has_token: bool) -> anyhow::Result<Intent> {
+    if let Some(expected) = &settings.expected {
+        if !has_token {
+            bail!(
+                "--expect and --seed need a token that all of these hosts have: make one with `weft token --generate`, \
+                 copy it to each of them and name it with --token-file, or put it into WEFT_TOKEN"
+            );
+        }
+        if settings.peers.is_empty() {
+            bail!(
+                "--expect and --seed need at least one --peer: name the hosts that make the cluster; this host itself may \
+                 be among them"
+            );
+        }
+        refuse_overlap(settings)?;
+        // Others are let in once there is a cluster.
+        if !settings.observer && expected.may_count(&settings.name) {
+            return Ok(Intent::Agree(expected.clone()));
+        }
+    }
     if settings.found || (settings.token.is_none() && settings.peers.is_empty()) {
+        if settings.observer {
+            bail!(
+                "an observer owns no addresses, so it cannot make a cluster: name a host of the cluster with --peer, and the \
+                 token with --token-file"
+            );
+        }
         refuse_overlap(settings)?;
         return Ok(Intent::Found);
     }
@@ -268,10 +313,42 @@ fn open_state(settings: &Settings, underlay: &Underlay, rng: &mut ChaCha20Rng) -
         (None, None) => None,
     };
     if state.durable.is_some() {
-        return Ok((store, state, token));
+        let terms = None;
+        return Ok(Opened {
+            store,
+            state,
+            token,
+            terms,
+        });
     }
-    if let Intent::Join = intent(settings, underlay, token.is_some())? {
-        return Ok((store, state, token));
+    let expected = match bound_to(settings, &state)? {
+        Some(expected) => Some(expected),
+        None => match intent(settings, underlay, token.is_some())? {
+            Intent::Found => None,
+            Intent::Join => {
+                let terms = None;
+                return Ok(Opened {
+                    store,
+                    state,
+                    token,
+                    terms,
+                });
+            }
+            Intent::Agree(expected) => Some(expected),
+        },
+    };
+    if let Some(expected) = expected {
+        let terms = Some(Terms {
+            expected,
+            range: space.range(),
+            slot_size: space.slot_size(),
+        });
+        return Ok(Opened {
+            store,
+            state,
+            token,
+            terms,
+        });
     }
     let (text, token) = token.unwrap_or_else(|| {
         let token = JoinToken::generate(rng);
@@ -282,7 +359,7 @@ fn open_state(settings: &Settings, underlay: &Underlay, rng: &mut ChaCha20Rng) -
     let mut secret = [0; 32];
     rng.fill_bytes(&mut secret);
     let genesis = Genesis {
-        founder: state.key.id(),
+        founders: vec![state.key.id()],
         nonce,
         range: space.range(),
         slot_size: space.slot_size(),
@@ -298,13 +375,48 @@ fn open_state(settings: &Settings, underlay: &Underlay, rng: &mut ChaCha20Rng) -
     store.save_token(&text)?;
     store.save(&[Save::Cluster(durable.clone())])?;
     state.durable = Some(durable);
-    Ok((store, state, Some((text, token))))
+    Ok(Opened {
+        store,
+        state,
+        token: Some((text, token)),
+        terms: None,
+    })
+}
+
+/// A host that has begun to make a cluster with others goes on with that, and with those.
+fn bound_to(settings: &Settings, state: &State) -> anyhow::Result<Option<Expected>> {
+    let count = state.agreement.set.len();
+    if count == 0 {
+        return Ok(None);
+    }
+    let is_same = match &settings.expected {
+        Some(expected) => expected.count() == count,
+        None => !settings.found,
+    };
+    if !is_same {
+        bail!(
+            "this host has begun to make a cluster together with {} other hosts, and cannot make another one: start it as \
+             before, or remove {} to begin anew",
+            count - 1,
+            settings.state_dir.join("state").display()
+        );
+    }
+    let as_stored = || Expected::Count(count as u32);
+    Ok(Some(settings.expected.clone().unwrap_or_else(as_stored)))
 }
 
 /// Tells the person at the terminal where things stand and what comes next.
-fn announce(settings: &Settings, state: &State, underlay: &Underlay, store: &Store) {
+fn announce(settings: &Settings, state: &State, terms: Option<&Terms>, underlay: &Underlay, store: &Store) {
     println!("weft: host {} ({:?})", settings.name, state.key.id());
     println!("weft: all traffic between hosts is encrypted");
+    if let Some(terms) = terms {
+        println!(
+            "weft: makes a cluster together with {} other hosts, tried at {}",
+            terms.expected.count().saturating_sub(1),
+            settings.peers.join(", ")
+        );
+        return;
+    }
     if state.durable.is_none() {
         println!(
             "weft: waiting for {} to let this host in",

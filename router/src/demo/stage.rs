@@ -74,7 +74,7 @@ impl Stage {
             let status = router.wait_for_mesh(hosts.len() - 1, PATIENCE)?;
             clusters.extend(match status.cluster {
                 ClusterStatus::Member { genesis, .. } => Some(genesis),
-                ClusterStatus::AwaitingAdmission => None,
+                ClusterStatus::AwaitingAdmission | ClusterStatus::Agreeing { .. } => None,
             });
         }
         let elapsed = begin.elapsed();

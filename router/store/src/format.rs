@@ -41,6 +41,8 @@ pub(crate) enum RecordKind {
     Token = 7,
     /// Where the host listens that let this one in, as encoded texts.
     Targets = 8,
+    /// What binds this host while it makes a cluster together with others, as ipam-crdt encodes it.
+    Agreement = 9,
 }
 
 impl RecordKind {
@@ -54,6 +56,7 @@ impl RecordKind {
             Self::Claims,
             Self::Token,
             Self::Targets,
+            Self::Agreement,
         ]
         .into_iter()
         .find(|kind| *kind as u16 == number)

@@ -57,11 +57,13 @@ pub enum WritePoint {
     File(Occasion, Step),
     /// In the middle of appending to the log.
     Records(Append),
+    /// The same, of what binds a host while it makes a cluster together with others.
+    Agreement(Append),
 }
 
 impl WritePoint {
     /// Every one.
-    pub const ALL: [Self; 34] = {
+    pub const ALL: [Self; 37] = {
         use Occasion::{Again, First, Fold, Former, Start, Token};
         use Step::{Durable, Made, Renamed, Synced, Written};
         [
@@ -99,6 +101,9 @@ impl WritePoint {
             Self::Records(Append::Torn),
             Self::Records(Append::Written),
             Self::Records(Append::Synced),
+            Self::Agreement(Append::Torn),
+            Self::Agreement(Append::Written),
+            Self::Agreement(Append::Synced),
         ]
     };
 }
@@ -110,6 +115,9 @@ impl fmt::Display for WritePoint {
             Self::Records(Append::Torn) => return f.write_str("records-torn"),
             Self::Records(Append::Written) => return f.write_str("records-written"),
             Self::Records(Append::Synced) => return f.write_str("records-synced"),
+            Self::Agreement(Append::Torn) => return f.write_str("agreement-torn"),
+            Self::Agreement(Append::Written) => return f.write_str("agreement-written"),
+            Self::Agreement(Append::Synced) => return f.write_str("agreement-synced"),
             Self::File(occasion, step) => (occasion, step),
         };
         let occasion = match occasion {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use weft_gossip::DurableState;
+use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, IpamState};
 use weft_wire::codec::encode;
 use weft_wire::{NodeKey, NoiseKeypair};
@@ -28,6 +29,8 @@ const STATE_FILE_MAX: u64 = 64 << 20;
 const APPENDED_FACTOR: u64 = 3;
 /// Octets that may be appended to any snapshot: some thousand changes, read in milliseconds at the next start.
 const APPENDED_MIN: u64 = 1 << 20;
+/// Longest encoded part in an agreement: 64 ids, in the set and in two geneses, with room to spare.
+const AGREEMENT_STATE_MAX: usize = 64 << 10;
 /// Longest encoded change of the address state: a grant of all slots of a fragmented host.
 const CHANGE_MAX: usize = 1 << 20;
 /// Longest encoded list of targets: a few socket addresses as text.
@@ -45,6 +48,8 @@ pub struct State {
     pub incarnation: u64,
     /// Genesis, secrets and records; none before the node has joined.
     pub durable: Option<DurableState>,
+    /// What binds the node while it makes a cluster together with others; the default once it has one.
+    pub agreement: AgreementState,
     /// Slots and addresses; none before the node has joined.
     pub ipam: Option<IpamState>,
     /// Addresses of pods from before it began again, that the cluster has not given to it.
@@ -90,6 +95,8 @@ pub enum Save {
     Again(Box<Again>),
     /// These addresses of pods are claimed, and no others.
     Claims(Vec<Claim>),
+    /// This binds the node while it makes a cluster together with others.
+    Agreement(AgreementState),
 }
 
 /// Counts the syncs of a store, from any thread.
@@ -114,6 +121,7 @@ pub struct Store {
     identity: Vec<u8>,
     incarnation: u64,
     durable: Option<DurableState>,
+    agreement: AgreementState,
     ipam: Option<IpamState>,
     claims: Vec<Claim>,
     token: Option<String>,
@@ -177,6 +185,7 @@ impl Store {
                     noise,
                     incarnation: 0,
                     durable: None,
+                    agreement: AgreementState::default(),
                     ipam: None,
                     claims: Vec::new(),
                     token: None,
@@ -195,6 +204,7 @@ impl Store {
             machine,
             incarnation: state.incarnation,
             durable: state.durable.clone(),
+            agreement: state.agreement.clone(),
             ipam: state.ipam.clone(),
             claims: state.claims.clone(),
             token: state.token.clone(),
@@ -220,6 +230,7 @@ impl Store {
     /// next call, also one with nothing new, tries to write all of it.
     pub fn save(&mut self, saves: &[Save]) -> Result<(), StoreError> {
         let mut appended = Vec::new();
+        let mut at: fn(Append) -> WritePoint = WritePoint::Records;
         for save in saves {
             let place = self.length as usize + appended.len();
             match save {
@@ -235,6 +246,12 @@ impl Store {
                 Save::Claims(claims) => {
                     self.claims.clone_from(claims);
                     appended.extend(format::encode_record(RecordKind::Claims, &encode(claims), place));
+                }
+                Save::Agreement(state) => {
+                    at = WritePoint::Agreement;
+                    let body = encode(state);
+                    appended.extend(format::encode_record(RecordKind::Agreement, &body, place));
+                    self.agreement = state.clone();
                 }
                 Save::Ipam(changes) => {
                     // Its snapshot stands before it, or is made from the genesis when the file is read.
@@ -264,7 +281,7 @@ impl Store {
         if appended.is_empty() {
             return Ok(());
         }
-        self.append(&appended).map_err(|source| {
+        self.append(&appended, at).map_err(|source| {
             // What was acknowledged before stays; nothing of this write may be found later. A file whose sync
             // failed is not written again either: the kernel may have dropped what it could not write (fsync(2)).
             self.is_behind = true;
@@ -273,18 +290,18 @@ impl Store {
         })
     }
 
-    fn append(&mut self, records: &[u8]) -> std::io::Result<()> {
-        let torn = WritePoint::Records(Append::Torn);
+    fn append(&mut self, records: &[u8], at: fn(Append) -> WritePoint) -> std::io::Result<()> {
+        let torn = at(Append::Torn);
         if self.points.awaits(torn) {
             self.file
                 .write_all_at(&records[..records.len() / 2], self.length)?;
             self.points.reach(torn);
         }
         self.file.write_all_at(records, self.length)?;
-        self.points.reach(WritePoint::Records(Append::Written));
+        self.points.reach(at(Append::Written));
         self.file.sync_data()?;
         self.syncs.count();
-        self.points.reach(WritePoint::Records(Append::Synced));
+        self.points.reach(at(Append::Synced));
         self.length += records.len() as u64;
         Ok(())
     }
@@ -345,6 +362,7 @@ impl Store {
             })?);
         }
         self.durable = Some(durable.clone());
+        self.agreement = AgreementState::default();
         Ok(())
     }
 
@@ -387,6 +405,9 @@ impl Store {
                 .iter()
                 .map(|durable| (RecordKind::Cluster, durable.encode())),
         );
+        if self.agreement != AgreementState::default() {
+            records.push((RecordKind::Agreement, encode(&self.agreement)));
+        }
         records.extend(
             self.ipam
                 .iter()
@@ -520,11 +541,15 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, Store
         .map(u64::from_be_bytes)
         .ok_or(damaged(FormatError::Missing("incarnation")))?;
     let Some(body) = last(RecordKind::Cluster) else {
+        let agreement = last(RecordKind::Agreement).map_or(Ok(AgreementState::default()), |body| {
+            weft_wire::codec::decode::<_, AGREEMENT_STATE_MAX>(body)
+        });
         return Ok(State {
             key,
             noise,
             incarnation,
             durable: None,
+            agreement: agreement.map_err(|_| damaged(FormatError::Cluster))?,
             ipam: None,
             claims: Vec::new(),
             token: None,
@@ -564,6 +589,7 @@ fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, Store
         noise,
         incarnation,
         durable: Some(durable),
+        agreement: AgreementState::default(),
         ipam: Some(ipam),
         claims,
         token,
@@ -594,6 +620,37 @@ mod tests {
         assert_eq!((first.incarnation, second.incarnation), (1, 2));
         assert_eq!(first.key.id(), second.key.id());
         assert_eq!(first.noise.public, second.noise.public);
+    }
+
+    #[test]
+    fn what_binds_a_host_is_found_again_until_it_has_a_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let founder = NodeKey::from_seed([2; 32]).id();
+        let bound = |round| AgreementState {
+            set: vec![founder],
+            promised: Some(weft_wire::ipam::Ballot {
+                round,
+                proposer: founder,
+            }),
+            ..AgreementState::default()
+        };
+        let mut store = open(dir.path(), MACHINE).unwrap().0;
+        for round in [1, 2] {
+            store.save(&[Save::Agreement(bound(round))]).unwrap();
+        }
+        drop(store);
+        // From the log, then from the snapshot that the start made of it.
+        for _ in 0..2 {
+            assert_eq!(open(dir.path(), MACHINE).unwrap().1.agreement, bound(2));
+        }
+        let mut store = open(dir.path(), MACHINE).unwrap().0;
+        store.save(&[Save::Cluster(founded())]).unwrap();
+        drop(store);
+        for _ in 0..2 {
+            let state = open(dir.path(), MACHINE).unwrap().1;
+            assert_eq!(state.agreement, AgreementState::default());
+            assert!(state.durable.is_some());
+        }
     }
 
     #[test]
@@ -640,7 +697,7 @@ mod tests {
         let founder = NodeKey::from_seed([2; 32]).id();
         let range = "10.32.0.0/24".parse().unwrap();
         let genesis = weft_wire::record::Genesis {
-            founder,
+            founders: vec![founder],
             nonce: [1; 16],
             range,
             slot_size: 1,
@@ -703,7 +760,7 @@ mod tests {
     fn again() -> Again {
         let key = NodeKey::from_seed([9; 32]);
         let genesis = weft_wire::record::Genesis {
-            founder: NodeKey::from_seed([8; 32]).id(),
+            founders: vec![NodeKey::from_seed([8; 32]).id()],
             ..founded().genesis().clone()
         };
         let secret = weft_wire::ClusterSecret {

@@ -15,7 +15,8 @@ pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// What the writer has to say.
 #[derive(Debug)]
 pub enum Told<T> {
-    /// This write of its kind, cluster, addresses or a beginning, is durable, and all before it. Of claims nothing is told.
+    /// This write of its kind, cluster, addresses, agreement or a beginning, is durable, and all before it. Of claims
+    /// nothing is told.
     Durable(T),
     /// The disk refused. Nothing is lost and nothing more becomes durable before [`Told::Recovered`].
     Refused(StoreError),
@@ -49,6 +50,7 @@ pub fn run<T>(
         batch: Vec::new(),
         cluster: None,
         ipam: None,
+        agreement: None,
         again: None,
         is_refused: false,
     };
@@ -104,6 +106,7 @@ struct Writer<T, F> {
     batch: Vec<Save>,
     cluster: Option<T>,
     ipam: Option<T>,
+    agreement: Option<T>,
     again: Option<T>,
     is_refused: bool,
 }
@@ -113,6 +116,7 @@ impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
         match save {
             Save::Cluster(_) => self.cluster = Some(number),
             Save::Ipam(_) => self.ipam = Some(number),
+            Save::Agreement(_) => self.agreement = Some(number),
             Save::Again(_) => {
                 self.again = Some(number);
                 // It was the token of the cluster before.
@@ -139,10 +143,15 @@ impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
             Ok(()) => {
                 let recovered = !std::mem::take(&mut self.is_refused) || (self.tell)(Told::Recovered);
                 recovered
-                    && [self.cluster.take(), self.ipam.take(), self.again.take()]
-                        .into_iter()
-                        .flatten()
-                        .all(|number| (self.tell)(Told::Durable(number)))
+                    && [
+                        self.agreement.take(),
+                        self.cluster.take(),
+                        self.ipam.take(),
+                        self.again.take(),
+                    ]
+                    .into_iter()
+                    .flatten()
+                    .all(|number| (self.tell)(Told::Durable(number)))
             }
             Err(error) if error.may_pass() => {
                 self.is_refused = true;

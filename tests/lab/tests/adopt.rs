@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(15);
 fn genesis(status: &Status) -> Option<&str> {
     match &status.cluster {
         ClusterStatus::Member { genesis, .. } => Some(genesis),
-        ClusterStatus::AwaitingAdmission => None,
+        ClusterStatus::AwaitingAdmission | ClusterStatus::Agreeing { .. } => None,
     }
 }
 

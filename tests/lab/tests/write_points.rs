@@ -158,16 +158,17 @@ fn flood(router: &Router, label: &str) -> Vec<(String, IpAddr)> {
     })
 }
 
-/// Which laboratory a point is tried in: a start takes a second, until another host has confirmed it.
-fn laboratory(point: WritePoint) -> usize {
+/// Which laboratory a point is tried in: a start takes a second, until another host has confirmed it. None for a point that
+/// a host which joins does not come to.
+fn laboratory(point: WritePoint) -> Option<usize> {
     match point {
         WritePoint::DirectoryMade
         | WritePoint::File(Occasion::First | Occasion::Start, _)
-        | WritePoint::Records(_) => 0,
-        WritePoint::File(Occasion::Fold, _) => 1,
-        WritePoint::File(Occasion::Token, _) => 2,
+        | WritePoint::Records(_) => Some(0),
+        WritePoint::File(Occasion::Fold, _) => Some(1),
+        WritePoint::File(Occasion::Token, _) => Some(2),
         // A member that stays one never gets there.
-        WritePoint::File(Occasion::Former | Occasion::Again, _) => LABORATORIES,
+        WritePoint::File(Occasion::Former | Occasion::Again, _) | WritePoint::Agreement(_) => None,
     }
 }
 const LABORATORIES: usize = 3;
@@ -177,7 +178,7 @@ fn a_member_dies_at_every_write_point() {
     let all = |number| {
         WritePoint::ALL
             .into_iter()
-            .filter(move |point| laboratory(*point) == number)
+            .filter(move |point| laboratory(*point) == Some(number))
     };
     let answered: Vec<usize> = std::thread::scope(|scope| {
         let running: Vec<_> = (0..LABORATORIES)
@@ -239,7 +240,9 @@ fn members_die(label: &str, points: impl Iterator<Item = WritePoint>) -> usize {
                 });
                 b
             }
-            WritePoint::File(Occasion::Former | Occasion::Again, _) => continue,
+            WritePoint::File(Occasion::Former | Occasion::Again, _) | WritePoint::Agreement(_) => {
+                unreachable!("it joins")
+            }
             WritePoint::File(Occasion::Fold, _) | WritePoint::Records(_) => {
                 if b.running.is_none() {
                     b.start();
@@ -293,7 +296,7 @@ fn a_founder_dies_at_every_write_point_before_it_has_founded() {
             // Its last step is only reached by one that has not got to the step before.
             WritePoint::File(Occasion::First, step) => step != Step::Durable,
             WritePoint::File(occasion, _) => occasion == Occasion::Token,
-            WritePoint::Records(Append::Synced) => false,
+            WritePoint::Records(Append::Synced) | WritePoint::Agreement(_) => false,
         };
         if !counts {
             continue;
@@ -337,7 +340,7 @@ fn a_host_dies_at_every_write_point_while_it_adopts_another_cluster() {
     given.allocate(a.host(), "x");
     let points = WritePoint::ALL
         .into_iter()
-        .filter(|point| laboratory(*point) == LABORATORIES);
+        .filter(|point| matches!(point, WritePoint::File(Occasion::Former | Occasion::Again, _)));
     let mut victims: Vec<(Victim, IpAddr, String)> = Vec::new();
     let mut is_new = true;
     let mut outcomes = BTreeMap::new();
@@ -394,4 +397,72 @@ fn a_host_dies_at_every_write_point_while_it_adopts_another_cluster() {
         .collect();
     assert_eq!(gone, ["again-file-durable", "again-file-renamed"]);
     assert_eq!(outcomes.len(), 10);
+}
+
+#[test]
+fn hosts_that_make_a_cluster_together_die_at_every_write_point() {
+    let points = [Append::Torn, Append::Written, Append::Synced];
+    std::thread::scope(|scope| {
+        for point in points {
+            scope.spawn(move || founders_die(point));
+        }
+    });
+}
+
+/// One of two hosts that make a cluster together dies when it is bound, when it accepts, and when it founds.
+fn founders_die(append: Append) {
+    let lab = Lab::new(&format!("together{append:?}").to_lowercase()).unwrap();
+    let switch = lab.switch().unwrap();
+    let mut pair = ["a", "b"].map(|name| Victim::new(&lab, &switch, name, &[]));
+    let made = pair[0]
+        .host
+        .weft(["token", "--generate"])
+        .unwrap()
+        .success()
+        .unwrap();
+    let token = lab.secret_file("token", made.stdout.trim()).unwrap();
+    let peers = [0, 1]
+        .map(|at| pair[at].host.address().unwrap().to_string())
+        .join(",");
+    let together = [
+        "--expect",
+        "2",
+        "--peer",
+        &peers,
+        "--token-file",
+        token.to_str().unwrap(),
+    ];
+    for victim in &mut pair {
+        victim.arguments = together.map(str::to_owned).to_vec();
+    }
+    let [a, b] = &mut pair;
+    let other = a.host.up(&a.arguments).unwrap();
+    // Its acceptance can be its second or its third write, after another try.
+    for point in [
+        WritePoint::Agreement(append),
+        WritePoint::Agreement(append),
+        WritePoint::Records(append),
+    ] {
+        b.die_at(point, "", |_| ());
+        let now = identity(&b.host);
+        assert!(
+            now.is_some() && (b.identity.is_none() || b.identity == now),
+            "{point}"
+        );
+        b.identity = now;
+    }
+    let (cluster, status) = {
+        let status = b.come_back();
+        (genesis(&status), status)
+    };
+    let there = other.wait_until("it is a member", SOON, is_member).unwrap();
+    assert_eq!(genesis(&there), cluster, "{append:?}");
+    for status in [&status, &there] {
+        let owned = status.ipam.as_ref().unwrap().owned;
+        assert!((524_280..=524_288).contains(&owned), "{append:?}: {owned}");
+    }
+    let mut given = Given::default();
+    given.allocate(&a.host, "x");
+    given.allocate(&b.host, "y");
+    given.assert_held(&[&a.host, &b.host]);
 }

@@ -28,7 +28,7 @@ impl Cast {
         let range = "10.32.0.0/29".parse().expect("a range");
         let space = AddressSpace::of_range(range).expect("a range that can be used");
         let genesis = Genesis {
-            founder: keys[0].id(),
+            founders: vec![keys[0].id()],
             nonce: [7; 16],
             range,
             slot_size: space.slot_size(),

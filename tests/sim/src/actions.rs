@@ -62,6 +62,8 @@ impl World {
             Mesh::SendTo { bytes, .. } => ("send to", vec![], bytes),
             Mesh::AddTarget(_)
             | Mesh::RemoveTarget(_)
+            | Mesh::Agree { .. }
+            | Mesh::Found { .. }
             | Mesh::SetRecord { .. }
             | Mesh::Removed(_)
             | Mesh::SetAdmitting(_)
@@ -94,6 +96,24 @@ impl World {
                     self.queue.push(self.now, Event::Tell { host, start, input });
                 }
                 if self.hosts[host].disk.write(Write::Cluster(token, state)) {
+                    self.sync_later(host);
+                }
+            }
+            Output::PersistAgreement { token, state } => {
+                let text = format!("{state:?}");
+                self.record.note(
+                    self.now,
+                    host,
+                    "persist",
+                    &[&token.to_be_bytes(), text.as_bytes()],
+                    || format!("agreement {token} {text}"),
+                );
+                if self.sabotage == Some(Sabotage::EarlyPromise) {
+                    let start = self.hosts[host].start;
+                    let event = Event::AgreementSynced { host, start, token };
+                    self.queue.push(self.now, event);
+                }
+                if self.hosts[host].disk.write(Write::Agreement(token, state)) {
                     self.sync_later(host);
                 }
             }
@@ -158,6 +178,9 @@ impl World {
                 let text = format!("{notice:?}");
                 self.record
                     .note(self.now, host, "notice", &[text.as_bytes()], || text.clone());
+                if let (Notice::Joined { genesis }, None) = (&notice, self.genesis) {
+                    self.genesis = Some(*genesis);
+                }
                 self.see(host, &Seen::Said(&notice));
                 if let (Notice::LinkDown { peer, .. }, Some(Sabotage::VerdictCutsPath)) =
                     (&notice, self.sabotage)

@@ -6,6 +6,7 @@
 use crate::dice::Dice;
 use std::fmt;
 use weft_gossip::DurableState;
+use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, IpamState};
 use weft_node::again::Beginning;
 use weft_wire::{NodeKey, NoiseKeypair};
@@ -21,6 +22,8 @@ pub(crate) enum Write {
     Again(Box<Beginning>),
     /// Addresses that it claims.
     Claims(Vec<Claim>),
+    /// What binds the host while it makes a cluster together with others.
+    Agreement(u64, AgreementState),
 }
 
 /// Writes that have become durable, the last of each kind.
@@ -30,6 +33,7 @@ pub(crate) struct Synced {
     pub(crate) ipam: Option<weft_ipam_crdt::PersistToken>,
     /// The host is another member now.
     pub(crate) began: bool,
+    pub(crate) agreement: Option<u64>,
     /// The next writes begin.
     pub(crate) again: bool,
 }
@@ -44,6 +48,7 @@ pub(crate) struct Disk {
     durable: Option<DurableState>,
     ipam: Option<IpamState>,
     claims: Vec<Claim>,
+    agreement: AgreementState,
     writing: Vec<Write>,
     waiting: Vec<Write>,
 }
@@ -70,6 +75,7 @@ impl Disk {
             durable: None,
             ipam: None,
             claims: Vec::new(),
+            agreement: AgreementState::default(),
             writing: Vec::new(),
             waiting: Vec::new(),
         }
@@ -95,6 +101,11 @@ impl Disk {
         &self.claims
     }
 
+    /// What a start would find now of a cluster that is still to be made.
+    pub(crate) fn agreement(&self) -> &AgreementState {
+        &self.agreement
+    }
+
     /// Takes something to write; true when writing begins with it.
     pub(crate) fn write(&mut self, write: Write) -> bool {
         if !self.writing.is_empty() {
@@ -117,6 +128,7 @@ impl Disk {
                 Write::Ipam(token, _) => synced.ipam = Some(*token),
                 Write::Again(_) => synced.began = true,
                 Write::Claims(_) => {}
+                Write::Agreement(token, _) => synced.agreement = Some(*token),
             }
             self.apply(write);
         }
@@ -151,6 +163,7 @@ impl Disk {
                 self.ipam = IpamState::genesis(state.genesis()).ok();
                 self.durable = Some(state);
             }
+            Write::Agreement(_, state) => self.agreement = state,
             Write::Ipam(_, changes) => {
                 let Some(durable) = &self.durable else { return };
                 let fresh = || IpamState::genesis(durable.genesis()).ok();
@@ -176,7 +189,7 @@ mod tests {
     fn state(nonce: u8) -> DurableState {
         DurableState::founded(
             Genesis {
-                founder: NodeKey::from_seed([1; 32]).id(),
+                founders: vec![NodeKey::from_seed([1; 32]).id()],
                 nonce: [nonce; 16],
                 range: "10.32.0.0/24".parse().unwrap(),
                 slot_size: 1,

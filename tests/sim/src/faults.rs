@@ -30,6 +30,8 @@ pub(crate) struct Faults {
     lasting: BTreeMap<u64, Lasting>,
     ids: u64,
     over: bool,
+    /// A disk was lost.
+    has_wiped: bool,
 }
 
 impl Faults {
@@ -39,6 +41,7 @@ impl Faults {
             lasting: BTreeMap::new(),
             ids: 0,
             over: false,
+            has_wiped: false,
         }
     }
 
@@ -132,13 +135,15 @@ impl World {
     fn end_process(&mut self, kind: FaultKind) -> Option<usize> {
         let host = self.victim()?;
         let is_member = |host: &crate::host::Host| host.disk.durable().is_some();
-        // A cluster whose last member loses its disk is lost, and rightly so.
+        // A cluster whose last member loses its disk is lost, and rightly so. Of three or more hosts that make one together
+        // one can lose its disk on the way: the others are a majority.
         let others = self
             .hosts
             .iter()
             .enumerate()
             .filter(|(other, this)| *other != host && is_member(this));
-        if kind == FaultKind::Wipe && others.count() == 0 {
+        let is_spare = self.scenario.founders >= 3 && !self.faults.has_wiped;
+        if kind == FaultKind::Wipe && others.count() == 0 && !is_spare {
             return None;
         }
         let power = kind == FaultKind::Kill;
@@ -162,6 +167,7 @@ impl World {
         this.is_in_trouble = true;
         this.disk.crash(part);
         if kind == FaultKind::Wipe {
+            self.faults.has_wiped = true;
             let (id, state) = (this.id(), this.durable());
             let disk = Disk::new(&mut self.faults.dice);
             self.hosts[host].disk = disk;

@@ -97,7 +97,7 @@ impl World {
 }
 
 /// What is still to come, in a few words.
-fn unmet(hosts: &[Host], genesis: GenesisId) -> Option<String> {
+fn unmet(hosts: &[Host], genesis: Option<GenesisId>) -> Option<String> {
     let mut nodes: Vec<(usize, &Node)> = Vec::new();
     for (number, host) in hosts.iter().enumerate() {
         let Some(running) = host.running() else {
@@ -106,7 +106,8 @@ fn unmet(hosts: &[Host], genesis: GenesisId) -> Option<String> {
         nodes.push((number, &running.node));
     }
     for (number, node) in &nodes {
-        if node.mesh().membership().map(weft_gossip::Membership::id) != Some(genesis) {
+        let cluster = node.mesh().membership().map(weft_gossip::Membership::id);
+        if cluster.is_none() || cluster != genesis {
             return Some(format!("host{number} is no member"));
         }
     }

@@ -39,6 +39,8 @@ pub(crate) enum Event {
     Tell { host: usize, start: u64, input: Input },
     /// The shell tells its node that it is another member now.
     Began { host: usize, start: u64 },
+    /// The shell tells its node that a write of its part in making a cluster is done.
+    AgreementSynced { host: usize, start: u64, token: u64 },
     /// The shell tells its node that a write of the address state is done.
     IpamSynced {
         host: usize,

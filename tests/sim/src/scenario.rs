@@ -6,6 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
+use weft_wire::limits::FOUNDERS_MAX;
 
 /// One scenario: who there is, what the network is like, and what goes wrong.
 #[derive(Clone, Debug, Deserialize)]
@@ -16,8 +17,11 @@ pub struct Scenario {
     pub name: String,
     /// What it is for, in a sentence.
     pub about: String,
-    /// Hosts of the cluster; the first founds it.
+    /// Hosts of the cluster; the first founds it, or the first ones together.
     pub hosts: usize,
+    /// So many of them make the cluster together, each told how many they are; the others are let in.
+    #[serde(default = "one")]
+    pub founders: usize,
     /// Hosts that come with another token and must never get in.
     #[serde(default)]
     pub strangers: usize,
@@ -50,6 +54,10 @@ pub struct Scenario {
     /// Disks of the established cluster, made once.
     #[serde(skip)]
     pub(crate) disks: Arc<OnceLock<Result<Vec<disk::Disk>, Violation>>>,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// The program's default.
@@ -243,6 +251,8 @@ impl Scenario {
         let network = &self.network;
         let what = if self.hosts < 2 || self.hosts + self.strangers > HOSTS_MAX {
             "there must be 2 to 2,000 hosts"
+        } else if !(1..=self.hosts.min(FOUNDERS_MAX)).contains(&self.founders) {
+            "founders are some of the hosts, at most 64"
         } else if ![
             network.loss,
             network.duplicate,

@@ -18,7 +18,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use weft_gossip::{DurableState, Identity, JoinToken};
-use weft_ipam_crdt::{AddressSpace, Held};
+use weft_ipam_crdt::genesis::{Expected, Terms};
+use weft_ipam_crdt::{AddressSpace, Held, Role};
 use weft_node::{Input, Node, NodeConfig};
 use weft_sleeve::Cipher;
 use weft_wire::datagram::Kind;
@@ -49,7 +50,8 @@ pub struct World {
     pub(crate) invariants: Invariants,
     pub(crate) record: Record,
     pub(crate) sabotage: Option<Sabotage>,
-    pub(crate) genesis: GenesisId,
+    /// The one cluster, once somebody is a member.
+    pub(crate) genesis: Option<GenesisId>,
     pub(crate) violation: Option<Violation>,
     pub(crate) frames: u64,
     /// Frames that reached a host.
@@ -79,7 +81,7 @@ impl World {
             invariants: Invariants::new(),
             record: Record::new(lines),
             sabotage,
-            genesis: GenesisId([0; 32]),
+            genesis: None,
             violation: None,
             frames: 0,
             delivered: 0,
@@ -110,10 +112,11 @@ impl World {
         }
         match scenario.established {
             true => world.establish(),
+            false if scenario.founders > 1 => {}
             false => world.found(),
         }
         for host in 0..world.hosts.len() {
-            if host > 0 && !scenario.established {
+            if (host > 0 || scenario.founders > 1) && !scenario.established {
                 world.name_targets(host);
             }
             let after = world.dice.seconds([0.0, scenario.starts_within_s]);
@@ -145,12 +148,12 @@ impl World {
             }
         };
         let genesis = Genesis {
-            founder: self.hosts[0].id(),
+            founders: vec![self.hosts[0].id()],
             nonce,
             range: self.scenario.range,
             slot_size,
         };
-        self.genesis = genesis.id();
+        self.genesis = Some(genesis.id());
         let secret = ClusterSecret {
             number: 1,
             key: self.dice.octets(),
@@ -175,7 +178,7 @@ impl World {
             let (Some(durable), Some(ipam)) = (disk.durable(), disk.ipam()) else {
                 continue;
             };
-            self.genesis = durable.genesis().id();
+            self.genesis = Some(durable.genesis().id());
             let Ok(space) = AddressSpace::of_genesis(durable.genesis()) else {
                 continue;
             };
@@ -193,10 +196,14 @@ impl World {
         }
     }
 
-    /// What an operator would type: the first host, and another one.
+    /// What an operator would type: those that make the cluster, and another one.
     pub(crate) fn name_targets(&mut self, host: usize) {
         let other = self.dice.below(self.scenario.hosts);
-        let targets = [0, other].into_iter().filter(|target| *target != host);
+        let named = match self.scenario.founders {
+            1 => vec![0, other],
+            founders => (0..founders).chain([other]).collect(),
+        };
+        let targets = named.into_iter().filter(|target| *target != host);
         self.hosts[host].targets = targets
             .map(|target| self.hosts[target].address.to_string())
             .collect();
@@ -245,6 +252,7 @@ impl World {
             Event::Tell { host, start, input } => self.tell(host, start, input),
             Event::Reports { host, start, reports } => self.reports(host, start, reports),
             Event::Activity { host, start } => self.activity(host, start),
+            Event::AgreementSynced { host, start, token } => self.agreement_synced(host, start, token),
             Event::IpamSynced { host, start, token } => self.ipam_synced(host, start, token),
             Event::Began { host, start } => self.began(host, start),
             Event::Want { host } => self.want(host),
@@ -347,6 +355,19 @@ impl World {
         this.disk.incarnation += u64::from(bumped);
         let (incarnation, start) = (this.disk.incarnation, this.start);
         let has_state = this.disk.durable().is_some();
+        // As the router does it: the same command line before and after there is a cluster.
+        let is_told = self.scenario.founders > 1 && host < self.scenario.founders;
+        let space = AddressSpace::of_range(self.scenario.range)
+            .ok()
+            .filter(|_| is_told);
+        let agreement = space.map(|space| {
+            let terms = Terms {
+                expected: Expected::Count(self.scenario.founders as u32),
+                range: space.range(),
+                slot_size: space.slot_size(),
+            };
+            (terms, this.disk.agreement().clone())
+        });
         let config = NodeConfig {
             identity: Identity {
                 key: this.disk.key.clone(),
@@ -357,6 +378,8 @@ impl World {
             },
             token: Some(this.token.clone()),
             durable: this.disk.durable().cloned(),
+            agreement,
+            role: Role::Owner,
             ipam: this.disk.ipam().cloned(),
             claims: this.disk.claims().to_vec(),
             targets: this.targets.clone(),
@@ -485,6 +508,11 @@ impl World {
             self.queue
                 .push(self.now + after, Event::Tell { host, start, input });
         }
+        if let (Some(token), true) = (synced.agreement, self.sabotage != Some(Sabotage::EarlyPromise)) {
+            let after = self.dice.millis([0.01, 1.0]);
+            self.queue
+                .push(self.now + after, Event::AgreementSynced { host, start, token });
+        }
         if let (Some(token), true) = (synced.ipam, self.sabotage != Some(Sabotage::EarlyAnswer)) {
             let after = self.dice.millis([0.01, 1.0]);
             self.queue
@@ -508,6 +536,18 @@ impl World {
             return self.queue.push(later, Event::Began { host, start });
         }
         self.feed(host, Input::BeganAgain);
+    }
+
+    fn agreement_synced(&mut self, host: usize, start: u64, token: u64) {
+        if !self.is_running(host, start) {
+            return;
+        }
+        if let Some(later) = self.pause_of(host) {
+            return self
+                .queue
+                .push(later, Event::AgreementSynced { host, start, token });
+        }
+        self.feed(host, Input::AgreementPersisted(token));
     }
 
     fn ipam_synced(&mut self, host: usize, start: u64, token: weft_ipam_crdt::PersistToken) {

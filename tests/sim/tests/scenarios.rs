@@ -68,7 +68,9 @@ macro_rules! scenarios {
     };
 }
 
-scenarios!(calm, rough, crashes, partitions, verdicts, moves, chaos, twenty);
+scenarios!(
+    calm, rough, crashes, partitions, verdicts, moves, founders, chaos, twenty
+);
 
 #[test]
 #[ignore = "long: a thousand seeds over the small scenarios"]

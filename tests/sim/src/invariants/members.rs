@@ -1,4 +1,4 @@
-//! There is one cluster, and nobody is in it without a chain of admissions that leads to its founder.
+//! There is one cluster, and nobody is in it without a chain of admissions that leads to a founder.
 
 use super::{Invariant, Scene, Seen};
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,7 +64,7 @@ impl Invariant for Members {
 
 impl Members {
     fn check(&mut self, scene: &Scene<'_>, membership: &Membership) -> Result<(), String> {
-        if membership.id() != scene.genesis {
+        if Some(membership.id()) != scene.genesis {
             return Err(format!("this host is in another cluster, {:?}", membership.id()));
         }
         let held = membership.admissions();

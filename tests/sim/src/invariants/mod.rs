@@ -106,8 +106,8 @@ pub struct Scene<'a> {
     pub host: usize,
     /// All hosts.
     pub hosts: &'a [Host],
-    /// The one cluster.
-    pub genesis: GenesisId,
+    /// The one cluster, once there is one.
+    pub genesis: Option<GenesisId>,
     /// Octets of UDP payload that the network carries.
     pub carried: u16,
 }

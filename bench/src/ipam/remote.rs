@@ -318,7 +318,7 @@ impl Host {
                         let _ = answer.send(result.map(drop));
                     }
                 }
-                Output::Freed { .. } | Output::Event(_) => {}
+                Output::Freed { .. } | Output::Removal { .. } | Output::Event(_) => {}
             }
         }
         Ok(())

@@ -7,5 +7,6 @@ mod addresses;
 mod check;
 mod faults;
 mod leave;
+mod removals;
 mod stories;
 mod world;

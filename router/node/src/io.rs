@@ -162,6 +162,13 @@ pub enum Output {
         /// What was freed.
         addresses: Vec<IpAddr>,
     },
+    /// The answer to [`weft_ipam_crdt::Request::Remove`] and [`weft_ipam_crdt::Request::Keep`]; the wish is durable.
+    Removal {
+        /// Of which request.
+        request: RequestId,
+        /// Why it is none, in words.
+        result: Result<(), String>,
+    },
     /// For the engine.
     Engine(EngineCommand),
     /// MAC addresses that the bridge shall send to the TAP have changed to these.

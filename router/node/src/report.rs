@@ -114,6 +114,8 @@ impl Node {
             total: u64::try_from(member.space.size()).unwrap_or(u64::MAX),
             owners: self.owners(now),
             unclaimed: self.unclaimed(),
+            removals: self.removals(),
+            removed: self.removed(),
         })
     }
 

@@ -5,6 +5,7 @@ mod check;
 pub(crate) mod down;
 pub(crate) mod ipam;
 mod owners;
+pub(crate) mod peer;
 mod progress;
 pub(crate) mod status;
 pub(crate) mod target;

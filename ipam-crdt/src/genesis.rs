@@ -393,14 +393,14 @@ impl Agreement {
         if node == self.node || (self.peers.len() >= HEARD_MAX && !self.peers.contains_key(&node)) {
             return;
         }
-        // A new link: its other end may be another process, which knows nothing of what was said on the old one.
+        // On a new link to the same host its terms come again; until then those of before stand.
         let new = Peer {
-            name,
+            name: String::new(),
             difference: None,
             is_named: false,
             set: Vec::new(),
         };
-        self.peers.insert(node, new);
+        self.peers.entry(node).or_insert(new).name = name;
         self.say(node, &self.own_terms());
     }
 

@@ -263,6 +263,7 @@ impl Host {
                     continue;
                 }
                 Ok(Event::Told(Told::Durable(token))) => Input::Persisted(token),
+                Ok(Event::Told(Told::Written(token))) => Input::Written(token),
                 Ok(Event::Told(Told::Recovered)) => continue,
                 Ok(Event::Told(Told::Refused(error) | Told::Failed(error))) => bail!(error),
                 Ok(Event::Heard(from, frame)) => match frame.split_first() {

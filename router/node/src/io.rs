@@ -76,6 +76,8 @@ pub enum Input<'a> {
     AgreementPersisted(u64),
     /// Everything up to this write of the address state is durable.
     IpamPersisted(weft_ipam_crdt::PersistToken),
+    /// Everything up to this write of the address state is written, and being synced by a disk that is slow.
+    IpamWritten(weft_ipam_crdt::PersistToken),
     /// What a session has done so far, once a second.
     Activity {
         /// The session.

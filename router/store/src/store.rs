@@ -6,17 +6,16 @@
 //! router runs.
 
 use crate::error::{Difference, FormatError, StoreError};
-use crate::file::{check_owner, make_directory, replace};
+use crate::file::{check_owner, make_directory, rename_all, replace};
 use crate::format::{self, RecordKind};
 use crate::machine::MachineId;
 use crate::point::{Append, CrashAt, Occasion, Points, WritePoint};
+use crate::syncs::Syncs;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use weft_gossip::DurableState;
 use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, IpamState};
@@ -37,6 +36,9 @@ const CHANGE_MAX: usize = 1 << 20;
 const TARGETS_MAX: usize = 4 << 10;
 /// Longest encoded list of claims: 65,536 addresses with ids of 256 octets.
 const CLAIMS_MAX: usize = 32 << 20;
+
+/// Added to the names of files of a host that has left its cluster.
+const LEFT: &str = ".left-the-cluster";
 
 /// What a router is and knows when it starts.
 pub struct State {
@@ -97,21 +99,6 @@ pub enum Save {
     Claims(Vec<Claim>),
     /// This binds the node while it makes a cluster together with others.
     Agreement(AgreementState),
-}
-
-/// Counts the syncs of a store, from any thread.
-#[derive(Clone, Debug, Default)]
-pub struct Syncs(Arc<AtomicU64>);
-
-impl Syncs {
-    /// Calls of fsync and fdatasync that the kernel has answered with success since the store was opened.
-    pub fn so_far(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn count(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// The open state directory; the lock is held until it is dropped.
@@ -229,6 +216,15 @@ impl Store {
     /// It could not be written. The file then holds all that was durable before; this value keeps the rest, so the
     /// next call, also one with nothing new, tries to write all of it.
     pub fn save(&mut self, saves: &[Save]) -> Result<(), StoreError> {
+        self.save_telling(saves, || {})
+    }
+
+    /// As [`Self::save`]; calls `written` between write and sync, when the file is not replaced as a whole: what was handed
+    /// over outlives this process then.
+    ///
+    /// # Errors
+    /// As [`Self::save`], also after `written` was called.
+    pub fn save_telling(&mut self, saves: &[Save], written: impl FnMut()) -> Result<(), StoreError> {
         let mut appended = Vec::new();
         let mut at: fn(Append) -> WritePoint = WritePoint::Records;
         for save in saves {
@@ -281,7 +277,7 @@ impl Store {
         if appended.is_empty() {
             return Ok(());
         }
-        self.append(&appended, at).map_err(|source| {
+        self.append(&appended, at, written).map_err(|source| {
             // What was acknowledged before stays; nothing of this write may be found later. A file whose sync
             // failed is not written again either: the kernel may have dropped what it could not write (fsync(2)).
             self.is_behind = true;
@@ -290,7 +286,12 @@ impl Store {
         })
     }
 
-    fn append(&mut self, records: &[u8], at: fn(Append) -> WritePoint) -> std::io::Result<()> {
+    fn append(
+        &mut self,
+        records: &[u8],
+        at: fn(Append) -> WritePoint,
+        mut written: impl FnMut(),
+    ) -> std::io::Result<()> {
         let torn = at(Append::Torn);
         if self.points.awaits(torn) {
             self.file
@@ -299,8 +300,8 @@ impl Store {
         }
         self.file.write_all_at(records, self.length)?;
         self.points.reach(at(Append::Written));
-        self.file.sync_data()?;
-        self.syncs.count();
+        written();
+        self.syncs.measured(|| self.file.sync_data())?;
         self.points.reach(at(Append::Synced));
         self.length += records.len() as u64;
         Ok(())
@@ -350,6 +351,28 @@ impl Store {
             Ok(()) => Err(Difference::Mended { why }),
             Err(error) => Err(Difference::Lost { why, error }),
         }
+    }
+
+    /// Gives the identity up for good: the file and the token get names by which no router takes them, and which say
+    /// why. Nothing may be saved afterwards. Returns where the file is kept.
+    ///
+    /// # Errors
+    /// They could not be renamed; what is still there under its name must be moved by hand.
+    pub fn set_aside(&mut self) -> Result<PathBuf, StoreError> {
+        let is_free = |suffix: &String| {
+            ["state", "token"]
+                .iter()
+                .all(|name| !self.directory.join(format!("{name}{suffix}")).exists())
+        };
+        let mut suffixes = (1u32..).map(|number| match number {
+            1 => LEFT.to_owned(),
+            number => format!("{LEFT}-{number}"),
+        });
+        // There are more numbers than files.
+        let suffix = suffixes.find(is_free).unwrap_or_else(|| LEFT.to_owned());
+        let names = ["state", "token"].map(|name| (name, format!("{name}{suffix}")));
+        rename_all(&self.directory, &names)?;
+        Ok(self.directory.join(format!("state{suffix}")))
     }
 
     fn take_cluster(&mut self, durable: &DurableState) -> Result<(), StoreError> {

@@ -134,7 +134,7 @@ pub enum Output {
         /// Names this write.
         token: u64,
         /// What to write.
-        state: AgreementState,
+        state: Box<AgreementState>,
     },
     /// Append these changes of the address state to the log, in order, then say [`Input::IpamPersisted`].
     PersistIpam {

@@ -13,9 +13,10 @@ use weft_ipam_crdt::{
 };
 use weft_wire::envelope::{KindNumber, RegisterKey, Stamp};
 use weft_wire::ipam::{
-    Accepted, Ballot, Epoch, Exception, ExceptionsRecord, FenceRecord, Grant, LentRecord, Loan, Proposal,
-    SlotRun, SlotsRecord, Version, VoteRecord, vote_message,
+    Accepted, Ballot, Epoch, Exception, ExceptionsRecord, Grant, LentRecord, Loan, Proposal, SlotRun,
+    SlotsRecord, Version, VoteRecord, vote_message,
 };
+use weft_wire::reclaim::{Proof, Reclaim, ReclaimRecord, reclaim_message};
 use weft_wire::record::{Body, Genesis};
 use weft_wire::{Envelope, GenesisId, Mac, NodeId, NodeKey, Time, codec};
 
@@ -50,15 +51,19 @@ pub(crate) fn vote(key: &NodeKey, added: NodeId) -> VoteRecord {
     };
     VoteRecord {
         number: 1,
+        parent: genesis.0,
         wants: false,
+        wishes: Vec::new(),
         promised: Some(ballot),
         accepted: Some(Accepted {
             ballot,
+            off: Vec::new(),
             epoch: epoch.clone(),
-            signature: key.sign(&vote_message(&genesis, &ballot, &epoch)).into(),
+            signature: key.sign(&vote_message(&genesis, &ballot, &[], &epoch)).into(),
         }),
         proposal: Some(Proposal {
             ballot,
+            off: Vec::new(),
             value: Some(epoch),
         }),
     }
@@ -166,6 +171,7 @@ impl World {
                     );
                 }
             }
+            Output::Removal { .. } => {}
             Output::Freed { request, .. } => assert!(host.asked.remove(&request), "freed without a question"),
             Output::Persist { token, changes } => {
                 assert!(host.writing.back().is_none_or(|(before, _)| *before < token));
@@ -352,7 +358,7 @@ fn reads(envelope: &Envelope) -> bool {
     SlotsRecord::from_envelope(envelope).is_ok()
         || LentRecord::from_envelope(envelope).is_ok()
         || VoteRecord::from_envelope(envelope).is_ok()
-        || FenceRecord::from_envelope(envelope).is_ok()
+        || ReclaimRecord::from_envelope(envelope).is_ok()
         || ExceptionsRecord::from_envelope(envelope).is_ok()
 }
 
@@ -468,7 +474,7 @@ fn step(world: &mut World, data: &mut Bytes<'_>) {
         19 => {
             let message = Message::Grant {
                 grant: grant(world, data),
-                chain: (0..data.below(3)).map(|_| grant(world, data)).collect(),
+                chain: (0..data.below(3)).map(|_| proof(world, data)).collect(),
             };
             world.say(host, message.encode());
         }
@@ -542,6 +548,22 @@ fn grant(world: &World, data: &mut Bytes<'_>) -> Grant {
     grant
 }
 
+/// Mostly a grant; a reclaim, which only the liar has signed.
+fn proof(world: &World, data: &mut Bytes<'_>) -> Proof {
+    let grant = grant(world, data);
+    if grant.runs.iter().any(|run| run.version.seq > 0) {
+        return Proof::Grant(grant);
+    }
+    let (liar, genesis) = (key(HONEST), world.genesis.id());
+    let hash = world.hosts[0].ipam.state().epoch_hash();
+    let message = reclaim_message(&genesis, &hash, &grant.to, &grant.runs);
+    Proof::Reclaim(Reclaim {
+        to: grant.to,
+        votes: (0..3).map(|at| (at, liar.sign(&message).into())).collect(),
+        runs: grant.runs,
+    })
+}
+
 fn slots_record(world: &World, data: &mut Bytes<'_>) -> SlotsRecord {
     SlotsRecord {
         serial: u64::from(data.u8()),
@@ -550,7 +572,7 @@ fn slots_record(world: &World, data: &mut Bytes<'_>) -> SlotsRecord {
         free_addresses: data.u8(),
         runs: runs(data),
         given: (0..data.below(3)).map(|_| grant(world, data)).collect(),
-        proofs: (0..data.below(3)).map(|_| grant(world, data)).collect(),
+        proofs: (0..data.below(3)).map(|_| proof(world, data)).collect(),
     }
 }
 
@@ -585,11 +607,17 @@ fn vote_record(world: &World, host: usize, data: &mut Bytes<'_>) -> VoteRecord {
         epoch.number = data.u32();
     }
     if faults & 8 != 0
-        && let Some((_, accepted)) = &state.vote().accepted
+        && let Some((_, _, accepted)) = &state.vote().accepted
     {
         epoch = accepted.clone();
     }
     VoteRecord {
+        parent: if faults & 4 != 0 {
+            [7; 32]
+        } else {
+            state.epoch_hash()
+        },
+        wishes: Vec::new(),
         number: if faults & 16 != 0 {
             data.u32().max(1)
         } else {
@@ -599,11 +627,13 @@ fn vote_record(world: &World, host: usize, data: &mut Bytes<'_>) -> VoteRecord {
         promised: (faults & 32 != 0).then_some(ballot),
         accepted: (faults & 64 != 0).then(|| Accepted {
             ballot,
+            off: Vec::new(),
             epoch: epoch.clone(),
-            signature: liar.sign(&vote_message(&genesis, &ballot, &epoch)).into(),
+            signature: liar.sign(&vote_message(&genesis, &ballot, &[], &epoch)).into(),
         }),
         proposal: (faults & 128 != 0).then(|| Proposal {
             ballot,
+            off: if faults & 8 != 0 { vec![1] } else { Vec::new() },
             value: data.coin().then_some(epoch),
         }),
     }
@@ -697,7 +727,13 @@ fn answer(world: &World, heard: Message, to: usize, data: &mut Bytes<'_>) -> Mes
         }
         Message::Grant { grant, .. } => Message::GrantAccepted(grant.id()),
         Message::Return { offset, number } => Message::Returned { offset, number },
-        Message::AskChain(_) => Message::Chain((0..data.below(4)).map(|_| grant(world, data)).collect()),
+        Message::AskChain(_) => Message::Chain((0..data.below(4)).map(|_| proof(world, data)).collect()),
+        Message::AskReclaim { epoch, runs } => Message::ReclaimSigned {
+            epoch,
+            signature: Some([data.u8(); 64].into()),
+            kept: vec![runs.first().map_or(0, |run| run.first)],
+            runs,
+        },
         // What was heard comes back as it is.
         other => other,
     }

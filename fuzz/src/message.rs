@@ -9,6 +9,7 @@ use weft_wire::envelope::{KindNumber, Stamp};
 use weft_wire::ipam::{Grant, GrantId, SlotRun, Version};
 use weft_wire::limits::{MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE};
 use weft_wire::mesh::{Heartbeat, Hello, Message, SUMMARY_MAX, Summary, Welcome, decode_hello};
+use weft_wire::reclaim::Proof;
 use weft_wire::record::{Admission, Body, Genesis};
 use weft_wire::{ClusterSecret, Envelope, GenesisId, NodeId, NodeKey, RejectReason, codec};
 
@@ -145,7 +146,7 @@ pub fn ipam(data: &[u8]) {
         message::Message::Chain(grants) => grants,
         _ => &[],
     };
-    assert!(grants.len() <= GRANTS_PER_MESSAGE && grants.iter().all(Grant::is_within_bounds));
+    assert!(grants.len() <= GRANTS_PER_MESSAGE && grants.iter().all(Proof::is_within_bounds));
 }
 
 /// One message of each kind.
@@ -167,6 +168,7 @@ pub fn ipam_seeds() -> Vec<Vec<u8>> {
     let decided = Decided {
         epoch: accepted.epoch,
         ballot: accepted.ballot,
+        off: accepted.off,
         votes: vec![(0, accepted.signature)],
     };
     [
@@ -187,7 +189,7 @@ pub fn ipam_seeds() -> Vec<Vec<u8>> {
         },
         Message::Grant {
             grant: grant.clone(),
-            chain: vec![grant.clone()],
+            chain: vec![Proof::Grant(grant.clone())],
         },
         Message::GrantAccepted(GrantId([1; 16])),
         Message::AskLoan {
@@ -202,9 +204,23 @@ pub fn ipam_seeds() -> Vec<Vec<u8>> {
             why: Refusal::NothingFree,
         },
         Message::AskChain(vec![run]),
-        Message::Chain(vec![grant]),
+        Message::Chain(vec![Proof::Grant(grant)]),
         Message::AskEpochs { after: 1 },
         Message::Epochs(vec![decided]),
+        Message::AskReclaim {
+            epoch: 1,
+            runs: vec![run],
+        },
+        Message::ReclaimSigned {
+            epoch: 1,
+            runs: vec![run],
+            signature: Some([3; 64].into()),
+            kept: vec![offset],
+        },
+        Message::ReclaimRefused {
+            epoch: 1,
+            against: vec![run],
+        },
     ]
     .iter()
     .map(Message::encode)

@@ -86,7 +86,7 @@ pub fn stored_seeds() -> Vec<Vec<u8>> {
             owner: b,
             is_frozen: false,
         },
-        Change::Chain(grant.clone()),
+        Change::Chain(weft_wire::reclaim::Proof::Grant(grant.clone())),
         Change::Unchain(grant.id()),
         Change::Given(grant.clone()),
         Change::Accepted(grant.id()),
@@ -97,9 +97,16 @@ pub fn stored_seeds() -> Vec<Vec<u8>> {
         Change::Decided(weft_ipam_crdt::message::Decided {
             epoch: accepted.epoch,
             ballot: accepted.ballot,
+            off: accepted.off,
             votes: vec![(0, accepted.signature)],
         }),
         Change::Seen(b, 1, 2),
+        Change::Wish(b, Some(true)),
+        Change::Rest {
+            first: 1,
+            count: 2,
+            rests: true,
+        },
     ];
     let mut state = IpamState::genesis(&genesis()).expect("the range is good");
     let mut log = vec![2];

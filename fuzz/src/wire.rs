@@ -14,10 +14,10 @@ use weft_wire::datagram::{
 };
 use weft_wire::envelope::{ENVELOPE_MAX, Envelope, EnvelopeError, KindNumber, Stamp};
 use weft_wire::ipam::{
-    Exception, ExceptionsRecord, FenceRecord, Grant, LentRecord, Loan, SlotRun, SlotsRecord, Version,
-    VoteRecord,
+    Exception, ExceptionsRecord, Grant, LentRecord, Loan, SlotRun, SlotsRecord, Version, VoteRecord,
 };
 use weft_wire::limits::{FRAME_MAX, RECORD_BODY_MAX};
+use weft_wire::reclaim::{Proof, ReclaimRecord};
 use weft_wire::record::{Admission, Body, LinksRecord, PeerRecord, PublishedLink};
 use weft_wire::{GenesisId, KeyId, Mac, NodeId, NodeKey, NoisePublic, PeerHash, SessionIndex, codec};
 
@@ -141,10 +141,11 @@ pub fn record(data: &[u8]) {
         read::<PeerRecord>(&envelope).is_some(),
         read::<LinksRecord>(&envelope).is_some(),
         read::<LentRecord>(&envelope).is_some(),
-        read::<FenceRecord>(&envelope).is_some(),
+        read::<ReclaimRecord>(&envelope).is_some(),
         read::<ExceptionsRecord>(&envelope).is_some(),
         read::<SlotsRecord>(&envelope).is_some_and(|slots| {
-            slots.given.iter().chain(&slots.proofs).for_each(grant);
+            slots.given.iter().for_each(grant);
+            slots.proofs.iter().for_each(proof);
             assert!(slots.room() <= RECORD_BODY_MAX);
             true
         }),
@@ -191,6 +192,16 @@ fn grant(grant: &Grant) {
     let _ = grant.id();
 }
 
+fn proof(proof: &Proof) {
+    assert!(proof.covers(proof.runs()));
+    assert!(codec::encode(proof).len() <= proof.cost());
+    match proof {
+        Proof::Grant(other) => grant(other),
+        Proof::Reclaim(reclaim) => assert!(reclaim.epoch() > 0),
+    }
+    let _ = proof.id();
+}
+
 /// One record of each kind.
 pub fn record_seeds() -> Vec<Vec<u8>> {
     fn of<B: Body>(body: &B) -> Vec<u8> {
@@ -234,7 +245,7 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
         of(&SlotsRecord {
             runs: vec![run],
             given: vec![given.clone()],
-            proofs: vec![given],
+            proofs: vec![Proof::Grant(given)],
             ..SlotsRecord::default()
         }),
         of(&LentRecord {
@@ -246,11 +257,11 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
             }],
         }),
         of(&crate::ipam::vote(&a, b.id())),
-        of(&FenceRecord {
+        of(&ReclaimRecord {
             epoch: 1,
-            hash: [1; 32],
-            highest: vec![run],
-            covered: 65_536,
+            slots: 2,
+            missing: vec![b.id()],
+            more: 3,
         }),
         of(&ExceptionsRecord {
             entries: vec![

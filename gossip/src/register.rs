@@ -15,8 +15,9 @@ use core::ops::Bound;
 use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::{KindNumber, RegisterKey};
 use weft_wire::hash::hash;
-use weft_wire::ipam::{ExceptionsRecord, FenceRecord, LentRecord, SlotsRecord, VoteRecord};
+use weft_wire::ipam::{ExceptionsRecord, LentRecord, SlotsRecord, VoteRecord};
 use weft_wire::limits::{OWNERS_MAX, UNKNOWN_KIND_QUOTA};
+use weft_wire::reclaim::ReclaimRecord;
 use weft_wire::record::{Admission, Body, LinksRecord, PeerRecord};
 use weft_wire::{Envelope, NodeId};
 
@@ -108,7 +109,7 @@ const KNOWN: [(KindNumber, BodyCheck); 9] = [
     known::<SlotsRecord>(),
     known::<LentRecord>(),
     known::<VoteRecord>(),
-    known::<FenceRecord>(),
+    known::<ReclaimRecord>(),
     known::<ExceptionsRecord>(),
 ];
 

@@ -163,7 +163,9 @@ impl Ipam {
                 Some(offset) => {
                     let register = self.state.table().get(offset / self.space.slot_size());
                     let owner = register.map(|register| register.owner);
-                    owner.filter(|owner| *owner != self.node && !self.is_paused(owner, span))
+                    owner.filter(|owner| {
+                        *owner != self.node && !self.is_paused(owner, span) && !self.is_gone(owner)
+                    })
                 }
             };
             let Some(to) = to else { continue };
@@ -240,6 +242,9 @@ impl Ipam {
 
     /// A question was refused.
     pub(crate) fn on_refuse(&mut self, now: Time, from: NodeId, ask: AskId, why: Refusal) {
+        if why == Refusal::AddressTaken && self.on_renewal_refused(from, ask) {
+            return;
+        }
         let is_it = |asked: &Asked| asked.ask == ask && asked.to == from;
         if let Some(at) = self.space_asks.iter().position(is_it) {
             let span = self.space_asks.swap_remove(at).span;

@@ -430,7 +430,7 @@ impl Ipam {
                     pod: pod.clone(),
                     owner,
                 }),
-                (Held::Lent { .. } | Held::Resting, Some(owner)) => {
+                (Held::Lent { .. } | Held::Resting | Held::Abandoned, Some(owner)) => {
                     found.push(Finding::KeptInForeignSlot { address, owner });
                 }
                 (Held::Lent { to, .. }, None) if !self.members.contains(to) => {
@@ -546,7 +546,7 @@ impl Ipam {
                 Held::Pod(id) | Held::Borrowed { id, .. } => {
                     pods.entry(id).or_default().insert(*offset);
                 }
-                Held::Resting => {
+                Held::Resting | Held::Abandoned => {
                     resting.insert(*offset);
                 }
                 Held::Lent { .. } | Held::Returning { .. } => {}

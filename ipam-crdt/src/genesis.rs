@@ -13,6 +13,7 @@ mod terms;
 
 pub use terms::{Difference, Expected, Terms};
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -135,7 +136,7 @@ pub enum AgreementOutput {
         /// Names the write.
         token: u64,
         /// The state.
-        state: AgreementState,
+        state: Box<AgreementState>,
     },
     /// The decision, and it is durable: this host is a founder.
     Decided(Charter),
@@ -667,7 +668,7 @@ impl Agreement {
             self.stored = self.state.clone();
             self.outputs.push_back(AgreementOutput::Persist {
                 token: self.issued,
-                state: self.state.clone(),
+                state: Box::new(self.state.clone()),
             });
         }
         for output in core::mem::take(&mut self.staged) {

@@ -1,5 +1,6 @@
 //! What goes into the machine and what comes out.
 
+use crate::removal::RemovalError;
 use crate::space::{AddressError, AddressSpace};
 use crate::state::{Change, IpamState};
 use crate::subnet::SubnetError;
@@ -102,6 +103,22 @@ pub enum Request {
         /// Comes back in [`Output::Freed`].
         request: RequestId,
     },
+    /// These hosts shall be removed from the cluster.
+    Remove {
+        /// Which; at most [`weft_wire::ipam::EPOCH_CHANGES_MAX`] at a time.
+        hosts: Vec<NodeId>,
+        /// Somebody vouches that they are off for good: their votes are not needed, and their slots need not rest.
+        fenced: bool,
+        /// Comes back in [`Output::Removal`].
+        request: RequestId,
+    },
+    /// These hosts shall stay after all. What is decided already, or asked for on another host, goes on.
+    Keep {
+        /// Which.
+        hosts: Vec<NodeId>,
+        /// Comes back in [`Output::Removal`].
+        request: RequestId,
+    },
     /// Nobody waits for this answer any longer: if the request still waits, it gets no address, and
     /// [`AllocError::Cancelled`] for an answer.
     Cancel(RequestId),
@@ -174,6 +191,16 @@ pub enum FreezeReason {
     /// It is becoming a member of another cluster.
     #[error("this host joins another cluster just now: ask again in a moment")]
     Leaving,
+    /// The others have removed this host.
+    #[error(
+        "this host was removed from the cluster. Its pods go on; it gives no address out any longer. Remove its state, and let it join as a new host"
+    )]
+    Removed,
+    /// Two parts of the cluster have removed each other.
+    #[error(
+        "another part of this cluster is alive and has decided otherwise about its members: two hosts or more were removed with --fenced while they were not off. Keep one part, and let the hosts of the other join it as new hosts"
+    )]
+    Split,
 }
 
 /// What a request waits for.
@@ -187,6 +214,11 @@ pub enum WaitReason {
         "this host is in no membership epoch yet (a majority of the members must be reachable), and nobody has lent it an address"
     )]
     Epoch,
+    /// The owner of the address was removed.
+    #[error(
+        "its owner was removed from the cluster, and its address space is not taken back yet (`weft ipam` says what that waits for)"
+    )]
+    Reclaim,
     /// It has asked this host for slots.
     #[error("waiting for {0} to hand over address space")]
     Space(NodeId),
@@ -302,6 +334,29 @@ pub enum Event {
         /// Its members.
         members: usize,
     },
+    /// An epoch was decided that removes these hosts.
+    Removed(Vec<NodeId>),
+    /// This host has taken slots of removed hosts back.
+    Reclaimed {
+        /// How many.
+        slots: u32,
+    },
+    /// A pod has borrowed an address of a host that was removed, and the new owner of its slot has given it away.
+    Clash {
+        /// The address.
+        address: IpAddr,
+        /// The pod.
+        id: String,
+        /// The new owner.
+        owner: NodeId,
+    },
+    /// Two epochs of this number are proved: two parts of the cluster have decided apart.
+    Split {
+        /// Number of the epoch.
+        number: u32,
+        /// A host of the other part.
+        with: NodeId,
+    },
     /// A member's record, message or grant is malformed or not proved; it changes nothing.
     Misbehaved {
         /// Who.
@@ -329,6 +384,13 @@ pub enum Output {
         request: RequestId,
         /// What was freed; empty when the pod had nothing.
         addresses: Vec<IpAddr>,
+    },
+    /// The answer to [`Request::Remove`] and [`Request::Keep`]; the wish is durable, and far from being decided.
+    Removal {
+        /// Of which request.
+        request: RequestId,
+        /// Why it is none.
+        result: Result<(), RemovalError>,
     },
     /// Append these to the log, in the order of the tokens, then say [`Input::Persisted`].
     Persist {

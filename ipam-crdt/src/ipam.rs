@@ -1,6 +1,7 @@
 //! The machine: its fields, its inputs, the gate before its outputs, and the loop that drives its parts.
 
 use crate::epoch::Votes;
+use crate::fork::Comparing;
 use crate::io::{
     AllocError, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, RequestId, Role,
 };
@@ -8,6 +9,8 @@ use crate::leave::Leave;
 use crate::message::{AskId, Message};
 use crate::places::PlacesVersion;
 use crate::pool::Pool;
+use crate::reclaim::Reclaiming;
+use crate::removal::RECLAIM_REST;
 use crate::space::AddressSpace;
 use crate::state::{Change, Held, IpamState, StateError};
 use crate::subnet::{Span, Subnet};
@@ -20,8 +23,10 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use weft_wire::envelope::KindNumber;
 use weft_wire::ipam::{
-    Ballot, Epoch, Exception, ExceptionsRecord, LentRecord, SlotRun, SlotsRecord, VoteRecord,
+    Ballot, Epoch, Exception, ExceptionsRecord, LentRecord, Off, SlotRun, SlotsRecord, VoteRecord,
 };
+use weft_wire::reclaim::ReclaimRecord;
+use weft_wire::record::Body;
 use weft_wire::{GenesisId, NodeId, NodeKey, Time};
 
 /// Octets of a pod's id: a namespace path or a container id with room to spare.
@@ -121,6 +126,9 @@ pub(crate) struct Peer {
     pub(crate) free: Option<(u8, u8)>,
     pub(crate) lent: LentRecord,
     pub(crate) exceptions: Vec<Exception>,
+    /// What it says it owns, and the latest epoch that it knew then.
+    pub(crate) claim: Option<(u32, Vec<SlotRun>)>,
+    pub(crate) reclaim: Option<ReclaimRecord>,
 }
 
 /// A claim that is not proved yet.
@@ -133,6 +141,8 @@ pub(crate) struct Unproved {
 /// A try to decide the next epoch.
 pub(crate) struct Proposing {
     pub(crate) ballot: Ballot,
+    /// Members whose votes do not count under it.
+    pub(crate) off: Off,
     pub(crate) own: Epoch,
     pub(crate) value: Option<Epoch>,
     pub(crate) deadline: Time,
@@ -172,6 +182,12 @@ pub struct Ipam {
     pub(crate) propose_due: Option<Time>,
     pub(crate) epoch_due: Time,
     pub(crate) epochs_ask_due: Time,
+    pub(crate) comparing: Option<Comparing>,
+    pub(crate) reclaiming: Reclaiming,
+    /// When slots that were taken back have rested; in order of time.
+    pub(crate) slot_rests: VecDeque<(Time, u32, u32)>,
+    /// Loans of removed hosts that their slots' new owners are asked for.
+    pub(crate) renewals: BTreeMap<u32, (AskId, NodeId)>,
     pub(crate) retry_due: Time,
     pub(crate) exceptions: BTreeSet<Exception>,
     pub(crate) published: BTreeMap<KindNumber, Vec<u8>>,
@@ -236,18 +252,24 @@ impl Ipam {
                 Held::Resting => {
                     resting.insert((now + REST, *offset));
                 }
+                Held::Abandoned => {
+                    resting.insert((now + RECLAIM_REST, *offset));
+                }
                 Held::Lent { .. } | Held::Returning { .. } => {}
             }
         }
         // A state that never changed has given nothing away that it could have forgotten. One of several founders has
         // slots from the start, also on a disk that was set back to before it used them.
         let is_one_of_several = state.founders().len() > 1 && state.founders().contains(&node);
-        let standing = if state.serial() == 0 && !is_one_of_several {
+        let standing = if state.gone().contains_key(&node) {
+            Standing::Frozen(FreezeReason::Removed)
+        } else if state.serial() == 0 && !is_one_of_several {
             Standing::Confirmed
         } else {
             let live = pool.busy_slots().collect();
             Standing::AwaitingConfirmation(live)
         };
+        let slot_rests = rests_of(&state, now);
         Ok(Self {
             own_runs: state.table().runs_of(&node),
             start_serial: state.serial(),
@@ -279,6 +301,10 @@ impl Ipam {
             propose_due: None,
             epoch_due: now,
             epochs_ask_due: now,
+            comparing: None,
+            reclaiming: Reclaiming::new(now),
+            slot_rests,
+            renewals: BTreeMap::new(),
             retry_due: now,
             exceptions: BTreeSet::new(),
             published: BTreeMap::new(),
@@ -308,6 +334,7 @@ impl Ipam {
             Input::SetException { what, present } => self.set_exception(what, present),
             Input::Record(envelope) => self.on_record(now, &envelope),
             Input::Message { from, bytes } => match Message::decode(&bytes) {
+                Ok(message) if self.is_gone(&from) => self.on_message_of_gone(now, from, message),
                 Ok(message) if self.members.contains(&from) => self.on_message(now, from, message),
                 Ok(_) => {}
                 Err(_) => self.event(Event::Misbehaved {
@@ -349,6 +376,7 @@ impl Ipam {
             space.chain(others.copied()).min()
         };
         let unproved = self.unproved.values().map(|unproved| unproved.due);
+        let slots = self.slot_rests.front().map(|(until, ..)| *until);
         let rest = self.resting.first().map(|(until, _)| *until);
         let has_news = self.standing == Standing::Confirmed && self.hints != self.free_hints();
         let hint = has_news.then_some(self.hint_due);
@@ -359,6 +387,8 @@ impl Ipam {
             .chain(unproved)
             .chain(pauses)
             .chain(rest)
+            .chain(slots)
+            .chain(self.reclaim_deadline())
             .chain(hint)
             .chain(epochs)
             .chain(retry)
@@ -430,6 +460,7 @@ impl Ipam {
 
     fn on_members(&mut self, members: Vec<NodeId>) {
         self.members = members.into_iter().chain([self.node]).collect();
+        self.members.retain(|node| !self.state.gone().contains_key(node));
         if self.members.len() == 1 && matches!(self.standing, Standing::AwaitingConfirmation(_)) {
             // Nobody could have got anything from this host.
             self.standing = Standing::Confirmed;
@@ -465,14 +496,16 @@ impl Ipam {
     fn advance(&mut self, now: Time) {
         while let Some((until, offset)) = self.resting.first().copied().filter(|(until, _)| *until <= now) {
             self.resting.remove(&(until, offset));
-            if self.state.addresses().get(&offset) == Some(&Held::Resting) {
+            if let Some(Held::Resting | Held::Abandoned) = self.state.addresses().get(&offset) {
                 self.change(Change::Address(offset, None));
             }
         }
+        self.end_rests(now);
         if core::mem::take(&mut self.runs_stale) {
             self.own_runs = self.state.table().runs_of(&self.node);
         }
         self.drive_epochs(now);
+        self.drive_reclaim(now);
         self.serve_waiting(now);
         self.drive_asks(now);
         self.drive_leave(now);
@@ -512,7 +545,7 @@ impl Ipam {
             }
             Change::Address(offset, held) => {
                 self.places.elsewhere += 1;
-                if old == Some(Held::Resting) {
+                if let Some(Held::Resting | Held::Abandoned) = old {
                     self.resting.retain(|(_, other)| other != offset);
                 }
                 let slot = offset / self.space.slot_size();
@@ -533,8 +566,17 @@ impl Ipam {
                 self.lent_changed |= is_lent(&old) || is_lent(held);
             }
             Change::Given(_) | Change::Accepted(_) => self.slots_changed = true,
-            Change::Voted(_) | Change::Decided(_) => self.votes_changed = true,
-            Change::Chain(_) | Change::Unchain(_) | Change::Seen(..) | Change::Turn(..) => {}
+            Change::Voted(_) | Change::Decided(_) | Change::Wish(..) => self.votes_changed = true,
+            Change::Rest { first, count, .. } => {
+                for slot in *first..first.saturating_add(*count) {
+                    self.pool.update(slot, 0, &self.state);
+                }
+            }
+            Change::Chain(_)
+            | Change::Unchain(_)
+            | Change::Seen(..)
+            | Change::Turn(..)
+            | Change::Promised(_) => {}
         }
         self.delta.push(change);
     }
@@ -622,6 +664,9 @@ impl Ipam {
             let record = self.own_vote_record();
             let is_news =
                 self.members.len() > 1 && (record.wants || self.state.members().contains(&self.node));
+            // Of a host in no epoch, a wish; and an end to it.
+            let is_news =
+                is_news || !record.wishes.is_empty() || self.published.contains_key(&VoteRecord::KIND);
             if is_news {
                 self.publish_body::<VoteRecord>(&record);
             }
@@ -646,7 +691,7 @@ impl Ipam {
         self.publish_body::<SlotsRecord>(&self.slots_record());
     }
 
-    pub(crate) fn publish_body<B: weft_wire::record::Body>(&mut self, body: &B) {
+    pub(crate) fn publish_body<B: Body>(&mut self, body: &B) {
         let bytes = weft_wire::codec::encode(body);
         if self.published.get(&B::KIND) == Some(&bytes) {
             return;
@@ -657,4 +702,16 @@ impl Ipam {
             body: bytes,
         });
     }
+}
+
+/// What rests of the slots that were taken back. Clocks of two processes cannot be compared, so all begin anew.
+fn rests_of(state: &IpamState, now: Time) -> VecDeque<(Time, u32, u32)> {
+    let mut rests: VecDeque<(Time, u32, u32)> = VecDeque::new();
+    for slot in state.resting_slots() {
+        match rests.back_mut() {
+            Some((_, first, count)) if *first + *count == *slot => *count += 1,
+            _ => rests.push_back((now + RECLAIM_REST, *slot, 1)),
+        }
+    }
+    rests
 }

@@ -226,7 +226,7 @@ impl Ipam {
         for held in self.state.addresses().values() {
             let count = match held {
                 Held::Pod(_) | Held::Borrowed { .. } => &mut leaving.used,
-                Held::Resting => &mut leaving.resting,
+                Held::Resting | Held::Abandoned => &mut leaving.resting,
                 Held::Lent { .. } => &mut leaving.lent,
                 Held::Returning { .. } => &mut leaving.returning,
             };

@@ -6,6 +6,7 @@
 
 use crate::ipam::{Ipam, Standing, Waiting};
 use crate::message::{AskId, Message, Refusal, Wish};
+use crate::rules::KEPT_ASK;
 use crate::state::{Change, Held};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -15,18 +16,16 @@ use weft_wire::{NodeId, Time};
 impl Ipam {
     /// Answers a question for a loan.
     pub(crate) fn on_ask_loan(&mut self, from: NodeId, ask: AskId, wish: Wish) {
-        let before = self
-            .state
-            .addresses()
-            .iter()
-            .find_map(|(offset, held)| match held {
-                Held::Lent {
-                    to,
-                    number,
-                    ask: other,
-                } if *to == from && *other == ask => Some((*offset, *number)),
-                _ => None,
-            });
+        let before = self.state.addresses().iter().find_map(|(at, held)| match held {
+            Held::Lent {
+                to,
+                number,
+                ask: other,
+            } if *to == from && (*other == ask || (*other == KEPT_ASK && wish == Wish::This(*at))) => {
+                Some((*at, *number))
+            }
+            _ => None,
+        });
         if let Some((offset, number)) = before {
             return self.send(from, &Message::Lend { ask, offset, number });
         }
@@ -90,6 +89,9 @@ impl Ipam {
 
     /// Takes a loan if it answers a question that is open, and gives it back if not.
     pub(crate) fn on_lend(&mut self, now: Time, from: NodeId, ask: AskId, offset: u32, number: u32) {
+        if self.is_renewal(from, ask, offset, number) {
+            return;
+        }
         match self.state.addresses().get(&offset) {
             Some(Held::Borrowed {
                 from: other,
@@ -174,7 +176,7 @@ impl Ipam {
                 due.push((*from, *offset, *number));
             }
         }
-        for (node, peer) in &self.peers {
+        for (node, peer) in self.peers.iter().filter(|(node, _)| !self.is_gone(node)) {
             let Ok(index) = peer.lent.borrowers.binary_search(&self.node) else {
                 continue;
             };
@@ -187,9 +189,14 @@ impl Ipam {
                 .iter()
                 .filter(|loan| usize::from(loan.borrower) == index)
             {
-                let is_held = matches!(self.state.addresses().get(&loan.offset),
-                    Some(Held::Borrowed { from, number, .. } | Held::Returning { from, number })
-                    if from == node && *number == loan.number);
+                let is_held = match self.state.addresses().get(&loan.offset) {
+                    // It was borrowed of a host that is gone since, and this is the loan that follows.
+                    Some(Held::Borrowed { from, .. }) if self.is_gone(from) => true,
+                    Some(Held::Borrowed { from, number, .. } | Held::Returning { from, number }) => {
+                        from == node && *number == loan.number
+                    }
+                    _ => false,
+                };
                 if !is_held {
                     due.push((*node, loan.offset, loan.number));
                 }
@@ -208,9 +215,12 @@ impl Ipam {
                 Held::Lent { to, number, .. } => Some((*offset, *to, *number)),
                 _ => None,
             });
-        let lent: Vec<(u32, NodeId, u32)> = lent.collect();
+        let mut lent: Vec<(u32, NodeId, u32)> = lent.collect();
         let hosts: BTreeSet<NodeId> = lent.iter().map(|(_, to, _)| *to).collect();
-        let borrowers: Vec<NodeId> = hosts.into_iter().collect();
+        let borrowers: Vec<NodeId> = hosts.into_iter().take(BORROWERS_MAX).collect();
+        // Loans that were taken over from removed hosts may be more than the record can list.
+        lent.retain(|(_, to, _)| borrowers.binary_search(to).is_ok());
+        lent.truncate(LENT_MAX);
         let loan = |(offset, to, number): (u32, NodeId, u32)| {
             let borrower = u8::try_from(borrowers.binary_search(&to).ok()?).ok()?;
             Some(Loan {

@@ -15,13 +15,16 @@
 //! | [`claim`] | addresses of pods that run while their host becomes a new member |
 //! | [`summary`] | what it tells about itself, for status |
 //! | [`epoch`] | the chain of memberships, each decided by a majority of the one before |
+//! | [`removal`] | hosts that are removed: the wish, what a decision changes, and how far it is |
+//! | [`reclaim`] | taking back the slots of removed hosts |
 //! | [`genesis`] | agreement among hosts that are started together, before there is a cluster |
 //! | [`message`] | what one member says to another directly |
 //! | [`io`] | inputs, outputs, answers and events of the machine |
 //! | [`ipam`] | [`Ipam`]: the machine |
 //!
 //! Private parts of the machine: `requests` (allocate, claim, free), `transfer` (slots that change hands), `lend`
-//! (single addresses), `asks` (whom to ask for what is missing), `leave` (a host that goes for good), `records` (records and messages of others, and this host's own).
+//! (single addresses), `asks` (whom to ask for what is missing), `leave` (a host that goes for good), `records` (records
+//! and messages of others, and this host's own), `fork` (two chains of epochs).
 //!
 //! # The contract with the shell
 //!
@@ -43,6 +46,7 @@ mod asks;
 pub mod check;
 pub mod claim;
 pub mod epoch;
+mod fork;
 pub mod genesis;
 pub mod io;
 pub mod ipam;
@@ -52,7 +56,9 @@ pub mod mac;
 pub mod message;
 pub mod places;
 pub mod pool;
+pub mod reclaim;
 mod records;
+pub mod removal;
 mod requests;
 pub mod rules;
 pub mod space;
@@ -70,6 +76,7 @@ pub use io::{
 pub use ipam::{ADDRESSES_MAX, ALLOCATE_DEADLINE, DEADLINE_MAX, ID_MAX, Ipam, REST, WAITING_MAX};
 pub use leave::Leaving;
 pub use places::{Elsewhere, OwnerRun, PlacesVersion};
+pub use removal::{RECLAIM_REST, Removal, RemovalError, RemovalPhase};
 pub use space::{AddressError, AddressSpace, RangeError, Slot};
 pub use state::{Change, Held, IpamState, StateError};
 pub use subnet::{Span, Subnet, SubnetError};

@@ -7,15 +7,18 @@ use crate::subnet::Span;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use weft_wire::codec::{self, DecodeError};
-use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, SlotRun};
+use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, Off, SlotRun, is_off_within_bounds};
+use weft_wire::reclaim::{Proof, RECLAIM_RUNS_MAX};
 use weft_wire::record::Signature64;
 
 /// Octets of the longest message: fits one frame of the mesh with room for what carries it.
 pub const MESSAGE_MAX: usize = 60_000;
-/// Grants in one message.
+/// Grants and other proofs in one message.
 pub const GRANTS_PER_MESSAGE: usize = 100;
 /// Runs in one question.
 pub const RUNS_PER_QUESTION: usize = 16;
+/// Borrowed addresses in one answer to the reclaimer: what sixteen lenders' records of loans can list.
+pub const KEPT_MAX: usize = 16 * weft_wire::ipam::LENT_MAX;
 
 /// Names a question of one host for ever: its incarnation, and a count within it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -33,7 +36,9 @@ pub struct Decided {
     pub epoch: Epoch,
     /// Under which ballot.
     pub ballot: Ballot,
-    /// Votes of a majority of the members of the epoch before: position in the order of their ids, signature.
+    /// Whose votes did not count under it.
+    pub off: Off,
+    /// Votes of a majority of the other members of the epoch before: position in the order of their ids, signature.
     pub votes: Vec<(u16, Signature64)>,
 }
 
@@ -99,12 +104,12 @@ pub enum Message {
         /// Slots that have an address in it.
         span: Span,
     },
-    /// A grant, and the chains of grants behind its slots.
+    /// A grant, and the proofs behind its slots.
     Grant {
         /// The grant.
         grant: Grant,
         /// At most [`GRANTS_PER_MESSAGE`] in all.
-        chain: Vec<Grant>,
+        chain: Vec<Proof>,
     },
     /// The recipient has made the grant durable, or knows later versions of all its slots.
     GrantAccepted(GrantId),
@@ -147,8 +152,8 @@ pub enum Message {
     },
     /// Prove that you own these.
     AskChain(Vec<SlotRun>),
-    /// The grants behind slots that were asked for.
-    Chain(Vec<Grant>),
+    /// The proofs behind slots that were asked for.
+    Chain(Vec<Proof>),
     /// Which epochs follow this one?
     AskEpochs {
         /// The latest that the asker knows.
@@ -158,6 +163,32 @@ pub enum Message {
     Epochs(Vec<Decided>),
     /// I am leaving: ask me for slots.
     Offer,
+    /// Sign that these slots of removed hosts are nobody's, so that the asker can take them back.
+    AskReclaim {
+        /// The latest epoch that the asker knows.
+        epoch: u32,
+        /// The slots, with the version that they would have; at most [`RECLAIM_RUNS_MAX`] runs.
+        runs: Vec<SlotRun>,
+    },
+    /// The signature of a member of that epoch over [`reclaim_message`](weft_wire::reclaim::reclaim_message); or the
+    /// word, without one, of a host that is in none.
+    ReclaimSigned {
+        /// From the question.
+        epoch: u32,
+        /// The slots that were asked for.
+        runs: Vec<SlotRun>,
+        /// Nothing stands against it; `None` from a host in no epoch.
+        signature: Option<Signature64>,
+        /// Addresses in them that pods of the sender have borrowed, at most [`KEPT_MAX`].
+        kept: Vec<u32>,
+    },
+    /// These of the slots are somebody's, with the versions that the sender knows.
+    ReclaimRefused {
+        /// From the question.
+        epoch: u32,
+        /// At most [`RECLAIM_RUNS_MAX`] runs; there may be more.
+        against: Vec<SlotRun>,
+    },
 }
 
 impl Message {
@@ -172,15 +203,25 @@ impl Message {
     /// They are no message, or one that is out of bounds.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let message: Self = codec::decode::<_, { 2 * MESSAGE_MAX }>(bytes)?;
-        let grants_ok = |grants: &[Grant]| {
-            grants.len() <= GRANTS_PER_MESSAGE && grants.iter().all(Grant::is_within_bounds)
+        let proofs_ok = |proofs: &[Proof]| {
+            proofs.len() <= GRANTS_PER_MESSAGE && proofs.iter().all(Proof::is_within_bounds)
+        };
+        let runs_ok = |runs: &[SlotRun]| {
+            runs.len() <= RECLAIM_RUNS_MAX
+                && runs.windows(2).all(|pair| pair[0].slots().end <= pair[1].first)
+                && runs.iter().all(|run| run.count > 0 && run.slots().end <= 65_536)
         };
         let ok = bytes.len() <= MESSAGE_MAX
             && match &message {
-                Self::Grant { grant, chain } => grant.is_within_bounds() && grants_ok(chain),
-                Self::Chain(grants) => grants_ok(grants),
+                Self::Grant { grant, chain } => grant.is_within_bounds() && proofs_ok(chain),
+                Self::Chain(proofs) => proofs_ok(proofs),
                 Self::AskChain(runs) => runs.len() <= RUNS_PER_QUESTION,
-                Self::Epochs(epochs) => epochs.iter().all(|decided| decided.epoch.is_within_bounds()),
+                Self::Epochs(epochs) => epochs
+                    .iter()
+                    .all(|decided| decided.epoch.is_within_bounds() && is_off_within_bounds(&decided.off)),
+                Self::AskReclaim { runs, .. } => runs_ok(runs),
+                Self::ReclaimSigned { runs, kept, .. } => runs_ok(runs) && kept.len() <= KEPT_MAX,
+                Self::ReclaimRefused { against, .. } => runs_ok(against),
                 _ => true,
             };
         if ok {
@@ -198,7 +239,7 @@ mod tests {
     use weft_wire::ipam::{GRANT_LEN_MAX, Version};
     use weft_wire::{GenesisId, NodeKey};
 
-    const _: () = assert!(GRANTS_PER_MESSAGE * GRANT_LEN_MAX + 1_000 <= MESSAGE_MAX);
+    const _: () = assert!(GRANTS_PER_MESSAGE * (GRANT_LEN_MAX + 4) + 1_000 <= MESSAGE_MAX);
 
     proptest! {
         #[test]
@@ -217,7 +258,7 @@ mod tests {
             count: 2,
             version: Version { epoch: 1, seq: 1 },
         };
-        let grant = |run| Grant::sign(&key, &GenesisId([0; 32]), key.id(), alloc::vec![run]);
+        let grant = |run| Proof::Grant(Grant::sign(&key, &GenesisId([0; 32]), key.id(), alloc::vec![run]));
         let message = Message::Chain(alloc::vec![grant(run); GRANTS_PER_MESSAGE]);
         assert_eq!(Message::decode(&message.encode()), Ok(message));
         let message = Message::Chain(alloc::vec![grant(run); GRANTS_PER_MESSAGE + 1]);

@@ -89,7 +89,11 @@ impl Ipam {
                     place(*offset, self.node)
                 }
                 Held::Lent { to, .. } => place(*offset, *to),
-                Held::Pod(_) | Held::Borrowed { .. } | Held::Returning { .. } | Held::Resting => {}
+                Held::Pod(_)
+                | Held::Borrowed { .. }
+                | Held::Returning { .. }
+                | Held::Resting
+                | Held::Abandoned => {}
             }
         }
         for (lender, peer) in &self.peers {

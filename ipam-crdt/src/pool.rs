@@ -71,6 +71,8 @@ pub struct Pool {
     open: Bits,
     /// Own slots with no held address.
     empty: Bits,
+    /// Own slots that were taken back from removed hosts: they are used after all others.
+    late: Bits,
     /// How many bits `empty` has.
     empty_slots: u32,
     /// Free addresses in own slots.
@@ -88,6 +90,7 @@ impl Pool {
             busy: BTreeMap::new(),
             open,
             empty,
+            late: Bits::new(slots),
             empty_slots: 0,
             free: 0,
         };
@@ -141,10 +144,13 @@ impl Pool {
         } else {
             self.busy.insert(slot, busy);
         }
-        let mine = state
-            .table()
-            .get(slot)
-            .is_some_and(|register| register.owner == self.node && !register.is_frozen);
+        let register = state.table().get(slot);
+        let mine = register.is_some_and(|register| register.owner == self.node && !register.is_frozen)
+            && !state.resting_slots().contains(&slot);
+        // Only taking it back begins the count of grants anew.
+        let is_late =
+            register.is_some_and(|register| register.version.seq == 0 && register.version.epoch > 0);
+        self.late.set(slot, is_late);
         let usable = self.usable(slot);
         self.open.set(slot, mine && busy < usable);
         let is_empty = mine && busy == 0 && usable > 0;
@@ -153,8 +159,8 @@ impl Pool {
         self.free = (self.free + u64::from(self.free_in(slot))).saturating_sub(u64::from(before));
     }
 
-    /// The free address of `span` that goes next: of the lowest slot that is in use already, else of the lowest one.
-    /// So the high slots stay whole, to be handed over.
+    /// The free address of `span` that goes next: of the lowest slot that is in use already, else of the lowest one; of
+    /// slots that were taken back last of all. So the high slots stay whole, to be handed over.
     pub fn pick(&self, state: &IpamState, allowed: Option<&BTreeSet<u32>>, span: Span) -> Option<u32> {
         let slots = self.slots_of(span);
         if let Some(allowed) = allowed {
@@ -162,12 +168,16 @@ impl Pool {
             return inside.find_map(|slot| self.first_free(*slot, state, span));
         }
         // At the ends of a span an open slot may have its free addresses outside.
-        let mut used = Bits::all_in(&slots, |word| self.open.word(word) & !self.empty.word(word));
-        let used = used.find_map(|slot| self.first_free(slot, state, span));
-        used.or_else(|| {
-            let mut open = Bits::all_in(&slots, |word| self.open.word(word));
-            open.find_map(|slot| self.first_free(slot, state, span))
-        })
+        let find = |of: fn(u64, u64, u64) -> u64| {
+            let mut slots = Bits::all_in(&slots, |word| {
+                of(self.open.word(word), self.empty.word(word), self.late.word(word))
+            });
+            slots.find_map(|slot| self.first_free(slot, state, span))
+        };
+        find(|open, empty, late| open & !empty & !late)
+            .or_else(|| find(|open, _, late| open & !late))
+            .or_else(|| find(|open, empty, _| open & !empty))
+            .or_else(|| find(|open, _, _| open))
     }
 
     /// The slots that have an address in a span, as far as the range goes.
@@ -225,7 +235,7 @@ impl Pool {
     }
 
     /// At most `slots` wholly free slots with an address in `span`, in at most `runs` runs of one version, highest
-    /// first, none with a version of `seq_max` or more.
+    /// first and those that were taken back last, none with a version of `seq_max` or more.
     pub fn take_empty(
         &self,
         slots: u32,
@@ -236,11 +246,15 @@ impl Pool {
     ) -> Vec<SlotRun> {
         let mut taken: Vec<SlotRun> = Vec::new();
         let mut left = slots;
-        for slot in self.slots_of(span).rev() {
+        let in_span = self.slots_of(span);
+        let has_others = in_span
+            .clone()
+            .any(|slot| self.empty.has(slot) && !self.late.has(slot));
+        for slot in in_span.rev() {
             if left == 0 {
                 break;
             }
-            if !self.empty.has(slot) {
+            if !self.empty.has(slot) || (has_others && self.late.has(slot)) {
                 continue;
             }
             let Some(version) = state

@@ -1,6 +1,6 @@
 //! Records and messages of others, this host's own records, and its part in the epochs.
 
-use crate::epoch::{Votes, check_decided, vote_record};
+use crate::epoch::{Votes, check_decided, positions_of, vote_record};
 use crate::io::{Event, FreezeReason, Role};
 use crate::ipam::{Ipam, Proposing, RETRY_INTERVAL, Standing};
 use crate::message::{Decided, MESSAGE_MAX, Message};
@@ -9,8 +9,9 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use weft_wire::envelope::Stamp;
 use weft_wire::ipam::{
-    Ballot, Epoch, ExceptionsRecord, Grant, LentRecord, Proposal, SLOT_RUNS_MAX, SlotsRecord, VoteRecord,
+    Ballot, Epoch, ExceptionsRecord, LentRecord, Off, Proposal, SLOT_RUNS_MAX, SlotsRecord, VoteRecord,
 };
+use weft_wire::reclaim::{Proof, ReclaimRecord};
 use weft_wire::record::Body;
 use weft_wire::{Envelope, NodeId, Time, codec};
 
@@ -21,7 +22,7 @@ const RANK_DELAY: Duration = Duration::from_millis(100);
 /// A try that is not decided after this is given up.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before the next question for epochs.
-const EPOCHS_PAUSE: Duration = Duration::from_millis(300);
+pub(crate) const EPOCHS_PAUSE: Duration = Duration::from_millis(300);
 /// Hosts that are asked to confirm the incarnation at a time.
 const CONFIRMERS: usize = 3;
 
@@ -29,6 +30,9 @@ impl Ipam {
     pub(crate) fn on_record(&mut self, now: Time, envelope: &Envelope) {
         let (key, stamp) = (envelope.key(), envelope.stamp());
         let owner = key.owner;
+        if self.is_gone(&owner) {
+            return self.on_record_of_gone(now, envelope);
+        }
         let is_ok = if key.kind == SlotsRecord::KIND {
             SlotsRecord::from_envelope(envelope)
                 .map(|record| self.on_slots_record(now, owner, stamp, record))
@@ -45,7 +49,14 @@ impl Ipam {
                 .is_ok()
         } else if key.kind == VoteRecord::KIND {
             VoteRecord::from_envelope(envelope)
-                .map(|record| self.votes.insert(owner, record))
+                .map(|record| {
+                    self.look_for_fork(now, owner, &record);
+                    self.votes.insert(owner, record);
+                })
+                .is_ok()
+        } else if key.kind == ReclaimRecord::KIND {
+            ReclaimRecord::from_envelope(envelope)
+                .map(|record| self.peers.entry(owner).or_default().reclaim = Some(record))
                 .is_ok()
         } else if key.kind == ExceptionsRecord::KIND {
             ExceptionsRecord::from_envelope(envelope)
@@ -66,6 +77,27 @@ impl Ipam {
         }
     }
 
+    /// Of a removed host, two things are heard: that it has decided otherwise, and where the addresses are that it lent.
+    fn on_record_of_gone(&mut self, now: Time, envelope: &Envelope) {
+        let owner = envelope.key().owner;
+        if let Ok(record) = VoteRecord::from_envelope(envelope) {
+            self.look_for_fork(now, owner, &record);
+        } else if let Ok(record) = LentRecord::from_envelope(envelope) {
+            self.peers.entry(owner).or_default().lent = record;
+            self.places.elsewhere += 1;
+            self.event(Event::OwnersChanged);
+        }
+    }
+
+    /// A removed host may ask for epochs, so that it learns of its removal, and may show its own.
+    pub(crate) fn on_message_of_gone(&mut self, now: Time, from: NodeId, message: Message) {
+        match message {
+            Message::AskEpochs { after } => self.on_ask_epochs(from, after),
+            Message::Epochs(epochs) => self.compare_epochs(now, from, &epochs),
+            _ => {}
+        }
+    }
+
     fn on_slots_record(&mut self, now: Time, owner: NodeId, stamp: Stamp, record: SlotsRecord) {
         if owner == self.node {
             let is_later = stamp.incarnation > self.incarnation
@@ -79,6 +111,7 @@ impl Ipam {
             self.change(Change::Seen(owner, stamp.incarnation, record.serial));
         }
         self.on_slots(now, owner, record);
+        self.look_for_orphans(now + RETRY_INTERVAL);
     }
 
     pub(crate) fn on_message(&mut self, now: Time, from: NodeId, message: Message) {
@@ -118,6 +151,16 @@ impl Ipam {
             Message::AskEpochs { after } => self.on_ask_epochs(from, after),
             Message::Epochs(epochs) => self.on_epochs(now, from, epochs),
             Message::Offer => self.on_offer(now, from),
+            Message::AskReclaim { epoch, runs } => self.on_ask_reclaim(from, epoch, runs),
+            Message::ReclaimSigned {
+                epoch,
+                runs,
+                signature,
+                kept,
+            } => self.on_reclaim_signed(now, from, (epoch, runs), signature, kept),
+            Message::ReclaimRefused { epoch, against } => {
+                self.on_reclaim_refused(now, from, epoch, against);
+            }
         }
     }
 
@@ -134,7 +177,7 @@ impl Ipam {
         }
     }
 
-    fn on_ask_epochs(&mut self, from: NodeId, after: u32) {
+    pub(crate) fn on_ask_epochs(&mut self, from: NodeId, after: u32) {
         let mut room = MESSAGE_MAX / 2;
         let mut epochs: Vec<Decided> = Vec::new();
         for decided in self.state.epochs().iter().skip(after as usize) {
@@ -151,12 +194,18 @@ impl Ipam {
     }
 
     fn on_epochs(&mut self, now: Time, from: NodeId, epochs: Vec<Decided>) {
+        self.compare_epochs(now, from, &epochs);
         for decided in epochs
             .into_iter()
             .filter(|decided| decided.epoch.number > self.state.epoch())
             .collect::<Vec<_>>()
         {
             if decided.epoch.number != self.state.epoch() + 1 {
+                break;
+            }
+            if decided.epoch.parent != self.state.epoch_hash() {
+                // It follows another epoch of the same number as ours.
+                self.compare(now, from, 0);
                 break;
             }
             if check_decided(&decided, &self.state, &self.genesis).is_err() {
@@ -171,6 +220,7 @@ impl Ipam {
     }
 
     fn decide(&mut self, now: Time, decided: Decided) {
+        let epoch = decided.epoch.clone();
         self.change(Change::Decided(decided));
         self.proposing = None;
         self.propose_due = None;
@@ -180,16 +230,22 @@ impl Ipam {
         }
         let (number, members) = (self.state.epoch(), self.state.members().len());
         self.event(Event::Epoch { number, members });
+        if !epoch.removed.is_empty() {
+            self.on_removed(now, &epoch);
+        }
         self.insert_own_vote();
     }
 
     pub(crate) fn own_vote_record(&self) -> VoteRecord {
         let proposal = self.proposing.as_ref().map(|p| Proposal {
             ballot: p.ballot,
+            off: p.off.clone(),
             value: p.value.clone(),
         });
-        let wants =
-            self.role == Role::Owner && self.leaving.is_none() && !self.state.members().contains(&self.node);
+        let wants = self.role == Role::Owner
+            && self.leaving.is_none()
+            && !self.state.members().contains(&self.node)
+            && !self.is_removed();
         vote_record(&self.state, &self.key, &self.genesis, wants, proposal)
     }
 
@@ -245,11 +301,11 @@ impl Ipam {
     fn propose(&mut self, now: Time) -> bool {
         match &self.proposing {
             Some(proposing) => {
-                let (ballot, own) = (proposing.ballot, proposing.own.clone());
+                let (ballot, off, own) = (proposing.ballot, proposing.off.clone(), proposing.own.clone());
                 if proposing.value.is_some() {
                     return false;
                 }
-                match self.votes.promised(&self.state, ballot, &own) {
+                match self.votes.promised(&self.state, (ballot, &off), &own) {
                     Err(_) => {
                         self.give_up_proposal(now);
                         false
@@ -265,8 +321,12 @@ impl Ipam {
                 }
             }
             None => {
-                let added = self.votes.candidates(&self.state, &self.members);
-                if added.is_empty() {
+                // Nobody proposes to remove itself; others do, and others it goes on to propose.
+                let (removed, fenced) = self.votes.removals(&self.state, &self.node);
+                let mut added = self.votes.candidates(&self.state, &self.members);
+                // Other votes count for a fenced epoch than for one that adds.
+                added.retain(|node| !fenced && !removed.contains(node));
+                if added.is_empty() && removed.is_empty() {
                     self.propose_due = None;
                     return false;
                 }
@@ -288,26 +348,31 @@ impl Ipam {
                 if due > now {
                     return false;
                 }
-                self.start_proposal(now, added);
+                self.start_proposal(now, added, removed, fenced);
                 true
             }
         }
     }
 
-    fn start_proposal(&mut self, now: Time, added: Vec<NodeId>) {
+    fn start_proposal(&mut self, now: Time, added: Vec<NodeId>, removed: Vec<NodeId>, fenced: bool) {
         let vote = self.state.vote().clone();
         let round = vote.promised.map_or(0, |ballot| ballot.round).saturating_add(1);
         let ballot = Ballot {
             round,
             proposer: self.node,
         };
+        let off = match fenced {
+            true => positions_of(self.state.members(), &removed),
+            false => Off::new(),
+        };
         let own = Epoch {
             number: self.state.epoch() + 1,
             parent: self.state.epoch_hash(),
             added,
-            removed: Vec::new(),
-            reclaimer: None,
-            fenced: false,
+            // Whoever proposes is there, which cannot be said of others.
+            reclaimer: (!removed.is_empty()).then_some(self.node),
+            removed,
+            fenced,
         };
         // The promise to itself makes the ballot durable before anybody hears of it, so none is used twice.
         self.change(Change::Voted(Vote {
@@ -316,6 +381,7 @@ impl Ipam {
         }));
         self.proposing = Some(Proposing {
             ballot,
+            off,
             own,
             value: None,
             deadline: now + PROPOSAL_TIMEOUT,
@@ -347,6 +413,7 @@ impl Ipam {
         matches!(self.standing, Standing::AwaitingConfirmation(_))
             || !self.state.given().is_empty()
             || !self.to_return().is_empty()
+            || !self.orphaned_loans().is_empty()
     }
 
     /// Sends again what nobody has acknowledged.
@@ -363,6 +430,7 @@ impl Ipam {
             self.send(to, &Message::Return { offset, number });
         }
         self.retry_transfers();
+        self.renew_loans();
     }
 
     /// A member can be reached: one confirmation is enough, so a host that has just started need not wait for a retry.
@@ -388,11 +456,11 @@ impl Ipam {
             given: self.state.given().values().cloned().collect(),
             proofs: Vec::new(),
         };
-        let mut proofs: Vec<&Grant> = self.state.chain().values().collect();
-        proofs.sort_by_key(|grant| core::cmp::Reverse(grant.runs.first().map(|run| run.version)));
-        for grant in proofs {
-            if grant.cost() <= record.room() {
-                record.proofs.push(grant.clone());
+        let mut proofs: Vec<&Proof> = self.state.chain().values().collect();
+        proofs.sort_by_key(|proof| core::cmp::Reverse(proof.runs().first().map(|run| run.version)));
+        for proof in proofs {
+            if proof.cost() <= record.room() {
+                record.proofs.push(proof.clone());
             }
         }
         record

@@ -37,6 +37,12 @@ impl Ipam {
             Request::Flush => self.flush_due = now,
             Request::Leave => self.begin_leaving(now),
             Request::Stay => self.stop_leaving(),
+            Request::Remove {
+                hosts,
+                fenced,
+                request,
+            } => self.on_remove(&hosts, Some(fenced), request),
+            Request::Keep { hosts, request } => self.on_remove(&hosts, None, request),
             Request::Cancel(request) => {
                 if let Some(at) = self.waiting.iter().position(|waiting| waiting.request == request) {
                     self.waiting.remove(at);
@@ -109,6 +115,10 @@ impl Ipam {
         {
             match self.state.addresses().get(&offset).cloned() {
                 Some(Held::Pod(_)) => self.rest(now, offset),
+                Some(Held::Borrowed { from, .. }) if self.is_gone(&from) => {
+                    // There is nobody to return it to; a new owner of the slot that noted it is told as for any loan.
+                    self.change(Change::Address(offset, None));
+                }
                 Some(Held::Borrowed { from, number, .. }) => {
                     self.change(Change::Address(offset, Some(Held::Returning { from, number })));
                     self.send(from, &Message::Return { offset, number });
@@ -233,15 +243,25 @@ impl Ipam {
             let register = self.state.table().get(offset / self.space.slot_size());
             register.is_some_and(|register| register.owner == self.node && !register.is_frozen)
         };
-        self.pool.is_free(offset, &self.state)
-            || (self.state.addresses().get(&offset) == Some(&Held::Resting) && is_own(offset))
+        let held = self.state.addresses().get(&offset);
+        let rests = match held {
+            Some(Held::Resting | Held::Abandoned) => true,
+            None => {
+                let slot = offset / self.space.slot_size();
+                let address = self.space.address(offset);
+                self.state.resting_slots().contains(&slot)
+                    && address.is_some_and(|address| self.space.for_pod(address).is_ok())
+            }
+            Some(_) => false,
+        };
+        self.pool.is_free(offset, &self.state) || (rests && is_own(offset))
     }
 
     /// What holds an address on this host, for people; `None` when a claim may go on.
     fn holder_here(&self, offset: u32) -> Option<String> {
         Some(match self.state.addresses().get(&offset)? {
             Held::Pod(id) | Held::Borrowed { id, .. } => format!("pod {id}"),
-            Held::Resting => return None,
+            Held::Resting | Held::Abandoned => return None,
             Held::Lent { to, .. } => format!("host {}, to which it is lent", to.short()),
             // Its lender is asked for it again.
             Held::Returning { .. } => return None,
@@ -277,6 +297,9 @@ impl Ipam {
         if let Some(asked) = space.find(|asked| asked.span == waiting.want.span()) {
             return WaitReason::Space(asked.to);
         }
+        if self.is_orphaned(waiting.want.named) {
+            return WaitReason::Reclaim;
+        }
         let is_whole = waiting.want.subnet == self.space.whole();
         match waiting.silent {
             _ if is_whole && waiting.want.named.is_none() && !self.state.members().contains(&self.node) => {
@@ -286,6 +309,15 @@ impl Ipam {
             None if is_whole => WaitReason::NothingFree,
             None => WaitReason::NothingFreeIn(waiting.want.subnet.net()),
         }
+    }
+
+    /// True when the owner of a wanted address was removed, and nobody has its slot yet.
+    fn is_orphaned(&self, named: Option<u32>) -> bool {
+        let Some(offset) = named else {
+            return false;
+        };
+        let register = self.state.table().get(offset / self.space.slot_size());
+        register.is_some_and(|register| self.is_gone(&register.owner))
     }
 
     /// Requests that wait, oldest first: the pod, and what it waits for.

@@ -5,22 +5,34 @@
 //!
 //! A host that an epoch has removed is *gone*. Two rules make it safe to give its slots to somebody else: a host takes
 //! no slot from one that is gone ([`next_steps`]), and every member of the epoch has said, knowing that epoch, that it
-//! neither has the slot nor has granted it to somebody who may still take it ([`judge_reclaim`]).
+//! neither has the slot nor has granted it to somebody who may still take it ([`judge_reclaim`]), and has promised to
+//! take no earlier grant of it from anybody ([`signed`]).
 
-use crate::message::Refusal;
+use crate::message::{AskId, Refusal};
 use crate::pool::next_versions;
-use crate::state::{Change, IpamState};
+use crate::state::{Change, Held, IpamState};
+use crate::table::Register;
 use alloc::vec::Vec;
 use weft_wire::NodeId;
 use weft_wire::ipam::{GIVEN_MAX, GRANT_CHAIN_MAX, Grant, SLOT_RUNS_MAX, SlotRun, Version};
-use weft_wire::reclaim::Reclaim;
+use weft_wire::reclaim::{Proof, Reclaim};
+
+/// The question that a loan answers which nobody asked for: an address of a removed lender that its borrower keeps.
+/// Questions count from 1.
+pub const KEPT_ASK: AskId = AskId {
+    incarnation: 0,
+    count: 0,
+};
+
+/// What hosts say in their own records that they own, of those whose record is not older than the last removal.
+pub type Claims<'a> = &'a dyn Fn(&NodeId) -> Option<&'a [SlotRun]>;
 
 /// The slots of these runs that `node` may hand to `to`, all or none, as they will be: each one version further.
 ///
 /// `runs` carry the versions at which `node` owns them.
 ///
 /// # Errors
-/// Why it may not: a slot is not its own, or holds an address; `to` is in no epoch; too many grants are under way.
+/// Why it may not: a slot is not its own, holds an address, or rests; `to` is in no epoch; too many grants are under way.
 pub fn grantable(
     state: &IpamState,
     node: &NodeId,
@@ -28,7 +40,7 @@ pub fn grantable(
     slot_size: u32,
     runs: &[SlotRun],
 ) -> Result<Vec<SlotRun>, Refusal> {
-    if !state.members().contains(to) {
+    if !state.members().contains(to) || !state.members().contains(node) {
         return Err(Refusal::NotInEpoch);
     }
     if state.given().len() >= GIVEN_MAX {
@@ -45,7 +57,9 @@ pub fn grantable(
         let first = run.first * slot_size;
         // The end of the largest range is 2^32, which does not fit.
         let last = (run.slots().end - 1) * slot_size + (slot_size - 1);
-        if run.version.seq >= GRANT_CHAIN_MAX || state.addresses().range(first..=last).next().is_some() {
+        let is_used = state.addresses().range(first..=last).next().is_some()
+            || state.resting_slots().range(run.slots()).next().is_some();
+        if run.version.seq >= GRANT_CHAIN_MAX || is_used {
             return Err(Refusal::NothingFree);
         }
     }
@@ -96,12 +110,40 @@ pub fn next_steps(state: &IpamState, node: &NodeId, grant: &Grant) -> Vec<SlotRu
                 && !register.is_frozen
                 && seq.checked_add(1) == Some(run.version.seq)
                 && epoch <= run.version.epoch;
-            if is_next {
-                push(&mut steps, first, count, run.version);
+            if !is_next {
+                continue;
+            }
+            for slot in first..first + count {
+                if grant.to != *node || run.version >= state.promised(slot) {
+                    push(&mut steps, slot, 1, run.version);
+                }
             }
         }
     }
     steps
+}
+
+/// True when nothing will come of a grant to this host any more: its slots are at these versions or beyond, or promised.
+pub fn is_settled(state: &IpamState, runs: &[SlotRun]) -> bool {
+    runs.iter().all(|run| {
+        let mut registers = state.table().registers_in(run);
+        let is_promised = |slot: u32| run.version < state.promised(slot);
+        registers.all(|(first, count, register)| {
+            register.version >= run.version || (first..first + count).all(is_promised)
+        })
+    })
+}
+
+/// What signing that nobody owns these slots does to the state; before the signature leaves.
+///
+/// Without it a host could sign, and then take a grant that was on its way from another member, which signs in turn
+/// because it has granted the slot and the recipient has it.
+pub fn signed(state: &IpamState, runs: &[SlotRun]) -> Vec<Change> {
+    let is_new = |run: &&SlotRun| run.slots().any(|slot| state.promised(slot) < run.version);
+    runs.iter()
+        .filter(is_new)
+        .map(|run| Change::Promised(*run))
+        .collect()
 }
 
 /// Adds neighbouring slots to the last run where they continue it.
@@ -116,35 +158,78 @@ fn push(runs: &mut Vec<SlotRun>, first: u32, count: u32, version: Version) {
     }
 }
 
-/// True when the recipient of a grant, who owns slots in `own_runs` runs, could prove afterwards by these grants that
-/// it owns what it gets, and its record has room.
-pub fn can_take(own_runs: usize, grant: &Grant, known: &[&Grant]) -> bool {
+/// How far grants and reclaims lead for one slot, starting at genesis or at the latest reclaim not beyond `until`: the
+/// version, and who owns the slot by it.
+pub fn proved(state: &IpamState, known: &[&Proof], slot: u32, until: Version) -> (Version, NodeId) {
+    let run_of = |runs: &[SlotRun]| runs.iter().find(|run| run.slots().contains(&slot)).copied();
+    // Behind the end of the range nobody owns anything.
+    let mut at = (
+        Version::default(),
+        state.first_owner(slot).unwrap_or(NodeId([0; 32])),
+    );
+    for proof in known {
+        if let Proof::Reclaim(reclaim) = proof
+            && let Some(run) = run_of(&reclaim.runs)
+            && run.version > at.0
+            && run.version <= until
+        {
+            at = (run.version, reclaim.to);
+        }
+    }
+    while at.0 < until {
+        let step = known.iter().find_map(|proof| match proof {
+            Proof::Grant(grant) if grant.from == at.1 => {
+                let run = run_of(&grant.runs)?;
+                let is_next =
+                    at.0.seq.checked_add(1) == Some(run.version.seq) && run.version.epoch >= at.0.epoch;
+                is_next.then_some((run.version, grant.to))
+            }
+            _ => None,
+        });
+        match step {
+            Some(step) => at = step,
+            None => break,
+        }
+    }
+    at
+}
+
+/// True when the recipient of a grant, who owns slots in `own_runs` runs, could prove afterwards by what is known, the
+/// grant among it, that it owns what it gets, and its record has room.
+pub fn can_take(state: &IpamState, own_runs: usize, grant: &Grant, known: &[&Proof]) -> bool {
     if own_runs + grant.runs.len() > SLOT_RUNS_MAX {
         return false;
     }
+    let near: Vec<&Proof> = known
+        .iter()
+        .copied()
+        .filter(|proof| proof.covers(&grant.runs))
+        .collect();
     grant.runs.iter().all(|run| {
-        (1..=run.version.seq).all(|seq| {
-            let steps = known
-                .iter()
-                .flat_map(|grant| &grant.runs)
-                .filter(|step| step.version.seq == seq);
-            let mut steps: Vec<&SlotRun> = steps.filter(|step| step.overlaps(run)).collect();
-            steps.sort();
-            let reached = steps.iter().fold(run.first, |reached, step| {
-                if step.first <= reached {
-                    reached.max(step.slots().end)
-                } else {
-                    reached
-                }
-            });
-            reached >= run.slots().end
-        })
+        // Between two of these borders all slots have the same proofs.
+        let mut borders: Vec<u32> = near
+            .iter()
+            .flat_map(|proof| proof.runs())
+            .flat_map(|step| [step.first, step.slots().end])
+            .filter(|slot| run.slots().contains(slot))
+            .chain([run.first])
+            .chain(
+                run.slots()
+                    .skip(1)
+                    .filter(|slot| state.first_owner(*slot) != state.first_owner(slot - 1)),
+            )
+            .collect();
+        borders.sort_unstable();
+        borders.dedup();
+        borders
+            .into_iter()
+            .all(|slot| proved(state, &near, slot, run.version) == (run.version, grant.to))
     })
 }
 
-/// What taking these steps of a grant does to the state. `kept` are the grants that prove the slots; only their
-/// recipient keeps them.
-pub fn taken(state: &IpamState, grant: &Grant, steps: &[SlotRun], kept: &[&Grant]) -> Vec<Change> {
+/// What taking these steps of a grant does to the state. `kept` are the proofs of the slots; only their recipient keeps
+/// them.
+pub fn taken(state: &IpamState, grant: &Grant, steps: &[SlotRun], kept: &[&Proof]) -> Vec<Change> {
     let slots = steps.iter().map(|run| Change::Slots {
         run: *run,
         owner: grant.to,
@@ -157,21 +242,93 @@ pub fn taken(state: &IpamState, grant: &Grant, steps: &[SlotRun], kept: &[&Grant
     slots.chain(proofs).collect()
 }
 
-/// Who takes the slots of the removed hosts: the one that the latest epoch names which removed anybody.
-pub fn reclaimer(state: &IpamState) -> Option<NodeId> {
-    let named = state.epochs().iter().rev();
+/// True when a proof says nothing about these slots that a later reclaim among `chain` does not make needless.
+pub fn is_spent<'a>(
+    proof: &Proof,
+    slots: &[SlotRun],
+    chain: impl Iterator<Item = &'a Proof> + Clone,
+) -> bool {
+    let is_behind = |run: &SlotRun, slot: u32| {
+        let mut later = chain.clone().filter_map(|other| match other {
+            Proof::Reclaim(reclaim) if reclaim.epoch() > run.version.epoch => Some(&reclaim.runs),
+            _ => None,
+        });
+        later.any(|runs| runs.iter().any(|other| other.slots().contains(&slot)))
+    };
+    proof.runs().iter().all(|run| {
+        slots
+            .iter()
+            .filter(|own| own.overlaps(run))
+            .flat_map(|own| run.first.max(own.first)..run.slots().end.min(own.slots().end))
+            .all(|slot| is_behind(run, slot))
+    })
+}
+
+/// Who takes the slots of the removed hosts, as of this epoch: the one that the latest epoch names which removed anybody.
+pub fn reclaimer_at(state: &IpamState, epoch: u32) -> Option<NodeId> {
+    let named = state.epochs().iter().take(epoch as usize).rev();
     named.filter_map(|decided| decided.epoch.reclaimer).next()
 }
 
-/// Slots that belong, by the registers of this state, to hosts that are gone.
-pub fn orphans(state: &IpamState) -> Vec<SlotRun> {
+/// Number of the latest epoch that removed anybody; 0 when none did.
+pub fn last_removal(state: &IpamState) -> u32 {
+    let removals = state
+        .epochs()
+        .iter()
+        .filter(|decided| !decided.epoch.removed.is_empty());
+    removals
+        .map(|decided| decided.epoch.number)
+        .next_back()
+        .unwrap_or(0)
+}
+
+/// The parts of `count` slots from `first` that a host does not list as its own, in a record of a time when it knew of
+/// the last removal. Without such a record there are none.
+fn disowned(owner: &NodeId, first: u32, count: u32, claims: Claims) -> Vec<(u32, u32)> {
+    let mut parts = Vec::new();
+    let Some(runs) = claims(owner) else {
+        return parts;
+    };
+    let end = first + count;
+    let mut at = first;
+    for run in runs
+        .iter()
+        .filter(|run| run.slots().end > first && run.first < end)
+    {
+        if run.first > at {
+            parts.push((at, run.first - at));
+        }
+        at = at.max(run.slots().end);
+    }
+    if at < end {
+        parts.push((at, end - at));
+    }
+    parts
+}
+
+/// Slots that are nobody's, as far as `node` knows, with the version that taking them back would give them.
+///
+/// They belong to hosts that are gone; or to a member that does not say so itself, because a host that is gone
+/// had granted them to it and it had not taken them in time.
+pub fn orphans(state: &IpamState, node: &NodeId, claims: Claims) -> Vec<SlotRun> {
     let mut runs: Vec<SlotRun> = Vec::new();
     if state.gone().is_empty() {
         return runs;
     }
+    let version = Version {
+        epoch: state.epoch(),
+        seq: 0,
+    };
     for (run, owner, is_frozen) in state.table().all_runs() {
-        if !is_frozen && state.gone().contains_key(&owner) {
-            push(&mut runs, run.first, run.count, run.version);
+        if is_frozen || owner == *node || run.version >= version {
+            continue;
+        }
+        if state.gone().contains_key(&owner) {
+            push(&mut runs, run.first, run.count, version);
+        } else {
+            for (first, count) in disowned(&owner, run.first, run.count, claims) {
+                push(&mut runs, first, count, version);
+            }
         }
     }
     runs
@@ -181,27 +338,51 @@ pub fn orphans(state: &IpamState) -> Vec<SlotRun> {
 /// with the versions that the member knows.
 ///
 /// A member has something against it where it owns the slot itself, where it has granted the slot and the recipient
-/// has not said that it has it, and where the slot is frozen (R7). What else it believes of others does not matter:
-/// every member is asked.
+/// has not said that it has it, where it knows of a grant in that epoch or later, where the slot is frozen (R7), and where it belongs to another member that has not
+/// disowned it. All members are asked, so the first two are enough against an honest reclaimer; the last one keeps
+/// a dishonest one from more than the slots of the removed.
 ///
 /// # Errors
 /// The runs that are in the way.
-pub fn judge_reclaim(state: &IpamState, node: &NodeId, runs: &[SlotRun]) -> Result<(), Vec<SlotRun>> {
+pub fn judge_reclaim(
+    state: &IpamState,
+    node: &NodeId,
+    runs: &[SlotRun],
+    claims: Claims,
+) -> Result<(), Vec<SlotRun>> {
     let mut against: Vec<SlotRun> = Vec::new();
+    let open: Vec<&Grant> = state
+        .given()
+        .values()
+        .filter(|grant| !state.gone().contains_key(&grant.to) && grant.covers(runs))
+        .collect();
     for run in runs {
         for (first, count, register) in state.table().registers_in(run) {
-            if register.owner == *node || register.is_frozen {
-                push(&mut against, first, count, register.version);
+            let Register {
+                version,
+                owner,
+                is_frozen,
+            } = register;
+            if owner == *node || is_frozen || version >= run.version {
+                push(&mut against, first, count, version);
                 continue;
             }
+            let free = if state.gone().contains_key(&owner) {
+                alloc::vec![(first, count)]
+            } else {
+                disowned(&owner, first, count, claims)
+            };
+            let one = |slot: u32| SlotRun {
+                first: slot,
+                count: 1,
+                version,
+            };
             for slot in first..first + count {
-                let one = SlotRun {
-                    first: slot,
-                    count: 1,
-                    version: register.version,
-                };
-                if state.given().values().any(|grant| grant.covers(&[one])) {
-                    push(&mut against, slot, 1, register.version);
+                let is_free = free
+                    .iter()
+                    .any(|(first, count)| (*first..first + count).contains(&slot));
+                if !is_free || open.iter().any(|grant| grant.covers(&[one(slot)])) {
+                    push(&mut against, slot, 1, version);
                 }
             }
         }
@@ -223,4 +404,61 @@ pub fn reclaim_steps(state: &IpamState, reclaim: &Reclaim) -> Vec<SlotRun> {
         }
     }
     steps
+}
+
+/// True when a slot that is taken back must rest: its owner, or one before it whose slot was never used since, may be
+/// alive and not know yet that it was removed.
+fn must_rest(state: &IpamState, register: &Register) -> bool {
+    let is_unfenced = |number: u32| {
+        let decided = number
+            .checked_sub(1)
+            .and_then(|at| state.epochs().get(at as usize));
+        decided.is_some_and(|decided| !decided.epoch.removed.is_empty() && !decided.epoch.fenced)
+    };
+    match state.gone().get(&register.owner) {
+        Some(since) if is_unfenced(*since) => true,
+        Some(_) if register.version.seq > 0 || register.version.epoch == 0 => false,
+        _ => (1..=state.epoch()).any(is_unfenced),
+    }
+}
+
+/// What taking slots back does to the state of the reclaimer, once every member has signed. `kept` are the addresses in
+/// them that other hosts have borrowed and keep.
+pub fn reclaimed(state: &IpamState, reclaim: &Reclaim, kept: &[(u32, NodeId)]) -> Vec<Change> {
+    let mut changes: Vec<Change> = Vec::new();
+    // The owner comes last: whoever finds the slots its own has found all else.
+    let mut number = state.loans();
+    for (offset, to) in kept {
+        if !state.addresses().contains_key(offset) {
+            number = number.saturating_add(1);
+            let lent = Held::Lent {
+                to: *to,
+                number,
+                ask: KEPT_ASK,
+            };
+            changes.push(Change::Address(*offset, Some(lent)));
+        }
+    }
+    for run in &reclaim.runs {
+        for (first, count, register) in state.table().registers_in(run) {
+            let rests = must_rest(state, &register);
+            match changes.last_mut() {
+                Some(Change::Rest {
+                    first: start,
+                    count: before,
+                    rests: same,
+                }) if *same == rests && *start + *before == first => {
+                    *before += count;
+                }
+                _ => changes.push(Change::Rest { first, count, rests }),
+            }
+        }
+    }
+    changes.push(Change::Chain(Proof::Reclaim(reclaim.clone())));
+    changes.extend(reclaim.runs.iter().map(|run| Change::Slots {
+        run: *run,
+        owner: reclaim.to,
+        is_frozen: false,
+    }));
+    changes
 }

@@ -10,7 +10,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use weft_wire::codec::{self, DecodeError};
-use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, SlotRun};
+use weft_wire::ipam::{Ballot, Epoch, Grant, GrantId, Off, SlotRun, Version};
+use weft_wire::reclaim::Proof;
 use weft_wire::record::Genesis;
 use weft_wire::{GenesisId, NodeId};
 
@@ -49,6 +50,8 @@ pub enum Held {
         /// Number of the loan.
         number: u32,
     },
+    /// It was lent to a host that was removed, and that may be alive and use it: it rests much longer.
+    Abandoned,
 }
 
 /// This host's word in deciding one epoch.
@@ -56,8 +59,8 @@ pub enum Held {
 pub struct Vote {
     /// Accepts nothing below.
     pub promised: Option<Ballot>,
-    /// What it accepted last, and under which ballot.
-    pub accepted: Option<(Ballot, Epoch)>,
+    /// What it accepted last, under which ballot, and whose votes do not count under it.
+    pub accepted: Option<(Ballot, Off, Epoch)>,
 }
 
 /// One step of the state.
@@ -72,9 +75,9 @@ pub enum Change {
         /// True when another owner of this version is known.
         is_frozen: bool,
     },
-    /// A grant is kept, as part of the proof of slots of this host.
-    Chain(Grant),
-    /// A grant proves no slot of this host any longer.
+    /// A grant or reclaim is kept, as part of the proof of slots of this host.
+    Chain(Proof),
+    /// It proves no slot of this host any longer.
     Unchain(GrantId),
     /// This host gave a grant.
     Given(Grant),
@@ -90,6 +93,19 @@ pub enum Change {
     Seen(NodeId, u64, u64),
     /// Which of its pod's addresses one is, counted from 0 for the first; lasts as long as the pod has it.
     Turn(u32, u32),
+    /// Somebody wants this host removed, and vouches that it is off or not; or no longer.
+    Wish(NodeId, Option<bool>),
+    /// These slots, from the first so many, were taken back from a removed host that may be alive, and rest; or no longer.
+    Rest {
+        /// First of the slots.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// False when the rest is over.
+        rests: bool,
+    },
+    /// This host has signed that nobody owns these slots, and with it that it takes no grant of them below this version.
+    Promised(SlotRun),
 }
 
 /// Why a stored state cannot be used.
@@ -127,7 +143,7 @@ pub struct IpamState {
     genesis: GenesisId,
     founders: Vec<NodeId>,
     table: SlotTable,
-    chain: BTreeMap<GrantId, Grant>,
+    chain: BTreeMap<GrantId, Proof>,
     given: BTreeMap<GrantId, Grant>,
     addresses: BTreeMap<u32, Held>,
     vote: Vote,
@@ -138,6 +154,9 @@ pub struct IpamState {
     serial: u64,
     loans: u32,
     turns: BTreeMap<u32, u32>,
+    wishes: BTreeMap<NodeId, bool>,
+    rests: BTreeSet<u32>,
+    promised: BTreeMap<u32, Version>,
 }
 
 /// The state as octets hold it.
@@ -145,7 +164,7 @@ pub struct IpamState {
 struct Stored {
     genesis: GenesisId,
     slots: Vec<(SlotRun, NodeId, bool)>,
-    chain: Vec<Grant>,
+    chain: Vec<Proof>,
     given: Vec<Grant>,
     addresses: Vec<(u32, Held)>,
     vote: Vote,
@@ -154,6 +173,9 @@ struct Stored {
     serial: u64,
     loans: u32,
     turns: Vec<(u32, u32)>,
+    wishes: Vec<(NodeId, bool)>,
+    rests: Vec<u32>,
+    promised: Vec<SlotRun>,
 }
 
 impl IpamState {
@@ -178,6 +200,9 @@ impl IpamState {
             serial: 0,
             loans: 0,
             turns: BTreeMap::new(),
+            wishes: BTreeMap::new(),
+            rests: BTreeSet::new(),
+            promised: BTreeMap::new(),
         })
     }
 
@@ -198,10 +223,13 @@ impl IpamState {
                         is_frozen: *is_frozen,
                     };
                     self.table.join(slot, register);
+                    if self.promised(slot) <= run.version {
+                        self.promised.remove(&slot);
+                    }
                 }
             }
-            Change::Chain(grant) => {
-                self.chain.insert(grant.id(), grant.clone());
+            Change::Chain(proof) => {
+                self.chain.insert(proof.id(), proof.clone());
             }
             Change::Unchain(id) => {
                 self.chain.remove(id);
@@ -239,6 +267,27 @@ impl IpamState {
             Change::Turn(offset, turn) => {
                 self.turns.insert(*offset, *turn);
             }
+            Change::Promised(run) => {
+                for slot in run.first..run.slots().end.min(self.table.len()) {
+                    let promised = self.promised.entry(slot).or_default();
+                    *promised = (*promised).max(run.version);
+                }
+            }
+            Change::Wish(host, wish) => {
+                match wish {
+                    Some(fenced) => self.wishes.insert(*host, *fenced),
+                    None => self.wishes.remove(host),
+                };
+            }
+            Change::Rest { first, count, rests } => {
+                for slot in *first..first.saturating_add(*count).min(self.table.len()) {
+                    if *rests {
+                        self.rests.insert(slot);
+                    } else {
+                        self.rests.remove(&slot);
+                    }
+                }
+            }
         }
     }
 
@@ -247,6 +296,7 @@ impl IpamState {
         for removed in &epoch.removed {
             self.members.remove(removed);
             self.gone.entry(*removed).or_insert(epoch.number);
+            self.wishes.remove(removed);
         }
     }
 
@@ -268,6 +318,13 @@ impl IpamState {
             serial: self.serial,
             loans: self.loans,
             turns: self.turns.iter().map(|(offset, turn)| (*offset, *turn)).collect(),
+            wishes: self
+                .wishes
+                .iter()
+                .map(|(host, fenced)| (*host, *fenced))
+                .collect(),
+            rests: self.rests.iter().copied().collect(),
+            promised: self.promised_runs(),
         })
     }
 
@@ -307,7 +364,7 @@ impl IpamState {
         state.chain = stored
             .chain
             .into_iter()
-            .map(|grant| (grant.id(), grant))
+            .map(|proof| (proof.id(), proof))
             .collect();
         state.given = stored
             .given
@@ -327,6 +384,15 @@ impl IpamState {
             .collect();
         (state.serial, state.loans) = (stored.serial, stored.loans);
         state.turns = stored.turns.into_iter().collect();
+        state.wishes = stored.wishes.into_iter().collect();
+        state.rests = stored.rests.into_iter().collect();
+        let promised = stored
+            .promised
+            .iter()
+            .filter(|run| run.slots().end <= state.table.len());
+        state.promised = promised
+            .flat_map(|run| run.slots().map(|slot| (slot, run.version)))
+            .collect();
         Ok(state)
     }
 
@@ -356,8 +422,8 @@ impl IpamState {
         &self.addresses
     }
 
-    /// Grants behind this host's slots.
-    pub fn chain(&self) -> &BTreeMap<GrantId, Grant> {
+    /// Grants and reclaims behind this host's slots.
+    pub fn chain(&self) -> &BTreeMap<GrantId, Proof> {
         &self.chain
     }
 
@@ -386,6 +452,54 @@ impl IpamState {
         self.epochs
             .last()
             .map_or(self.genesis.0, |decided| decided.epoch.hash())
+    }
+
+    /// [`Self::epoch_hash`] as it was at this epoch; `None` for one that is not decided.
+    pub fn hash_of(&self, epoch: u32) -> Option<[u8; 32]> {
+        match epoch.checked_sub(1) {
+            None => Some(self.genesis.0),
+            Some(at) => self.epochs.get(at as usize).map(|decided| decided.epoch.hash()),
+        }
+    }
+
+    /// [`Self::members`] as they were at this epoch.
+    pub fn members_at(&self, epoch: u32) -> BTreeSet<NodeId> {
+        let mut members: BTreeSet<NodeId> = self.founders.iter().copied().collect();
+        for decided in self.epochs.iter().take(epoch as usize) {
+            members.extend(decided.epoch.added.iter().copied());
+            members.retain(|node| !decided.epoch.removed.contains(node));
+        }
+        members
+    }
+
+    /// Hosts that somebody wants removed and that are not yet; true where somebody vouches that they are off for good.
+    pub fn wishes(&self) -> &BTreeMap<NodeId, bool> {
+        &self.wishes
+    }
+
+    /// The version below which this host takes no grant of a slot, because it has signed that the slot is nobody's.
+    pub fn promised(&self, slot: u32) -> Version {
+        self.promised.get(&slot).copied().unwrap_or_default()
+    }
+
+    fn promised_runs(&self) -> Vec<SlotRun> {
+        let mut runs: Vec<SlotRun> = Vec::new();
+        for (slot, version) in &self.promised {
+            match runs.last_mut() {
+                Some(last) if last.slots().end == *slot && last.version == *version => last.count += 1,
+                _ => runs.push(SlotRun {
+                    first: *slot,
+                    count: 1,
+                    version: *version,
+                }),
+            }
+        }
+        runs
+    }
+
+    /// Slots that were taken back from removed hosts and rest.
+    pub fn resting_slots(&self) -> &BTreeSet<u32> {
+        &self.rests
     }
 
     /// Who may own slots, and votes.

@@ -189,7 +189,7 @@ impl Ipam {
                     (counts.used, counts.borrowed) = (counts.used + 1, counts.borrowed + 1)
                 }
                 Held::Lent { .. } => counts.lent += 1,
-                Held::Returning { .. } | Held::Resting => {}
+                Held::Returning { .. } | Held::Resting | Held::Abandoned => {}
             }
         }
         counts

@@ -5,7 +5,8 @@
 
 use crate::io::{Event, FreezeReason};
 use crate::ipam::{Ipam, REFUSED_PAUSE, RETRY_INTERVAL, Standing, Unproved};
-use crate::message::{AskId, GRANTS_PER_MESSAGE, Message, RUNS_PER_QUESTION, Refusal};
+use crate::message::{AskId, GRANTS_PER_MESSAGE, MESSAGE_MAX, Message, RUNS_PER_QUESTION, Refusal};
+use crate::reclaim::is_reclaim_signed;
 use crate::rules;
 use crate::state::{Change, Held};
 use crate::subnet::Span;
@@ -13,9 +14,11 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 use weft_wire::ipam::{
-    GIVEN_MAX, GRANT_CHAIN_MAX, GRANT_RUNS_MAX, Grant, GrantId, SLOT_RUNS_MAX, SlotRun, SlotsRecord, Version,
+    GIVEN_MAX, GRANT_CHAIN_MAX, GRANT_LEN_MAX, GRANT_RUNS_MAX, Grant, GrantId, SLOT_RUNS_MAX, SlotRun,
+    SlotsRecord, Version,
 };
-use weft_wire::{NodeId, Time};
+use weft_wire::reclaim::Proof;
+use weft_wire::{NodeId, Time, codec};
 
 /// Longest pause between two questions for the proof of one claim.
 const PROOF_PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -103,6 +106,7 @@ impl Ipam {
         let chosen = self
             .pool
             .take_empty(slots, runs, GRANT_CHAIN_MAX, span, &self.state);
+        let chosen = self.with_proofs_that_fit(chosen);
         rules::grantable(&self.state, &self.node, &to, self.space.slot_size(), &chosen)
     }
 
@@ -116,29 +120,45 @@ impl Ipam {
     }
 
     fn send_grant(&mut self, grant: Grant) {
-        let chain = self.chain_of(&grant.runs, Some(grant.id()));
+        let mut chain = self.chain_of(&grant.runs, Some(grant.id()));
+        keep_what_fits(&mut chain);
         self.send(grant.to, &Message::Grant { grant, chain });
     }
 
-    /// The grants behind some slots, those first that come first.
-    fn chain_of(&self, runs: &[SlotRun], except: Option<GrantId>) -> Vec<Grant> {
-        let kept = self.state.chain().iter().chain(self.state.given());
-        let mut grants: Vec<Grant> = kept
-            .filter(|(id, grant)| Some(**id) != except && grant.covers(runs))
-            .map(|(_, grant)| grant.clone())
+    /// Leaves out runs until the proofs of the others fit one message, without which the recipient could not take them.
+    fn with_proofs_that_fit(&self, mut runs: Vec<SlotRun>) -> Vec<SlotRun> {
+        loop {
+            let all = self.chain_of(&runs, None);
+            let mut fitting = all.clone();
+            keep_what_fits(&mut fitting);
+            if fitting.len() == all.len() || runs.pop().is_none() {
+                return runs;
+            }
+        }
+    }
+
+    /// The proofs behind some slots, those first that come first.
+    fn chain_of(&self, runs: &[SlotRun], except: Option<GrantId>) -> Vec<Proof> {
+        let chain = self.state.chain();
+        let given = self.state.given().iter();
+        let given = given.map(|(id, grant)| (*id, Proof::Grant(grant.clone())));
+        let kept = chain.iter().map(|(id, proof)| (*id, proof.clone())).chain(given);
+        let mut proofs: Vec<Proof> = kept
+            .filter(|(id, proof)| Some(*id) != except && proof.covers(runs))
+            .filter(|(_, proof)| !rules::is_spent(proof, runs, chain.values()))
+            .map(|(_, proof)| proof)
             .collect();
-        grants.sort_by_key(|grant| grant.runs.first().map(|run| run.version));
-        grants.truncate(GRANTS_PER_MESSAGE);
-        grants
+        proofs.sort_by_key(|proof| proof.runs().first().map(|run| run.version));
+        proofs
     }
 
     /// A grant arrived, from whom it may.
-    pub(crate) fn on_grant(&mut self, now: Time, from: NodeId, grant: Grant, chain: Vec<Grant>) {
+    pub(crate) fn on_grant(&mut self, now: Time, from: NodeId, grant: Grant, chain: Vec<Proof>) {
         let (id, runs, to) = (grant.id(), grant.runs.clone(), grant.to);
         let epoch = runs.iter().map(|run| run.version.epoch).max().unwrap_or(0);
-        let mut grants = chain;
-        grants.push(grant);
-        self.merge_grants(now, from, &grants);
+        let mut proofs = chain;
+        proofs.push(Proof::Grant(grant));
+        self.merge_proofs(now, from, &proofs);
         if to != self.node {
             return;
         }
@@ -157,37 +177,36 @@ impl Ipam {
         }
     }
 
-    /// True when the registers of these slots are at these versions or beyond.
+    /// True when the registers of these slots are at these versions or beyond, or never will be here.
     fn knows(&self, runs: &[SlotRun]) -> bool {
-        let at = |slot: u32| self.state.table().get(slot).map(|register| register.version);
-        runs.iter().all(|run| {
-            run.slots()
-                .all(|slot| at(slot).is_none_or(|version| version >= run.version))
-        })
+        rules::is_settled(&self.state, runs)
     }
 
-    /// Takes every grant that is the next step of a register, until none is left.
-    pub(crate) fn merge_grants(&mut self, now: Time, by: NodeId, grants: &[Grant]) {
+    /// Takes every grant and reclaim that is the next step of a register, until none is left.
+    pub(crate) fn merge_proofs(&mut self, now: Time, by: NodeId, proofs: &[Proof]) {
         let mut checked: BTreeMap<usize, bool> = BTreeMap::new();
         for _ in 0..=GRANT_CHAIN_MAX {
             let mut progress = false;
-            for (index, grant) in grants.iter().enumerate() {
-                let next = rules::next_steps(&self.state, &self.node, grant);
+            for (index, proof) in proofs.iter().enumerate() {
+                let next = match proof {
+                    Proof::Grant(grant) => rules::next_steps(&self.state, &self.node, grant),
+                    Proof::Reclaim(reclaim) => rules::reclaim_steps(&self.state, reclaim),
+                };
                 if next.is_empty() {
                     continue;
                 }
-                let genesis = self.genesis;
-                if !*checked.entry(index).or_insert_with(|| grant.is_signed(&genesis)) {
+                if !*checked.entry(index).or_insert_with(|| self.is_genuine(proof)) {
                     self.event(Event::Misbehaved {
                         node: by,
-                        why: "a grant with a false signature",
+                        why: "a grant or reclaim with a false signature",
                     });
                     continue;
                 }
-                if grant.to == self.node && !self.can_take(grant, grants) {
-                    continue;
+                match proof {
+                    Proof::Grant(grant) if grant.to == self.node && !self.can_take(grant, proofs) => continue,
+                    Proof::Grant(grant) => self.take_steps(now, grant, &next, proofs),
+                    Proof::Reclaim(reclaim) => self.follow_reclaim(reclaim, &next),
                 }
-                self.take_steps(now, grant, &next, grants);
                 progress = true;
             }
             if !progress {
@@ -196,22 +215,29 @@ impl Ipam {
         }
     }
 
-    /// True when this host could prove afterwards that it owns what the grant gives, and its record has room.
-    fn can_take(&self, grant: &Grant, grants: &[Grant]) -> bool {
-        let known: Vec<&Grant> = grants.iter().chain(self.state.chain().values()).collect();
-        rules::can_take(self.own_runs.len(), grant, &known)
+    /// True when the signatures of a proof are what they should be.
+    fn is_genuine(&self, proof: &Proof) -> bool {
+        match proof {
+            Proof::Grant(grant) => grant.is_signed(&self.genesis),
+            Proof::Reclaim(reclaim) => is_reclaim_signed(reclaim, &self.state, &self.genesis),
+        }
     }
 
-    fn take_steps(&mut self, now: Time, grant: &Grant, steps: &[SlotRun], grants: &[Grant]) {
-        let genesis = self.genesis;
+    /// True when this host could prove afterwards that it owns what the grant gives, and its record has room.
+    fn can_take(&self, grant: &Grant, proofs: &[Proof]) -> bool {
+        let known: Vec<&Proof> = proofs.iter().chain(self.state.chain().values()).collect();
+        rules::can_take(&self.state, self.own_runs.len(), grant, &known)
+    }
+
+    fn take_steps(&mut self, now: Time, grant: &Grant, steps: &[SlotRun], proofs: &[Proof]) {
         if grant.from == self.node {
             // This host signed it and does not remember: its disk was set back.
             self.freeze(FreezeReason::RolledBack);
         }
         let is_mine = grant.to == self.node;
-        let kept: Vec<&Grant> = grants
+        let kept: Vec<&Proof> = proofs
             .iter()
-            .filter(|other| is_mine && other.covers(&grant.runs) && other.is_signed(&genesis))
+            .filter(|other| is_mine && other.covers(&grant.runs) && self.is_genuine(other))
             .collect();
         for change in rules::taken(&self.state, grant, steps, &kept) {
             self.change(change);
@@ -230,11 +256,11 @@ impl Ipam {
     }
 
     /// Loans end where this host becomes the owner: the slot moved, so the lender has ended them.
-    fn keep_borrowed(&mut self, now: Time, runs: &[SlotRun]) {
+    pub(crate) fn keep_borrowed(&mut self, now: Time, runs: &[SlotRun]) {
         let size = self.space.slot_size();
         for run in runs {
             let first = run.first * size;
-            let last = first + (run.count * size - 1);
+            let last = (run.slots().end - 1) * size + (size - 1);
             let held: Vec<(u32, Held)> = self
                 .state
                 .addresses()
@@ -245,7 +271,7 @@ impl Ipam {
                 match held {
                     Held::Borrowed { id, .. } => self.change(Change::Address(offset, Some(Held::Pod(id)))),
                     Held::Returning { .. } => self.rest(now, offset),
-                    Held::Pod(_) | Held::Resting | Held::Lent { .. } => {}
+                    Held::Pod(_) | Held::Resting | Held::Abandoned | Held::Lent { .. } => {}
                 }
             }
         }
@@ -286,6 +312,7 @@ impl Ipam {
             }
         }
         let peer = self.peers.entry(owner).or_default();
+        peer.claim = Some((record.epoch, record.runs.clone()));
         let free = Some((record.free_slots, record.free_addresses));
         if peer.free != free {
             peer.free = free;
@@ -293,9 +320,9 @@ impl Ipam {
             self.loan_pause.retain(|(node, _), _| *node != owner);
             self.silent.remove(&owner);
         }
-        let mut grants = record.proofs;
-        grants.extend(record.given.iter().cloned());
-        self.merge_grants(now, owner, &grants);
+        let mut proofs = record.proofs;
+        proofs.extend(record.given.iter().cloned().map(Proof::Grant));
+        self.merge_proofs(now, owner, &proofs);
         for grant in record.given {
             if grant.to == self.node && !self.knows(&grant.runs) {
                 self.send(owner, &Message::AskChain(grant.runs));
@@ -372,20 +399,21 @@ impl Ipam {
 
     /// Somebody wants a proof.
     pub(crate) fn on_ask_chain(&mut self, from: NodeId, runs: &[SlotRun]) {
-        let grants = self.chain_of(runs, None);
-        if !grants.is_empty() {
-            self.send(from, &Message::Chain(grants));
+        let mut proofs = self.chain_of(runs, None);
+        keep_what_fits(&mut proofs);
+        if !proofs.is_empty() {
+            self.send(from, &Message::Chain(proofs));
         }
     }
 
     /// A proof arrived.
-    pub(crate) fn on_chain(&mut self, now: Time, from: NodeId, grants: &[Grant]) {
-        self.merge_grants(now, from, grants);
+    pub(crate) fn on_chain(&mut self, now: Time, from: NodeId, proofs: &[Proof]) {
+        self.merge_proofs(now, from, proofs);
         let Some(unproved) = self.unproved.get(&from) else {
             return;
         };
         let claim = unproved.runs.clone();
-        self.find_conflicts(from, &claim, grants);
+        self.find_conflicts(from, &claim, proofs);
         let gap = self.gap(from, &claim);
         if gap.is_empty() {
             self.unproved.remove(&from);
@@ -397,7 +425,7 @@ impl Ipam {
     }
 
     /// R7: a claim at the version that is held, of another owner, with a complete chain from genesis, freezes the slot.
-    fn find_conflicts(&mut self, claimant: NodeId, claim: &[SlotRun], grants: &[Grant]) {
+    fn find_conflicts(&mut self, claimant: NodeId, claim: &[SlotRun], proofs: &[Proof]) {
         let table = self.state.table();
         let is_other = |slot: &u32, run: &SlotRun| {
             table
@@ -416,31 +444,11 @@ impl Ipam {
         if slots.is_empty() {
             return;
         }
-        let signed: Vec<&Grant> = grants
-            .iter()
-            .filter(|grant| grant.is_signed(&self.genesis))
-            .collect();
+        let signed: Vec<&Proof> = proofs.iter().filter(|proof| self.is_genuine(proof)).collect();
         for (slot, version) in slots {
-            let Some(first) = self.state.first_owner(slot) else {
-                continue;
-            };
-            let mut at = (first, Version::default());
-            while at.1 < version {
-                let step = signed
-                    .iter()
-                    .filter(|grant| grant.from == at.0)
-                    .find_map(|grant| {
-                        let run = grant.runs.iter().find(|run| run.slots().contains(&slot))?;
-                        (run.version.seq == at.1.seq + 1 && run.version.epoch >= at.1.epoch)
-                            .then_some((grant.to, run.version))
-                    });
-                match step {
-                    Some(step) => at = step,
-                    None => break,
-                }
-            }
+            let at = rules::proved(&self.state, &signed, slot, version);
             let held = self.state.table().get(slot).map(|register| register.owner);
-            if at == (claimant, version)
+            if at == (version, claimant)
                 && let Some(held) = held
             {
                 let run = SlotRun {
@@ -464,8 +472,10 @@ impl Ipam {
 
     /// Sends again what nobody has acknowledged, and drops proofs that prove nothing any longer.
     pub(crate) fn retry_transfers(&mut self) {
-        let given: Vec<Grant> = self.state.given().values().cloned().collect();
-        for grant in given {
+        self.drop_grants_to_the_gone();
+        let given = self.state.given().values();
+        let given = given.filter(|grant| !self.state.gone().contains_key(&grant.to));
+        for grant in given.cloned().collect::<Vec<Grant>>() {
             self.send_grant(grant);
         }
         let mut needed = self.own_runs.clone();
@@ -475,11 +485,10 @@ impl Ipam {
                 .values()
                 .flat_map(|grant| grant.runs.iter().copied()),
         );
-        let spent = self
-            .state
-            .chain()
+        let chain = self.state.chain();
+        let spent = chain
             .iter()
-            .filter(|(_, grant)| !grant.covers(&needed));
+            .filter(|(_, proof)| rules::is_spent(proof, &needed, chain.values()));
         let spent: Vec<GrantId> = spent.map(|(id, _)| *id).collect();
         for id in spent {
             self.change(Change::Unchain(id));
@@ -502,6 +511,19 @@ impl Ipam {
             .collect();
         all.into_iter().collect()
     }
+}
+
+/// Leaves out of a chain what one message has no room for.
+fn keep_what_fits(proofs: &mut Vec<Proof>) {
+    proofs.truncate(GRANTS_PER_MESSAGE);
+    // What is around them in the message: a grant at most, and its envelope.
+    let mut used = GRANT_LEN_MAX + 64;
+    let fitting = proofs.iter().take_while(|proof| {
+        used += codec::encode(proof).len();
+        used <= MESSAGE_MAX
+    });
+    let fitting = fitting.count();
+    proofs.truncate(fitting);
 }
 
 const _: () = assert!(

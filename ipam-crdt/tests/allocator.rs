@@ -149,7 +149,7 @@ impl Rig {
                     ));
                 }
                 Output::Freed { addresses, .. } => answer = Some(Answer::Freed(addresses)),
-                Output::Publish { .. } | Output::Send { .. } | Output::Event(_) => {}
+                Output::Removal { .. } | Output::Publish { .. } | Output::Send { .. } | Output::Event(_) => {}
             }
         }
         answer

@@ -37,6 +37,9 @@ pub(crate) enum Command {
     /// List all peers, with how frames reach them and why.
     #[command(after_help = PEERS_EXAMPLES)]
     Peers(StatusArgs),
+    /// Remove hosts that are gone for good from the cluster.
+    #[command(after_help = PEER_EXAMPLES)]
+    Peer(PeerArgs),
     /// Try an address at which a host of the cluster listens, until it answers.
     #[command(after_help = CONNECT_EXAMPLES)]
     Connect(TargetArgs),
@@ -98,6 +101,26 @@ const PEERS_EXAMPLES: &str = "\
 Examples:
   weft peers
   weft peers --json | jq -r '.[] | select(.mode == \"none\") | .name + \": \" + .reason'";
+
+const PEER_EXAMPLES: &str = "\
+Examples:
+  weft peer remove c                  a majority of the members decides it
+  weft peer remove c d --fenced       they are off for good: you vouch for it
+  weft peer keep c                    ask no longer";
+
+const REMOVE_EXAMPLES: &str = "\
+Examples:
+  weft peer remove c                  waits, and says whose word is missing
+  weft peer remove c --no-wait        weft ipam shows how far it is
+  weft peer remove c --fenced         also where no majority is left, as one of two hosts
+
+The addresses of a removed host rest a day before they are given out, because it may
+be alive and not know. --fenced gives them out at once, and counts only the votes
+of the hosts that stay. If a host that you vouch for is alive after all, both sides
+give out the same addresses until they meet.";
+
+const KEEP_EXAMPLES: &str =
+    "Examples:\n  weft peer keep c                    what is decided already stays so";
 
 const CONNECT_EXAMPLES: &str = "\
 Examples:
@@ -312,6 +335,51 @@ pub(crate) struct TargetArgs {
     pub(crate) target: String,
     #[command(flatten)]
     pub(crate) router: RouterArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct PeerArgs {
+    #[command(subcommand)]
+    pub(crate) command: PeerCommand,
+    /// Print JSON; its fields are stable.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Unix socket of the router.
+    #[arg(long, global = true, value_name = "FILE", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum PeerCommand {
+    /// Remove hosts from the cluster for ever; their addresses get new owners.
+    #[command(after_help = REMOVE_EXAMPLES)]
+    Remove(RemoveArgs),
+    /// Ask for a removal no longer.
+    #[command(after_help = KEEP_EXAMPLES)]
+    Keep(KeepArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct RemoveArgs {
+    /// Nicknames, ids, or the first eight digits of ids or more.
+    #[arg(required = true, value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+    /// Vouch that they are off for good: their votes do not count, and their addresses are given out at once.
+    #[arg(long)]
+    pub(crate) fenced: bool,
+    /// Also a host that is connected just now.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not wait until it is done.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct KeepArgs {
+    /// Nicknames, ids, or the first eight digits of ids or more.
+    #[arg(required = true, value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
 }
 
 #[derive(Args)]

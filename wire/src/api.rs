@@ -51,10 +51,21 @@ pub struct Status {
     pub firewall: Vec<String>,
     /// Seconds since the router started.
     pub uptime_s: u64,
-    /// How the disk that holds the state does.
-    pub disk: DiskStatus,
     /// Whether this host owns addresses and votes.
     pub role: NodeRole,
+    /// How the disk that holds the state does.
+    pub disk: DiskStatus,
+}
+
+/// Whether a host owns addresses and votes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeRole {
+    /// It does.
+    Owner,
+    /// It never votes, owns nothing, and lives on lent addresses.
+    Observer,
 }
 
 /// The disk that holds the state.
@@ -69,17 +80,6 @@ pub struct DiskStatus {
     pub median_sync_us: Option<u64>,
     /// True when they take so long that addresses are given out once they are written, and synced afterwards.
     pub slow: bool,
-}
-
-/// Whether a host owns addresses and votes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum NodeRole {
-    /// It does.
-    Owner,
-    /// It never votes, owns nothing, and lives on lent addresses.
-    Observer,
 }
 
 /// Where a node stands towards a cluster.
@@ -291,6 +291,81 @@ pub struct IpamStatus {
     /// Addresses that pods of this host have from before it began again, and that this cluster has not given it.
     #[serde(default)]
     pub unclaimed: Vec<Unclaimed>,
+    /// Removals of hosts that are not finished.
+    #[serde(default)]
+    pub removals: Vec<RemovalStatus>,
+    /// Hosts that were removed, in order of their ids.
+    #[serde(default)]
+    pub removed: Vec<HostName>,
+}
+
+/// A host by id and nickname.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct HostName {
+    /// The host, 64 hexadecimal digits.
+    pub node: String,
+    /// Its nickname, or the first digits of its id where that is not known.
+    pub name: String,
+}
+
+/// A removal of hosts that is not finished.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RemovalStatus {
+    /// The hosts.
+    pub hosts: Vec<HostName>,
+    /// True when somebody has vouched that they are off for good.
+    pub fenced: bool,
+    /// The membership epoch that removes them; none before a majority has decided it.
+    pub epoch: Option<u32>,
+    /// Slots of theirs that nobody has taken over yet; 0 before it is decided.
+    pub slots: u32,
+    /// Members whose vote, or whose word that they have none of the slots, is missing.
+    pub missing: Vec<HostName>,
+    /// What it waits for, in words.
+    pub waits_for: String,
+}
+
+/// `POST /v1/peers/remove`: these hosts shall be removed from the cluster; root only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RemoveRequest {
+    /// Nicknames, ids, or first digits of ids, eight at least.
+    pub hosts: Vec<String>,
+    /// Vouch that they are off for good: their votes do not count, and their addresses are given out at once.
+    #[serde(default)]
+    pub fenced: bool,
+    /// Also hosts that are connected just now.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `POST /v1/peers/keep`: these hosts shall stay after all; root only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct KeepRequest {
+    /// As for [`RemoveRequest::hosts`].
+    pub hosts: Vec<String>,
+}
+
+/// Answer to `POST /v1/peers/remove` and `POST /v1/peers/keep`: the wish is durable; `removals` of `GET /v1/ipam` says how
+/// it goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RemovalAsked {
+    /// The hosts.
+    pub hosts: Vec<HostName>,
+}
+
+/// What `weft peer remove --json` prints.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RemovalDone {
+    /// The hosts.
+    pub hosts: Vec<HostName>,
+    /// True when they are removed and all their slots have a new owner; false with `--no-wait`, when that is still to come.
+    pub done: bool,
 }
 
 /// What one host owns of the range.

@@ -9,6 +9,7 @@ use crate::hash::hash;
 use crate::id::{GenesisId, NodeId, NodeKey};
 use crate::limits::RECORD_BODY_MAX;
 use crate::mac::Mac;
+use crate::reclaim::Proof;
 use crate::record::{Body, Signature64};
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -48,12 +49,15 @@ const _: () = assert!(
     "the largest lent record must fit"
 );
 const EPOCH_LEN_MAX: usize = 64 + 33 + 2 * (1 + EPOCH_CHANGES_MAX * 32);
+const OFF_LEN_MAX: usize = 8 + EPOCH_CHANGES_MAX * 2;
+const WISHES_LEN_MAX: usize = 8 + EPOCH_CHANGES_MAX * 33;
 const _: () = assert!(
-    2 * EPOCH_LEN_MAX + 3 * 40 + 64 + 32 <= RECORD_BODY_MAX,
+    2 * (EPOCH_LEN_MAX + OFF_LEN_MAX) + 3 * 40 + 64 + 32 + 32 + WISHES_LEN_MAX <= RECORD_BODY_MAX,
     "the largest vote record must fit"
 );
 
-/// Orders the owners of one slot: epoch first, then the number of grants since genesis.
+/// Orders the owners of one slot: epoch first, then the number of grants since genesis or since a
+/// [`Reclaim`](crate::reclaim::Reclaim).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Version {
     /// Epoch in which the grant was signed.
@@ -92,7 +96,7 @@ pub(crate) fn are_runs(runs: &[SlotRun]) -> bool {
         && runs.windows(2).all(|pair| pair[0].slots().end <= pair[1].first)
 }
 
-/// Names a grant: the first 16 octets of its hash.
+/// Names a grant, or another proof of ownership: the first 16 octets of its hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct GrantId(pub [u8; 16]);
 
@@ -176,15 +180,16 @@ pub struct SlotsRecord {
     pub runs: Vec<SlotRun>,
     /// Grants that it gave and whose recipient has not accepted yet, at most [`GIVEN_MAX`].
     pub given: Vec<Grant>,
-    /// Grants by which it holds its slots, newest first, as many as fit.
-    pub proofs: Vec<Grant>,
+    /// By what it holds its slots, newest first, as many as fit.
+    pub proofs: Vec<Proof>,
 }
 
 impl SlotsRecord {
     /// What is left for more proofs.
     pub fn room(&self) -> usize {
-        let grants = self.given.iter().chain(&self.proofs).map(Grant::cost);
-        let used = SLOTS_FIXED_LEN + self.runs.len() * RUN_LEN_MAX + grants.sum::<usize>();
+        let given = self.given.iter().map(Grant::cost).sum::<usize>();
+        let proofs = self.proofs.iter().map(Proof::cost).sum::<usize>();
+        let used = SLOTS_FIXED_LEN + self.runs.len() * RUN_LEN_MAX + given + proofs;
         RECORD_BODY_MAX.saturating_sub(used)
     }
 }
@@ -195,7 +200,8 @@ impl Body for SlotsRecord {
         self.runs.len() <= SLOT_RUNS_MAX
             && are_runs(&self.runs)
             && self.given.len() <= GIVEN_MAX
-            && self.given.iter().chain(&self.proofs).all(Grant::is_within_bounds)
+            && self.given.iter().all(Grant::is_within_bounds)
+            && self.proofs.iter().all(Proof::is_within_bounds)
     }
 }
 
@@ -264,6 +270,7 @@ impl Epoch {
             && ordered(&self.added)
             && ordered(&self.removed)
             && self.removed.is_empty() == self.reclaimer.is_none()
+            && !(self.fenced && self.removed.is_empty())
             && !(self.added.is_empty() && self.removed.is_empty())
     }
 }
@@ -277,11 +284,17 @@ pub struct Ballot {
     pub proposer: NodeId,
 }
 
+/// Members of an epoch, as positions in the order of their ids, that somebody vouches to be off for good: under such a
+/// ballot a majority of the others decides. In order, at most [`EPOCH_CHANGES_MAX`].
+pub type Off = Vec<u16>;
+
 /// What a voter says about a value it accepted: enough, with those of a majority, to prove the decision.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Accepted {
     /// Under which ballot.
     pub ballot: Ballot,
+    /// Whose votes do not count under it.
+    pub off: Off,
     /// The value.
     pub epoch: Epoch,
     /// Ed25519 by the voter, see [`vote_message`].
@@ -289,11 +302,21 @@ pub struct Accepted {
 }
 
 /// What a voter signs when it accepts.
-pub fn vote_message(genesis: &GenesisId, ballot: &Ballot, epoch: &Epoch) -> [u8; 32] {
+pub fn vote_message(genesis: &GenesisId, ballot: &Ballot, off: &[u16], epoch: &Epoch) -> [u8; 32] {
     hash(
         "weft epoch vote v1",
-        &[&genesis.0, &codec::encode(ballot), &epoch.hash()],
+        &[
+            &genesis.0,
+            &codec::encode(ballot),
+            &codec::encode(&off),
+            &epoch.hash(),
+        ],
     )
+}
+
+/// False when the positions are too many or out of order.
+pub fn is_off_within_bounds(off: &[u16]) -> bool {
+    off.len() <= EPOCH_CHANGES_MAX && off.windows(2).all(|pair| pair[0] < pair[1])
 }
 
 /// What a proposer asks the voters.
@@ -301,8 +324,19 @@ pub fn vote_message(genesis: &GenesisId, ballot: &Ballot, epoch: &Epoch) -> [u8;
 pub struct Proposal {
     /// The ballot.
     pub ballot: Ballot,
+    /// Whose votes do not count under it.
+    pub off: Off,
     /// `None` asks for promises; a value asks to accept it.
     pub value: Option<Epoch>,
+}
+
+/// A host that somebody wants removed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Wish {
+    /// Which.
+    pub host: NodeId,
+    /// True when whoever wants it vouches that the host is off for good, see [`Epoch::fenced`].
+    pub fenced: bool,
 }
 
 /// One host's part in deciding the next epoch.
@@ -310,8 +344,12 @@ pub struct Proposal {
 pub struct VoteRecord {
     /// The epoch that is being decided: one more than the latest decided one that the host knows.
     pub number: u32,
+    /// [`Epoch::hash`] of that latest decided one: two hosts of one cluster that differ here have decided apart.
+    pub parent: [u8; 32],
     /// True when the host wants to own slots and asks to be added.
     pub wants: bool,
+    /// Hosts that somebody has asked it to have removed, in order, at most [`EPOCH_CHANGES_MAX`].
+    pub wishes: Vec<Wish>,
     /// Accepts nothing below.
     pub promised: Option<Ballot>,
     /// What it accepted last.
@@ -323,37 +361,15 @@ pub struct VoteRecord {
 impl Body for VoteRecord {
     const KIND: KindNumber = KindNumber(18);
     fn is_within_bounds(&self) -> bool {
+        let off = self.accepted.iter().map(|a| &a.off);
+        let off = off.chain(self.proposal.iter().map(|p| &p.off));
         let accepted = self.accepted.iter().map(|a| &a.epoch);
         let proposed = self.proposal.iter().filter_map(|p| p.value.as_ref());
-        self.number > 0 && accepted.chain(proposed).all(Epoch::is_within_bounds)
-    }
-}
-
-/// A voter's durable promise, after an epoch that removes hosts, to refuse what the removed hosts signed before;
-/// and the highest versions of their slots that it has seen.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FenceRecord {
-    /// The epoch that removes.
-    pub epoch: u32,
-    /// Its hash.
-    pub hash: [u8; 32],
-    /// Highest versions seen of slots that the removed own, at most 256 runs; the lowest slots first.
-    pub highest: Vec<SlotRun>,
-    /// Slots below this number are covered by `highest`; 65,536 when all are.
-    pub covered: u32,
-}
-
-/// Runs in one [`FenceRecord`].
-pub const FENCE_RUNS_MAX: usize = 256;
-const _: () = assert!(
-    48 + FENCE_RUNS_MAX * RUN_LEN_MAX <= RECORD_BODY_MAX,
-    "the largest fence record must fit"
-);
-
-impl Body for FenceRecord {
-    const KIND: KindNumber = KindNumber(19);
-    fn is_within_bounds(&self) -> bool {
-        self.highest.len() <= FENCE_RUNS_MAX && are_runs(&self.highest) && self.covered <= 65_536
+        self.number > 0
+            && self.wishes.len() <= EPOCH_CHANGES_MAX
+            && self.wishes.windows(2).all(|pair| pair[0].host < pair[1].host)
+            && { off }.all(|off| is_off_within_bounds(off))
+            && accepted.chain(proposed).all(Epoch::is_within_bounds)
     }
 }
 
@@ -388,6 +404,7 @@ impl Body for ExceptionsRecord {
 mod tests {
     use super::*;
     use crate::envelope::Stamp;
+    use crate::reclaim::{MISSING_MAX, ReclaimRecord};
 
     const WIDE: Version = Version {
         epoch: u32::MAX,
@@ -455,25 +472,33 @@ mod tests {
             round: u32::MAX,
             proposer: hosts[0],
         };
+        let wish = |host: &NodeId| Wish {
+            host: *host,
+            fenced: true,
+        };
         fits(&VoteRecord {
             number: u32::MAX,
+            parent: [255; 32],
             wants: true,
+            wishes: hosts[..EPOCH_CHANGES_MAX].iter().map(wish).collect(),
             promised: Some(ballot),
             accepted: Some(Accepted {
                 ballot,
+                off: (1_000..1_024).collect(),
                 epoch: epoch.clone(),
                 signature: [9; 64].into(),
             }),
             proposal: Some(Proposal {
                 ballot,
+                off: (1_000..1_024).collect(),
                 value: Some(epoch),
             }),
         });
-        fits(&FenceRecord {
+        fits(&ReclaimRecord {
             epoch: u32::MAX,
-            hash: [1; 32],
-            highest: runs(FENCE_RUNS_MAX),
-            covered: 65_536,
+            slots: 65_536,
+            missing: hosts[..MISSING_MAX].to_vec(),
+            more: u16::MAX,
         });
         fits(&ExceptionsRecord {
             entries: (0..EXCEPTIONS_MAX as u128)

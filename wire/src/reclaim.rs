@@ -4,10 +4,11 @@
 //! rules are in `docs/design/ipam.md`.
 
 use crate::codec;
+use crate::envelope::KindNumber;
 use crate::hash::hash;
 use crate::id::{GenesisId, NodeId};
-use crate::ipam::{SlotRun, VOTERS_MAX, are_runs};
-use crate::record::Signature64;
+use crate::ipam::{Grant, GrantId, SlotRun, VOTERS_MAX, are_runs};
+use crate::record::{Body, Signature64};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -57,9 +58,105 @@ impl Reclaim {
             && self.votes.len() <= VOTERS_MAX
     }
 
+    /// Its name.
+    pub fn id(&self) -> GrantId {
+        let full = hash("weft slot reclaim id v1", &[&codec::encode(self)]);
+        let mut out = [0; 16];
+        out.copy_from_slice(&full[..16]);
+        GrantId(out)
+    }
+
     /// What the decoder counts for it against its limit.
     pub fn cost(&self) -> usize {
         32 + 8 + self.runs.len() * 16 + 8 + self.votes.len() * 66
+    }
+}
+
+/// Why somebody owns slots, beyond genesis.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Proof {
+    /// The owner before has handed them over.
+    Grant(Grant),
+    /// The owner before was removed.
+    Reclaim(Reclaim),
+}
+
+impl Proof {
+    /// Its name.
+    pub fn id(&self) -> GrantId {
+        match self {
+            Self::Grant(grant) => grant.id(),
+            Self::Reclaim(reclaim) => reclaim.id(),
+        }
+    }
+
+    /// The slots, with the versions that they have by it.
+    pub fn runs(&self) -> &[SlotRun] {
+        match self {
+            Self::Grant(grant) => &grant.runs,
+            Self::Reclaim(reclaim) => &reclaim.runs,
+        }
+    }
+
+    /// Who owns them by it.
+    pub fn to(&self) -> NodeId {
+        match self {
+            Self::Grant(grant) => grant.to,
+            Self::Reclaim(reclaim) => reclaim.to,
+        }
+    }
+
+    /// True when it is about one of these slots.
+    pub fn covers(&self, runs: &[SlotRun]) -> bool {
+        let any = |run: &SlotRun| runs.iter().any(|other| run.overlaps(other));
+        self.runs().iter().any(any)
+    }
+
+    /// False when its lists are out of bounds.
+    pub fn is_within_bounds(&self) -> bool {
+        match self {
+            Self::Grant(grant) => grant.is_within_bounds(),
+            Self::Reclaim(reclaim) => reclaim.is_within_bounds(),
+        }
+    }
+
+    /// What the decoder counts for it against its limit.
+    pub fn cost(&self) -> usize {
+        4 + match self {
+            Self::Grant(grant) => grant.cost(),
+            Self::Reclaim(reclaim) => reclaim.cost(),
+        }
+    }
+}
+
+impl From<Grant> for Proof {
+    fn from(grant: Grant) -> Self {
+        Self::Grant(grant)
+    }
+}
+
+/// Hosts that one [`ReclaimRecord`] names.
+pub const MISSING_MAX: usize = 24;
+
+/// How far the reclaimer has come, for people.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReclaimRecord {
+    /// The epoch whose members it asks.
+    pub epoch: u32,
+    /// Slots of removed hosts that it has not taken back yet.
+    pub slots: u32,
+    /// Members that have not signed, in order, at most [`MISSING_MAX`].
+    pub missing: Vec<NodeId>,
+    /// How many more have not.
+    pub more: u16,
+}
+
+impl Body for ReclaimRecord {
+    const KIND: KindNumber = KindNumber(19);
+    fn is_within_bounds(&self) -> bool {
+        self.slots <= 65_536
+            && self.missing.len() <= MISSING_MAX
+            && self.missing.windows(2).all(|pair| pair[0] < pair[1])
     }
 }
 

@@ -5,7 +5,9 @@
 
 mod addresses;
 mod check;
+mod failures;
 mod faults;
 mod leave;
+mod removals;
 mod stories;
 mod world;

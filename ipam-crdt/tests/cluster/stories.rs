@@ -7,12 +7,24 @@ use weft_ipam_crdt::ipam::RETRY_INTERVAL;
 use weft_ipam_crdt::message::{AskId, Message, Wish};
 use weft_ipam_crdt::{AllocError, Event, Held, Input, Lookup, PersistToken, Role, WaitReason};
 use weft_wire::ipam::{Grant, SlotRun, SlotsRecord, Version};
+use weft_wire::reclaim::Proof;
 use weft_wire::record::Body;
 use weft_wire::{NodeId, codec};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn started(range: &str, hosts: usize, expected: u32) -> World {
+pub(crate) fn owned(world: &World, host: usize) -> u32 {
+    let id = world.id(host);
+    world
+        .state(host)
+        .table()
+        .runs_of(&id)
+        .iter()
+        .map(|run| run.count)
+        .sum()
+}
+
+pub(crate) fn started(range: &str, hosts: usize, expected: u32) -> World {
     let mut world = World::new(1, range, hosts, expected);
     for host in 0..hosts {
         world.start(host);
@@ -305,7 +317,7 @@ fn claim_of(runs: Vec<SlotRun>, proofs: Vec<Grant>) -> Vec<u8> {
         free_addresses: 0,
         runs,
         given: vec![],
-        proofs,
+        proofs: proofs.into_iter().map(Proof::Grant).collect(),
     })
 }
 

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use weft_ipam_crdt::check::Finding;
 use weft_ipam_crdt::{
-    AddressSpace, AllocError, Allocation, Change, Event, Held, Input, Ipam, IpamConfig, IpamState, Output,
-    PersistToken, Request, RequestId, Role, Wanted,
+    AddressSpace, AllocError, Allocation, Change, Event, FreezeReason, Held, Input, Ipam, IpamConfig,
+    IpamState, Output, PersistToken, RemovalError, Request, RequestId, Role, Wanted,
 };
 use weft_wire::envelope::{RegisterKey, Stamp};
 use weft_wire::ipam::Version;
@@ -26,6 +26,7 @@ pub(crate) struct Host {
     versions: u64,
     gossip: BTreeMap<RegisterKey, Envelope>,
     pub(crate) answers: BTreeMap<RequestId, Result<Allocation, AllocError>>,
+    pub(crate) removals: BTreeMap<RequestId, Result<(), RemovalError>>,
     /// Addresses that pods were told and that were not freed since.
     pub(crate) told: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Serials in memory and on disk at the last check.
@@ -110,6 +111,7 @@ impl World {
             versions: 0,
             gossip: BTreeMap::new(),
             answers: BTreeMap::new(),
+            removals: BTreeMap::new(),
             told: BTreeMap::new(),
             checked: (0, 0),
         };
@@ -278,6 +280,36 @@ impl World {
         self.give(host, Input::Request(Request::Cancel(request)));
     }
 
+    /// Somebody on a host wants others removed.
+    pub(crate) fn remove(&mut self, host: usize, others: &[usize], fenced: bool) -> RequestId {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        let hosts = others.iter().map(|other| self.id(*other)).collect();
+        self.give(
+            host,
+            Input::Request(Request::Remove {
+                hosts,
+                fenced,
+                request,
+            }),
+        );
+        request
+    }
+
+    /// Somebody on a host wants others to stay after all.
+    pub(crate) fn keep(&mut self, host: usize, others: &[usize]) {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        let hosts = others.iter().map(|other| self.id(*other)).collect();
+        self.give(host, Input::Request(Request::Keep { hosts, request }));
+    }
+
+    /// Hosts that were removed, as far as any host knows.
+    pub(crate) fn removed(&self) -> BTreeSet<NodeId> {
+        let all = (0..self.hosts.len()).map(|host| self.state(host));
+        all.flat_map(|state| state.gone().keys().copied()).collect()
+    }
+
     /// A link between two hosts comes up; both learn of it.
     pub(crate) fn link_up(&mut self, a: usize, b: usize) {
         let (id_a, id_b) = (self.id(a), self.id(b));
@@ -341,6 +373,9 @@ impl World {
                     self.hosts[host].answers.insert(request, result);
                 }
                 Output::Freed { .. } => {}
+                Output::Removal { request, result } => {
+                    self.hosts[host].removals.insert(request, result);
+                }
                 Output::Persist { token, changes } => {
                     let delay = self.below(self.faults.sync_max_ms * 1_000 + 1);
                     self.hosts[host].writing.push_back((token, changes));
@@ -366,10 +401,11 @@ impl World {
                     self.transmit(host, to, || Arrival::Message(from, bytes.clone()));
                 }
                 Output::Event(event) => {
-                    let is_bad = matches!(
-                        event,
-                        Event::Conflict { .. } | Event::Frozen(_) | Event::Misbehaved { .. }
-                    );
+                    let is_bad = match &event {
+                        Event::Frozen(reason) => *reason != FreezeReason::Removed,
+                        Event::Conflict { .. } | Event::Misbehaved { .. } | Event::Split { .. } => true,
+                        _ => false,
+                    };
                     assert!(!is_bad || self.conflicts_expected, "host {host}: {event:?}");
                     self.events.push((host, event));
                 }
@@ -505,8 +541,14 @@ impl World {
         }
         // No address is held for two pods, on disk or in memory, of one host or of two.
         let is_pod = |held: &Held| matches!(held, Held::Pod(_) | Held::Borrowed { .. });
+        // A removed host that lives on keeps its pods' addresses; the others are members of one epoch.
+        let removed = self.removed();
+        if removed.contains(&self.id(host)) {
+            return;
+        }
         let own = self.state(host).addresses();
-        for other in (0..self.hosts.len()).filter(|other| *other != host) {
+        let others = (0..self.hosts.len()).filter(|other| *other != host);
+        for other in others.filter(|other| !removed.contains(&self.id(*other))) {
             let theirs = self.state(other).addresses();
             let (few, many) = if own.len() < theirs.len() {
                 (own, theirs)
@@ -529,13 +571,11 @@ impl World {
         }
     }
 
-    /// True when every running host holds the same registers.
+    /// True when every running host that was not removed holds the same registers.
     pub(crate) fn is_converged(&self) -> bool {
-        let up: Vec<&IpamState> = self
-            .hosts
-            .iter()
-            .filter_map(|h| Some(h.ipam.as_ref()?.state()))
-            .collect();
+        let removed = self.removed();
+        let members = self.hosts.iter().filter(|h| !removed.contains(&h.key.id()));
+        let up: Vec<&IpamState> = members.filter_map(|h| Some(h.ipam.as_ref()?.state())).collect();
         up.windows(2)
             .all(|pair| pair[0].table() == pair[1].table() && pair[0].epoch() == pair[1].epoch())
     }

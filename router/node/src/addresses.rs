@@ -66,6 +66,12 @@ impl Node {
                     addresses: [].into(),
                 });
             }
+            Request::Remove { request, .. } | Request::Keep { request, .. } => {
+                self.outputs.push_back(Output::Removal {
+                    request,
+                    result: Err(NO_CLUSTER.into()),
+                });
+            }
             Request::Cancel(_) | Request::Flush | Request::Leave | Request::Stay => {}
         }
     }
@@ -120,6 +126,10 @@ impl Node {
             } => {
                 addresses.extend(self.freed_claims.remove(&request).into_iter().flatten());
                 self.outputs.push_back(Output::Freed { request, addresses })
+            }
+            Ipam::Removal { request, result } => {
+                let result = result.map_err(|error| error.to_string());
+                self.outputs.push_back(Output::Removal { request, result });
             }
             Ipam::Persist { token, changes } => {
                 self.outputs.push_back(Output::PersistIpam { token, changes })

@@ -134,7 +134,7 @@ pub enum Output {
         /// Names this write.
         token: u64,
         /// What to write.
-        state: AgreementState,
+        state: Box<AgreementState>,
     },
     /// Append these changes of the address state to the log, in order, then say [`Input::IpamPersisted`].
     PersistIpam {
@@ -163,6 +163,13 @@ pub enum Output {
         request: RequestId,
         /// What was freed.
         addresses: Vec<IpAddr>,
+    },
+    /// The answer to [`weft_ipam_crdt::Request::Remove`] and [`weft_ipam_crdt::Request::Keep`]; the wish is durable.
+    Removal {
+        /// Of which request.
+        request: RequestId,
+        /// Why it is none, in words.
+        result: Result<(), String>,
     },
     /// For the engine.
     Engine(EngineCommand),

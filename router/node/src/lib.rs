@@ -15,6 +15,7 @@
 //! | `claims` | how it asks for the addresses that they have |
 //! | `removed` | what becomes of members that were removed |
 //! | `foreign` | hosts of other clusters, and which side yields |
+//! | `removals` | hosts that are to be removed: which ones are meant, and how far it is |
 //! | `families` | which peers have no version of IP in common with this host |
 //! | `leave` | how far a host that leaves has come, in words |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
@@ -40,6 +41,7 @@ mod leave;
 pub mod macs;
 pub mod node;
 mod places;
+mod removals;
 mod removed;
 pub mod report;
 

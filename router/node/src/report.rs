@@ -66,12 +66,12 @@ impl Node {
             // The kernel's to tell, as pods are.
             firewall: Vec::new(),
             uptime_s: now.since_start().as_secs(),
-            // The shell's to tell.
-            disk: DiskStatus::default(),
             role: match self.config.role {
                 weft_ipam_crdt::Role::Owner => NodeRole::Owner,
                 weft_ipam_crdt::Role::Observer => NodeRole::Observer,
             },
+            // The shell's to tell.
+            disk: DiskStatus::default(),
         }
     }
 
@@ -116,6 +116,8 @@ impl Node {
             total: u64::try_from(member.space.size()).unwrap_or(u64::MAX),
             owners: self.owners(now),
             unclaimed: self.unclaimed(),
+            removals: self.removals(),
+            removed: self.removed(),
         })
     }
 

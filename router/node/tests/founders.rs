@@ -227,7 +227,7 @@ impl Net {
             }
             Output::Mesh(MeshCommand::Close { conn }) => self.cut((at, conn)),
             Output::Persist { token, state } => self.at(at, Event::Joined(token, Box::new(state))),
-            Output::PersistAgreement { token, state } => self.at(at, Event::Agreed(token, Box::new(state))),
+            Output::PersistAgreement { token, state } => self.at(at, Event::Agreed(token, state)),
             Output::PersistIpam { token, changes } => self.at(at, Event::Ipam(token, changes)),
             Output::Allocated { result, .. } => {
                 let plan = result.unwrap_or_else(|why| panic!("host {at}: {why}"));
@@ -237,7 +237,7 @@ impl Net {
                 panic!("host {at} leaves a cluster of several founders")
             }
             Output::Notice(notice) => self.hosts[at].notices.push(notice),
-            Output::Freed { .. } | Output::Engine(_) | Output::RemoteMacs(_) => {}
+            Output::Freed { .. } | Output::Removal { .. } | Output::Engine(_) | Output::RemoteMacs(_) => {}
         }
     }
 

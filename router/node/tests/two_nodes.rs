@@ -244,6 +244,7 @@ impl Net {
                 self.inputs.push_back((host, Event::IpamPersisted(token)));
             }
             Output::Allocated { request, result } => self.hosts[host].answers.push((request, result)),
+            Output::Removal { .. } => {}
             Output::Freed { request, addresses } => {
                 assert!(!addresses.is_empty(), "{request:?}");
             }

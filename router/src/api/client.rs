@@ -62,10 +62,8 @@ impl Client {
     /// Calls what ends the router, and waits until it has closed its socket. None when none was running.
     pub(crate) async fn end(&self, path: &str) -> anyhow::Result<Option<Bytes>> {
         match UnixStream::connect(&self.socket).await {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                return Ok(None);
-            }
-            Err(e) => return Err(e).with_context(|| format!("socket {}", self.socket.display())),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("socket {}", self.socket.display())),
             Ok(witness) => {
                 let answer = self.call(Method::POST, path, Bytes::new()).await?;
                 // The router closes what it accepted when it ends.

@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 use weft_gossip::JoinToken;
 use weft_ipam_crdt::RequestId;
 use weft_wire::api::{
-    AddressPlace, AdoptRequest, ApiError, FreeRequest, PodAddresses, PodRequest, Target, TargetRequest,
+    AddressPlace, AdoptRequest, ApiError, FreeRequest, KeepRequest, PodAddresses, PodRequest, RemovalAsked,
+    RemoveRequest, Target, TargetRequest,
 };
 
 /// Mode of the socket: its owner and its group.
@@ -173,6 +174,8 @@ pub(crate) async fn serve(
             "/v1/forget",
             post(|api, caller, body| target(api, caller, body, Request::Forget)),
         )
+        .route("/v1/peers/remove", post(remove))
+        .route("/v1/peers/keep", post(keep))
         .route("/v1/leave", post(leave::begin))
         .route("/v1/leave/end", post(leave::end))
         .route("/v1/stay", post(leave::stay))
@@ -357,6 +360,36 @@ async fn target(
         Err(TargetRefusal::Malformed(why)) => Err(Refusal(StatusCode::BAD_REQUEST, why)),
         Err(TargetRefusal::NotTried(why)) => Err(Refusal(StatusCode::NOT_FOUND, why)),
     }
+}
+
+async fn remove(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<RemoveRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let request = accept(body)?;
+    let ask = |answer| Request::Remove(api.number(), request, answer);
+    let asked = api.ask(ask).await?;
+    asked_for(asked)
+}
+
+async fn keep(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<KeepRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let request = accept(body)?;
+    let ask = |answer| Request::Keep(api.number(), request, answer);
+    let asked = api.ask(ask).await?;
+    asked_for(asked)
+}
+
+fn asked_for(asked: Result<RemovalAsked, String>) -> Result<Response, Refusal> {
+    asked
+        .map(|asked| Json(asked).into_response())
+        .map_err(|why| Refusal(StatusCode::CONFLICT, why))
 }
 
 async fn stop(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>) -> Result<Response, Refusal> {

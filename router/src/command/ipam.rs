@@ -153,6 +153,10 @@ fn write_screen(out: &mut String, status: &IpamStatus) -> std::fmt::Result {
     if let Some(hindrance) = &status.hindrance {
         writeln!(out, "hindrance   {hindrance}")?;
     }
+    for removal in &status.removals {
+        let names: Vec<&str> = removal.hosts.iter().map(|host| host.name.as_str()).collect();
+        writeln!(out, "removing    {}: {}", names.join(", "), removal.waits_for)?;
+    }
     owners::write_silent(out, status)?;
     writeln!(out, "\n{}", owners::table(status))?;
     owners::write_rest(out, status)?;
@@ -252,6 +256,8 @@ mod tests {
             total: 1 << 20,
             owners: (0..hosts).map(owner).collect(),
             unclaimed: Vec::new(),
+            removals: Vec::new(),
+            removed: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod down;
 pub(crate) mod ipam;
 mod leave;
 mod owners;
+pub(crate) mod peer;
 mod progress;
 pub(crate) mod status;
 pub(crate) mod target;

@@ -345,8 +345,8 @@ mod tests {
             warnings: vec!["something".into()],
             firewall: vec!["chain FORWARD drops".into()],
             uptime_s: 90_061,
-            disk: DiskStatus::default(),
             role: NodeRole::Owner,
+            disk: DiskStatus::default(),
         };
         let screen = render(&status);
         assert!(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tokio::sync::oneshot;
 use weft_ipam_crdt::{Request, RequestId};
-use weft_wire::api::PodPlan;
+use weft_wire::api::{PodPlan, RemovalAsked};
 
 /// Number of a request whose answer nobody reads.
 const NOBODY: RequestId = RequestId(0);
@@ -26,6 +26,7 @@ struct Allocate {
 pub(super) struct Askers {
     allocate: BTreeMap<RequestId, Allocate>,
     free: BTreeMap<RequestId, oneshot::Sender<Freed>>,
+    removals: BTreeMap<RequestId, (RemovalAsked, oneshot::Sender<Result<RemovalAsked, String>>)>,
 }
 
 impl Askers {
@@ -39,6 +40,24 @@ impl Askers {
     ) {
         let id = id.to_owned();
         self.allocate.insert(request, Allocate { id, known, answer });
+    }
+
+    /// Somebody wants hosts removed, or no longer.
+    pub(super) fn remove(
+        &mut self,
+        request: RequestId,
+        asked: RemovalAsked,
+        answer: oneshot::Sender<Result<RemovalAsked, String>>,
+    ) {
+        self.removals.insert(request, (asked, answer));
+    }
+
+    /// Passes on that a wish is durable, or why it is none.
+    pub(super) fn removal(&mut self, request: RequestId, result: Result<(), String>) {
+        if let Some((asked, answer)) = self.removals.remove(&request) {
+            // Whoever asked may have gone; the wish stands.
+            let _ = answer.send(result.map(|()| asked));
+        }
     }
 
     /// Somebody gives addresses back.
@@ -76,6 +95,9 @@ impl Askers {
         for asker in self.allocate.values_mut() {
             let (nobody, _) = oneshot::channel();
             let _ = std::mem::replace(&mut asker.answer, nobody).send(Err(why.to_owned()));
+        }
+        for (_, (_, answer)) in std::mem::take(&mut self.removals) {
+            let _ = answer.send(Err(why.to_owned()));
         }
         for (_, answer) in std::mem::take(&mut self.free) {
             let _ = answer.send(Err(why.to_owned()));

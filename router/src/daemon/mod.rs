@@ -47,9 +47,10 @@ use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_store::writer::SAVES_MAX;
 use weft_store::{Difference, Job, Save, StoreError, Syncs};
 use weft_wire::api::{
-    AdoptRequest, Adopted, FreeRequest, IpamStatus, LeaveStatus, PodPlan, PodRequest, Status,
+    AdoptRequest, Adopted, FreeRequest, IpamStatus, KeepRequest, LeaveStatus, PodPlan, PodRequest,
+    RemovalAsked, RemoveRequest, Status,
 };
-use weft_wire::{Mac, Time};
+use weft_wire::{Mac, NodeId, Time};
 
 use crate::config::parse_peer;
 
@@ -101,6 +102,18 @@ pub(crate) enum Request {
         AdoptRequest,
         Option<weft_wire::Psk>,
         oneshot::Sender<Result<Adopted, String>>,
+    ),
+    /// Have these hosts removed. Numbers as for [`Request::Allocate`]; the answer says that the wish is durable.
+    Remove(
+        RequestId,
+        RemoveRequest,
+        oneshot::Sender<Result<RemovalAsked, String>>,
+    ),
+    /// Have them stay after all.
+    Keep(
+        RequestId,
+        KeepRequest,
+        oneshot::Sender<Result<RemovalAsked, String>>,
     ),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
@@ -278,6 +291,7 @@ impl Daemon {
                 }
             }
             Output::Freed { request, addresses } => self.askers.freed(request, addresses),
+            Output::Removal { request, result } => self.askers.removal(request, result),
             Output::Engine(command) => self.command(command),
             Output::RemoteMacs(macs) => {
                 self.remote_macs.send_replace(macs);
@@ -352,14 +366,14 @@ impl Daemon {
                 return self.save_trouble.take();
             }
             NodeEvent::Persisted(SaveToken::Claims) => return None,
+            NodeEvent::Persisted(SaveToken::Agreement(token)) => {
+                self.input(Input::AgreementPersisted(token));
+                return self.save_trouble.take();
+            }
             NodeEvent::OnDisk(token) => {
                 if let SaveToken::Ipam(token) = token {
                     self.input(Input::IpamWritten(token));
                 }
-                return self.save_trouble.take();
-            }
-            NodeEvent::Persisted(SaveToken::Agreement(token)) => {
-                self.input(Input::AgreementPersisted(token));
                 return self.save_trouble.take();
             }
             NodeEvent::Disk(trouble) => {
@@ -474,6 +488,14 @@ impl Daemon {
                 let _ = answer.send(when_done);
             }
             Request::Adopt(request, psk, answer) => self.adopt(request, psk, answer),
+            Request::Remove(request, asked, answer) => {
+                let hosts = self.node.to_remove(&asked);
+                self.remove(request, hosts, Some(asked.fenced), answer);
+            }
+            Request::Keep(request, asked, answer) => {
+                let hosts = self.node.hosts_named(&asked.hosts);
+                self.remove(request, hosts, None, answer);
+            }
             Request::Stop(answer) => {
                 let _ = answer.send(());
                 return true;
@@ -498,6 +520,36 @@ impl Daemon {
             }
         };
         Some(Check { node, disk })
+    }
+
+    /// Has hosts removed, or with no `wish` kept.
+    fn remove(
+        &mut self,
+        request: RequestId,
+        hosts: Result<Vec<NodeId>, String>,
+        wish: Option<bool>,
+        answer: oneshot::Sender<Result<RemovalAsked, String>>,
+    ) {
+        let trouble = self.disk_trouble.clone();
+        match trouble.map_or(hosts, Err) {
+            Err(why) => {
+                let _ = answer.send(Err(why));
+            }
+            Ok(hosts) => {
+                let asked = RemovalAsked {
+                    hosts: hosts.iter().map(|host| self.node.host_name(host)).collect(),
+                };
+                self.askers.remove(request, asked, answer);
+                self.input(Input::Ipam(match wish {
+                    Some(fenced) => Ipam::Remove {
+                        hosts,
+                        fenced,
+                        request,
+                    },
+                    None => Ipam::Keep { hosts, request },
+                }));
+            }
+        }
     }
 
     fn target(&self, text: &str) -> Result<String, TargetRefusal> {

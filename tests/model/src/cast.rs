@@ -146,7 +146,7 @@ impl Cast {
             let mut voting = state.clone();
             voting.apply(&Change::Voted(Vote {
                 promised: Some(ballot),
-                accepted: Some((ballot, epoch.clone())),
+                accepted: Some((ballot, Vec::new(), epoch.clone())),
             }));
             let record = vote_record(&voting, self.key(*voter), &self.genesis_id(), false, None);
             let accepted = record.accepted.expect("it has just accepted");
@@ -157,6 +157,7 @@ impl Cast {
         Decided {
             epoch: epoch.clone(),
             ballot,
+            off: Vec::new(),
             votes: votes.collect(),
         }
     }

@@ -7,11 +7,12 @@ use crate::cast::Cast;
 use crate::intern::{Id, Memo};
 use crate::plan::{Epochs, Flaw, Plan};
 use crate::search::First;
-use crate::slots::Slots;
+use crate::slots::{Disowned, Sent, Slots};
 use crate::voting::{HOSTS, Part, Quorum, Read, Voting};
+use std::sync::Arc;
 use weft_ipam_crdt::IpamState;
 use weft_ipam_crdt::message::Decided;
-use weft_wire::ipam::{Epoch, Grant, VoteRecord};
+use weft_wire::ipam::{Epoch, Version, VoteRecord};
 
 /// Epochs that the oracle may decide, each with its place in the plan.
 type Choices = Vec<(usize, Id<Decided>)>;
@@ -42,9 +43,17 @@ pub struct Net {
     /// Epochs with their proofs.
     pub proofs: Vec<Id<Decided>>,
     /// Grants.
-    pub grants: Vec<Id<Grant>>,
+    pub grants: Vec<Id<Sent>>,
     /// Grants whose recipients have said that they have them.
-    pub accepted: Vec<Id<Grant>>,
+    pub accepted: Vec<Id<Sent>>,
+    /// Hosts that have said in an epoch, the latest of each, that the slot is not theirs.
+    pub disowned: Vec<(usize, u32)>,
+    /// Hosts that ask the members of an epoch for the slot.
+    pub asked: Vec<(u32, usize)>,
+    /// Members that have signed what was asked in an epoch.
+    pub signed: Vec<(u32, usize)>,
+    /// The slot was taken back in this epoch, by that host.
+    pub reclaims: Vec<(u32, usize)>,
 }
 
 /// What may still happen.
@@ -93,9 +102,17 @@ pub enum Action {
     /// A host signs the slot over to another.
     Give(usize, usize),
     /// A grant reaches a host.
-    Take(usize, Id<Grant>),
+    Take(usize, Id<Sent>),
     /// A donor hears that its grant has arrived.
-    HearAccepted(usize, Id<Grant>),
+    HearAccepted(usize, Id<Sent>),
+    /// A reclaimer asks for the slot.
+    Ask(usize),
+    /// A member signs what the reclaimer of an epoch asks.
+    Sign(usize, u32),
+    /// A reclaimer has what it needs.
+    Collect(usize, u32),
+    /// A reclaim reaches a host.
+    HearReclaim(usize, u32),
     /// A host takes the slot without asking.
     Seize(usize),
 }
@@ -103,16 +120,17 @@ pub enum Action {
 /// The model.
 pub struct Cluster {
     /// Who takes part.
-    pub cast: Cast,
+    pub cast: Arc<Cast>,
     /// What may happen.
     pub plan: Plan,
-    pub(crate) voting: Voting,
+    pub(crate) voting: Arc<Voting>,
     pub(crate) slots: Slots,
     pub(crate) agree: Memo<(Id<IpamState>, Id<IpamState>), (bool, bool)>,
     pub(crate) epoch_of: Memo<Id<IpamState>, u32>,
     number_of: Memo<Id<VoteRecord>, u32>,
     is_member: Memo<(usize, Id<IpamState>), bool>,
     decidable: Memo<Vec<Id<Decided>>, Choices>,
+    pub(crate) endings: Memo<u64, bool>,
     pub(crate) first: First,
 }
 
@@ -131,15 +149,17 @@ impl Cluster {
         } else {
             Quorum::Majority
         };
+        let (cast, voting) = (Arc::new(Cast::new(HOSTS)), Arc::new(Voting::new(quorum)));
         Self {
-            cast: Cast::new(HOSTS),
-            voting: Voting::new(quorum),
-            slots: Slots::default(),
+            slots: Slots::new(Arc::clone(&cast), Arc::clone(&voting)),
+            cast,
+            voting,
             agree: Memo::default(),
             epoch_of: Memo::default(),
             number_of: Memo::default(),
             is_member: Memo::default(),
             decidable: Memo::default(),
+            endings: Memo::default(),
             first: First::default(),
             plan,
         }
@@ -160,9 +180,14 @@ impl Cluster {
         })
     }
 
+    fn base(&self) -> IpamState {
+        let members: Vec<usize> = (0..self.plan.members).collect();
+        self.cast.with_members(&members)
+    }
+
     /// Everybody's state at the start.
     pub(crate) fn start(&self) -> State {
-        let start = self.voting.state(self.cast.with_members(&[0, 1, 2]));
+        let start = self.voting.state(self.base());
         let part = Part {
             memory: start,
             attempt: None,
@@ -195,7 +220,7 @@ impl Cluster {
             },
         };
         for host in 0..hosts {
-            self.settle(&mut state, host);
+            self.settle(&mut state, host, start);
         }
         state
     }
@@ -242,7 +267,7 @@ impl Cluster {
     }
 
     /// All that follows at once for a host: its own conclusions, and what leaves it (R2: once it is durable).
-    pub(crate) fn settle(&self, state: &mut State, host: usize) {
+    pub(crate) fn settle(&self, state: &mut State, host: usize, before: Id<IpamState>) {
         let is_voting = !state.net.said.is_empty();
         let mut record = None;
         if is_voting {
@@ -263,30 +288,92 @@ impl Cluster {
             if let Some(record) = record.filter(|record| state.net.said[host].last() != Some(record)) {
                 state.net.said[host].push(record);
             }
-            self.send(state, host, memory);
+            if memory != before {
+                self.send(state, host, memory);
+            }
         }
         self.forget(state, host);
+        self.acknowledge(state);
+        self.expire(state);
     }
 
     /// What a host sends because of what is in this state of it.
     fn send(&self, state: &mut State, host: usize, sent: Id<IpamState>) {
-        let known = self.voting.states.get(sent);
         if !state.net.said.is_empty() {
-            for decided in known.epochs().iter().skip(1) {
+            for decided in self.voting.states.get(sent).epochs().iter().skip(1) {
                 let proof = self.voting.proved(decided.clone());
                 add(&mut state.net.proofs, proof);
             }
         }
-        for grant in known.given().values() {
-            let grant = self.slots.known(grant);
+        for grant in self.slots.sends(sent) {
             add(&mut state.net.grants, grant);
         }
-        for grant in state.net.grants.clone() {
-            let is_mine = self.slots.grants.get(grant).to == self.cast.id(host);
-            if is_mine && self.slots.has(&self.voting, sent, grant) {
-                add(&mut state.net.accepted, grant);
+        let (version, owner) = self.slots.register(sent);
+        let epoch = self.epoch(sent);
+        let signed = (epoch, host);
+        let is_asked = state.net.asked.iter().any(|(asked, _)| *asked == epoch);
+        if self.slots.promised(sent).epoch == epoch && epoch > 0 && is_asked {
+            add(&mut state.net.signed, signed);
+        }
+        if owner != host && self.plan.transfers > 0 && self.slots.last_removal(sent) > 0 {
+            state.net.disowned.retain(|(other, _)| *other != host);
+            add(&mut state.net.disowned, (host, epoch));
+        }
+        if owner == host && version.seq == 0 && version.epoch > 0 {
+            add(&mut state.net.reclaims, (version.epoch, host));
+        }
+    }
+
+    /// The recipient of a grant says that it is settled.
+    fn acknowledge(&self, state: &mut State) {
+        for sent in &state.net.grants {
+            let to = &state.hosts[self.cast.host(&self.slots.sent.get(*sent).grant.to)];
+            let known = match self.plan.flaw {
+                Flaw::SendBeforeSync => to.part.memory,
+                _ => to.durable,
+            };
+            if !to.is_lost && self.slots.is_settled(known, *sent) {
+                add(&mut state.net.accepted, *sent);
             }
         }
+    }
+
+    /// Forgets what can reach nobody any longer: everybody it is for knows as much, and will after a crash.
+    fn expire(&self, state: &mut State) {
+        let there = state.hosts.iter().filter(|host| !host.is_lost);
+        let versions = there.map(|host| self.slots.register(host.durable).0);
+        let Some(known) = versions.min() else {
+            return;
+        };
+        let net = &mut state.net;
+        net.grants.retain(|sent| self.slots.version_of(*sent) > known);
+        net.reclaims.retain(|(epoch, _)| {
+            Version {
+                epoch: *epoch,
+                seq: 0,
+            } > known
+        });
+        let hosts = &state.hosts;
+        net.accepted.retain(|sent| {
+            let donor = &hosts[self.cast.host(&self.slots.sent.get(*sent).grant.from)];
+            !donor.is_lost && self.slots.hear_accepted(donor.durable, *sent).is_some()
+        });
+        let past = |epoch: u32, to: usize| self.epoch(hosts[to].durable) > epoch || hosts[to].is_lost;
+        let over: Vec<u32> = net
+            .asked
+            .iter()
+            .filter(|(epoch, to)| past(*epoch, *to))
+            .map(|(epoch, _)| *epoch)
+            .collect();
+        net.asked.retain(|(epoch, _)| !over.contains(epoch));
+        net.signed.retain(|(epoch, _)| !over.contains(epoch));
+    }
+
+    /// Hosts that have disowned the slot since the last removal that this state knows.
+    fn disowned(&self, state: &State, memory: Id<IpamState>) -> Disowned {
+        let since = self.slots.last_removal(memory);
+        let said = state.net.disowned.iter().filter(|(_, epoch)| *epoch >= since);
+        said.fold(0, |bits, (host, _)| bits | 1 << host)
     }
 
     /// How many of a host's first records are about epochs up to this one, and say nothing to whoever knows it.
@@ -345,7 +432,7 @@ impl Cluster {
 
     fn follow(&self, choices: &[Vec<Epoch>], proofs: &[Id<Decided>]) -> Choices {
         let next = choices.get(proofs.len()).into_iter().flatten().enumerate();
-        let mut base = self.cast.with_members(&[0, 1, 2]);
+        let mut base = self.base();
         for proof in self.in_order(proofs) {
             base.apply(&weft_ipam_crdt::Change::Decided(Decided::clone(
                 &self.voting.decided.get(proof),
@@ -383,6 +470,20 @@ impl Cluster {
             }
         }
         latest
+    }
+
+    /// As [`Self::latest`], of what no crash takes back.
+    pub(crate) fn settled(&self, state: &State) -> Id<IpamState> {
+        let durable = state.hosts.iter().map(|host| host.durable);
+        durable
+            .reduce(|best, other| {
+                if self.epoch(other) > self.epoch(best) {
+                    other
+                } else {
+                    best
+                }
+            })
+            .unwrap_or(state.hosts[0].durable)
     }
 
     /// A host starts from this state.
@@ -451,7 +552,7 @@ impl Cluster {
             Action::Lose(host) => {
                 state.left.losses -= 1;
                 if flaw == Flaw::ResumeWithoutDisk {
-                    let newborn = voting.state(cast.with_members(&[0, 1, 2]));
+                    let newborn = voting.state(self.base());
                     self.restart(&mut state, host, newborn);
                 } else {
                     state.hosts[host].is_lost = true;
@@ -460,38 +561,69 @@ impl Cluster {
                 host
             }
             Action::Give(host, to) => {
-                state.left.transfers = state.left.transfers.checked_sub(1)?;
-                let is_stranger = !self.is_member(to, memory(host));
-                let given = if is_stranger && flaw == Flaw::StrangersOwn {
-                    slots.give_to_stranger(cast, voting, host, memory(host), to)
-                } else {
-                    slots.give(cast, voting, host, memory(host), to)
-                };
-                let (memory, _) = given?;
-                set(&mut state, host, memory)
+                state.left.transfers -= 1;
+                let given = slots.give(host, memory(host), to, flaw == Flaw::StrangersOwn)?;
+                set(&mut state, host, given)
             }
             Action::Take(host, grant) => {
-                let is_stranger = !self.is_member(host, memory(host));
-                let taken = if is_stranger && flaw == Flaw::StrangersOwn {
-                    slots.take_as_stranger(cast, voting, host, memory(host), grant)
-                } else {
-                    slots.take(cast, voting, host, memory(host), grant)
-                };
-                state.hosts[host].is_frozen |= slots.grants.get(grant).from == cast.id(host);
-                set(&mut state, host, taken?)
+                let taken = slots.take(host, memory(host), grant, flaw == Flaw::StrangersOwn)?;
+                state.hosts[host].is_frozen |= taken.is_frozen;
+                set(&mut state, host, taken.memory)
             }
             Action::HearAccepted(host, grant) => {
-                let memory = slots.hear_accepted(voting, host, memory(host), grant)?;
+                let memory = slots.hear_accepted(memory(host), grant)?;
+                set(&mut state, host, memory)
+            }
+            Action::Ask(host) => {
+                let disowned = self.disowned(last, memory(host));
+                let signed = slots.sign(host, memory(host), disowned)?;
+                add(&mut state.net.asked, (self.epoch(memory(host)), host));
+                set(&mut state, host, signed)
+            }
+            Action::Sign(host, _) => {
+                let disowned = self.disowned(last, memory(host));
+                let signed = slots.sign(host, memory(host), disowned)?;
+                if flaw == Flaw::SignWithoutPromise {
+                    add(&mut state.net.signed, (self.epoch(memory(host)), host));
+                    return Some(state);
+                }
+                set(&mut state, host, signed)
+            }
+            Action::Collect(host, epoch) => {
+                let memory = slots.reclaim(host, memory(host), epoch, host)?;
+                set(&mut state, host, memory)
+            }
+            Action::HearReclaim(host, epoch) => {
+                let of = |reclaim: &&(u32, usize)| reclaim.0 == epoch;
+                let to = last.net.reclaims.iter().find(of)?.1;
+                let memory = slots.reclaim(host, memory(host), epoch, to)?;
                 set(&mut state, host, memory)
             }
             Action::Seize(host) => {
                 state.left.faults = state.left.faults.checked_sub(1)?;
-                let memory = slots.seize(cast, voting, host, memory(host));
+                let memory = slots.seize(host, memory(host));
                 set(&mut state, host, memory)
             }
         };
-        self.settle(&mut state, host);
+        let was = &last.hosts[host];
+        let before = if self.plan.flaw == Flaw::SendBeforeSync {
+            was.part.memory
+        } else {
+            was.durable
+        };
+        self.settle(&mut state, host, before);
         (state != *last).then_some(state)
+    }
+
+    /// True when a reclaimer has the signatures that it needs.
+    fn is_complete(&self, state: &State, host: usize, epoch: u32) -> bool {
+        let has = |voter: usize| state.net.signed.contains(&(epoch, voter));
+        if self.plan.flaw == Flaw::OneSidedPromise {
+            return has(host);
+        }
+        let memory = state.hosts[host].part.memory;
+        let members = (0..self.cast.len()).filter(|voter| self.is_member(*voter, memory));
+        { members }.all(has)
     }
 
     /// Every step that may come next.
@@ -502,7 +634,7 @@ impl Cluster {
                 .map(|(at, _)| Action::Decide(at)),
         );
         for (host, at) in state.hosts.iter().enumerate() {
-            if at.is_lost {
+            if self.is_out(state, host) {
                 continue;
             }
             if !state.net.said.is_empty() {
@@ -522,10 +654,11 @@ impl Cluster {
                 actions.push(Action::Lose(host));
             }
             // A host that knows that it was removed is frozen, as one that met what it does not remember.
-            let is_owner = self.slots.owns(&self.cast, &self.voting, host, at.part.memory)
-                && self.is_member(host, at.part.memory);
-            if is_owner && state.left.transfers > 0 && !at.is_frozen {
+            let may_give = self.is_member(host, at.part.memory) && !at.is_frozen;
+            if may_give && state.left.transfers > 0 {
+                let is_lax = self.plan.flaw == Flaw::StrangersOwn;
                 let others = (0..state.hosts.len()).filter(|to| *to != host);
+                let others = others.filter(|to| self.slots.give(host, at.part.memory, *to, is_lax).is_some());
                 actions.extend(others.map(|to| Action::Give(host, to)));
             }
             if self.plan.flaw == Flaw::PlainTakeover && state.left.faults > 0 {
@@ -534,13 +667,67 @@ impl Cluster {
         }
     }
 
-    /// What can reach a host.
+    /// What can reach a host and makes a difference to it. Where the slot never moves, nothing is said of it.
     pub(crate) fn deliveries(&self, state: &State, host: usize, actions: &mut Vec<Action>) {
-        let net = &state.net;
-        actions.extend(net.proofs.iter().map(|proof| Action::Learn(host, *proof)));
-        actions.extend(net.grants.iter().map(|grant| Action::Take(host, *grant)));
-        for grant in &net.accepted {
-            actions.push(Action::HearAccepted(host, *grant));
+        let (slots, net, at) = (&self.slots, &state.net, &state.hosts[host]);
+        let memory = at.part.memory;
+        for proof in &net.proofs {
+            if self.voting.learn(&self.cast, memory, *proof).is_some() {
+                actions.push(Action::Learn(host, *proof));
+            }
         }
+        if self.plan.transfers == 0 {
+            return;
+        }
+        let is_lax = self.plan.flaw == Flaw::StrangersOwn;
+        // Where a slot is matters to others than its owner only once there is something to take back.
+        let is_watching = slots.last_removal(memory) > 0;
+        for sent in &net.grants {
+            let is_mine = slots.sent.get(*sent).grant.to == self.cast.id(host);
+            if (is_mine || is_watching) && slots.take(host, memory, *sent, is_lax).is_some() {
+                actions.push(Action::Take(host, *sent));
+            }
+        }
+        for sent in &net.accepted {
+            if slots.hear_accepted(memory, *sent).is_some() {
+                actions.push(Action::HearAccepted(host, *sent));
+            }
+        }
+        let (epoch, disowned) = (self.epoch(memory), self.disowned(state, memory));
+        if at.durable == memory && !at.is_frozen {
+            // It asks itself first.
+            let may_ask = slots.wants(host, memory, disowned) && slots.sign(host, memory, disowned).is_some();
+            if !net.asked.contains(&(epoch, host)) && may_ask {
+                actions.push(Action::Ask(host));
+            }
+            // The signature waits until the epoch is durable, as all that leaves does.
+            let is_asked = net.asked.iter().any(|(asked, _)| *asked == epoch);
+            let signed = slots.sign(host, memory, disowned);
+            if is_asked && !net.signed.contains(&(epoch, host)) && signed.is_some() {
+                actions.push(Action::Sign(host, epoch));
+            }
+        }
+        if net.asked.contains(&(epoch, host))
+            && self.is_complete(state, host, epoch)
+            && slots.reclaim(host, memory, epoch, host).is_some()
+        {
+            actions.push(Action::Collect(host, epoch));
+        }
+        for (epoch, to) in &net.reclaims {
+            if *to != host && slots.reclaim(host, memory, *epoch, *to).is_some() {
+                actions.push(Action::HearReclaim(host, *epoch));
+            }
+        }
+    }
+
+    /// True when a host is out for good: its disk is lost, or it knows, durably, that it was removed.
+    pub(crate) fn is_out(&self, state: &State, host: usize) -> bool {
+        let at = &state.hosts[host];
+        at.is_lost || (self.slots.last_removal(at.durable) > 0 && self.is_gone(host, at.durable))
+    }
+
+    fn is_gone(&self, host: usize, state: Id<IpamState>) -> bool {
+        let id = self.cast.id(host);
+        self.voting.states.get(state).gone().contains_key(&id)
     }
 }

@@ -109,6 +109,11 @@ impl<K, V> Default for Memo<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> Memo<K, V> {
+    /// The result for `key`, if it was computed before.
+    pub fn known(&self, key: &K) -> Option<V> {
+        lock(&self.0).get(key).cloned()
+    }
+
     /// The result for `key`, computed if this is the first time.
     pub fn of(&self, key: &K, compute: impl FnOnce() -> V) -> V {
         if let Some(known) = lock(&self.0).get(key) {

@@ -18,6 +18,7 @@ pub fn of_state(state: &IpamState) -> Vec<u8> {
         given,
         state.vote(),
         (state.epoch(), state.epoch_hash(), members),
-        state.loans(),
+        (state.loans(), state.wishes(), state.resting_slots()),
+        state.promised(crate::slots::SLOT),
     ))
 }

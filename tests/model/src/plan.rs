@@ -17,6 +17,10 @@ pub enum Flaw {
     NoMajority,
     /// R6: a host takes a slot that is not its own, and nobody was removed.
     PlainTakeover,
+    /// R6: the reclaimer takes the slot by its own signature, without those of the other members.
+    OneSidedPromise,
+    /// R6: a member signs that a slot is nobody's, and takes it afterwards from a donor that is still there.
+    SignWithoutPromise,
     /// R6: a host owns slots before an epoch contains it.
     StrangersOwn,
 }
@@ -38,8 +42,10 @@ pub enum Epochs {
 
 /// What may happen.
 pub struct Plan {
-    /// How many hosts act; A, B and C are members from the start, and A owns the slot.
+    /// How many hosts act.
     pub hosts: usize,
+    /// How many of them are members from the start; A owns the slot.
+    pub members: usize,
     /// Where epochs come from.
     pub epochs: Epochs,
     /// How often the slot changes hands.

@@ -4,8 +4,9 @@ use crate::cast::Cast;
 use crate::cluster::{Action, Cluster, State};
 use crate::plan::{Epochs, Flaw};
 use crate::search::Told;
-use crate::slots::Slots;
+use crate::slots::register;
 use stateright::{Model, Property};
+use std::hash::{Hash, Hasher};
 use weft_ipam_crdt::message::Decided;
 use weft_wire::ipam::{Ballot, VoteRecord};
 
@@ -13,6 +14,8 @@ use weft_wire::ipam::{Ballot, VoteRecord};
 pub const ONE_ALLOCATES: &str = "at most one member allocates from a slot";
 /// P2: no version of the slot has two owners.
 pub const ONE_OWNER: &str = "one owner of each version";
+/// P3: once everything that was said has arrived, some member allocates from the slot.
+pub const SOMEBODY_ALLOCATES: &str = "a slot ends with a member that allocates from it";
 /// No epoch is decided in two ways.
 pub const ONE_EPOCH: &str = "one epoch of each number";
 
@@ -47,12 +50,18 @@ impl Model for Cluster {
         if self.plan.flaw != Flaw::None {
             return properties;
         }
+        if self.plan.transfers > 0 && self.plan.losses == 0 {
+            properties.push(Property::always(
+                SOMEBODY_ALLOCATES,
+                |model: &Self, state: &State| model.first.check(model.ends_well(state)),
+            ));
+        }
         if self.plan.transfers > 1 {
             properties.push(Property::sometimes(
                 "the slot comes back",
                 |model: &Self, state: &State| {
                     let memory = state.hosts[0].part.memory;
-                    let register = Slots::register(&model.voting.states.get(memory));
+                    let register = register(&model.voting.states.get(memory));
                     register.version.seq == 2 && model.allocators(state) == [0]
                 },
             ));
@@ -85,11 +94,54 @@ impl Cluster {
             !at.is_lost
                 && !at.is_frozen
                 && self.is_member(*host, latest)
-                && self
-                    .slots
-                    .allocates(&self.cast, &self.voting, *host, at.part.memory)
+                && self.slots.allocates(*host, at.part.memory)
         };
         (0..state.hosts.len()).filter(does).collect()
+    }
+
+    /// True when the slot ends with a member that allocates from it, if from here on nothing is lost, nobody dies and
+    /// nobody grants anything.
+    ///
+    /// What arrives only adds to what is known, so one fair order of arrivals stands for all.
+    fn ends_well(&self, state: &State) -> bool {
+        let mut state = state.clone();
+        let mut passed: Vec<u64> = Vec::new();
+        loop {
+            let mark = self.mark(&state);
+            if let Some(known) = self.endings.known(&mark) {
+                return self.remember(passed, known);
+            }
+            passed.push(mark);
+            let mut actions = Vec::new();
+            for host in 0..state.hosts.len() {
+                // A host that was removed need not do anything any more, once somebody knows of it for good.
+                if self.is_out(&state, host) || !self.is_member(host, self.settled(&state)) {
+                    continue;
+                }
+                self.deliveries(&state, host, &mut actions);
+                if state.hosts[host].durable != state.hosts[host].part.memory {
+                    actions.push(Action::Sync(host));
+                }
+            }
+            let next = actions.into_iter().find_map(|action| self.step(&state, action));
+            match next {
+                Some(next) => state = next,
+                None => return self.remember(passed, self.allocators(&state).len() == 1),
+            }
+        }
+    }
+
+    fn remember(&self, passed: Vec<u64>, well: bool) -> bool {
+        for mark in passed {
+            self.endings.of(&mark, || well);
+        }
+        well
+    }
+
+    fn mark(&self, state: &State) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        state.hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Whether all hosts agree on every epoch, and on the owner of each version.
@@ -107,7 +159,7 @@ impl Cluster {
                     let (a, b) = (self.voting.states.get(a), self.voting.states.get(b));
                     let hash = |decided: &Decided| decided.epoch.hash();
                     let mut epochs = a.epochs().iter().map(hash).zip(b.epochs().iter().map(hash));
-                    let (here, there) = (Slots::register(&a), Slots::register(&b));
+                    let (here, there) = (register(&a), register(&b));
                     let is_same = here.owner == there.owner || here.is_frozen || there.is_frozen;
                     (
                         epochs.all(|(a, b)| a == b),
@@ -125,7 +177,8 @@ impl Told for Cluster {
     fn tell(&self, before: &State, action: &Action) -> String {
         let name = |host: &usize| self.cast.name(*host);
         let grant = |id| {
-            let grant = self.slots.grants.get(id);
+            let sent = self.slots.sent.get(id);
+            let grant = &sent.grant;
             let (from, to) = (self.cast.host(&grant.from), self.cast.host(&grant.to));
             let version = grant.runs[0].version;
             let (epoch, seq) = (version.epoch, version.seq);
@@ -164,12 +217,23 @@ impl Told for Cluster {
             }
             Action::Lose(host) => format!("{} loses its disk, and is gone", name(host)),
             Action::Give(host, to) => format!("{} grants the slot to {}", name(host), name(to)),
-            Action::Take(host, id) if self.slots.grants.get(*id).to == self.cast.id(*host) => {
+            Action::Take(host, id) if self.slots.sent.get(*id).grant.to == self.cast.id(*host) => {
                 format!("{} takes {}", name(host), grant(*id))
             }
             Action::Take(host, id) => format!("{} hears of {}", name(host), grant(*id)),
             Action::HearAccepted(host, id) => {
                 format!("{} hears that {} has arrived", name(host), grant(*id))
+            }
+            Action::Ask(host) => format!("{} asks the members for the slot", name(host)),
+            Action::Sign(host, epoch) => {
+                format!("{} signs that the slot may be taken in epoch {epoch}", name(host))
+            }
+            Action::Collect(host, epoch) => format!("{} takes the slot back in epoch {epoch}", name(host)),
+            Action::HearReclaim(host, epoch) => {
+                format!(
+                    "{} hears that the slot was taken back in epoch {epoch}",
+                    name(host)
+                )
             }
             Action::Seize(host) => format!("{} takes the slot over", name(host)),
         }

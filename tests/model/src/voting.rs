@@ -7,7 +7,7 @@ use crate::cast::Cast;
 use crate::intern::{Id, Interner, Memo};
 use crate::meaning;
 use std::sync::Arc;
-use weft_ipam_crdt::epoch::{Votes, check_decided, check_next, vote_record};
+use weft_ipam_crdt::epoch::{Votes, check_decided, check_next, positions_of, vote_record};
 use weft_ipam_crdt::message::Decided;
 use weft_ipam_crdt::state::Vote;
 use weft_ipam_crdt::{Change, IpamState};
@@ -23,6 +23,7 @@ pub const HOSTS: usize = 4;
 #[derive(Clone)]
 pub struct Try {
     ballot: Ballot,
+    off: Vec<u16>,
     own: Epoch,
     value: Option<Epoch>,
 }
@@ -91,7 +92,7 @@ impl Voting {
     }
 
     fn attempt(&self, attempt: Try) -> Id<Try> {
-        let meaning = codec::encode(&(attempt.ballot, &attempt.own, &attempt.value));
+        let meaning = codec::encode(&(attempt.ballot, &attempt.off, &attempt.own, &attempt.value));
         self.tries.put(meaning, attempt)
     }
 
@@ -108,6 +109,7 @@ impl Voting {
             let attempt = part.attempt.map(|attempt| self.tries.get(attempt));
             let proposal = attempt.map(|attempt| Proposal {
                 ballot: attempt.ballot,
+                off: attempt.off.clone(),
                 value: attempt.value.clone(),
             });
             let record = vote_record(&state, cast.key(host), &cast.genesis_id(), false, proposal);
@@ -138,8 +140,13 @@ impl Voting {
             promised: Some(ballot),
             ..vote
         }));
+        let off = match own.fenced {
+            true => positions_of(state.members(), &own.removed),
+            false => Vec::new(),
+        };
         let attempt = Try {
             ballot,
+            off,
             own,
             value: None,
         };
@@ -182,6 +189,7 @@ impl Voting {
                 found = found.or(accepted.map(|accepted| Decided {
                     epoch: accepted.epoch,
                     ballot: accepted.ballot,
+                    off: accepted.off,
                     votes: Vec::new(),
                 }));
             }
@@ -198,7 +206,9 @@ impl Voting {
                     is_still = false;
                 } else if let Some(current) = attempt.as_mut().filter(|current| current.value.is_none()) {
                     let promised = match self.quorum {
-                        Quorum::Majority => votes.promised(&state, current.ballot, &current.own),
+                        Quorum::Majority => {
+                            votes.promised(&state, (current.ballot, &current.off), &current.own)
+                        }
                         Quorum::Alone => Ok(Some(current.own.clone())),
                     };
                     match promised {

@@ -20,6 +20,7 @@ fn wants(cast: &Cast, host: usize) -> Vec<Epoch> {
 fn run(name: &str, ballots: u8, count: u32, is_sync_seen: bool, flaw: Flaw) -> Found {
     let plan = Plan {
         hosts: 3,
+        members: 3,
         epochs: Epochs::Voted {
             wants,
             ballots,

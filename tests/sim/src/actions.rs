@@ -157,6 +157,8 @@ impl World {
                     .note(self.now, host, "adopted", &[text.as_bytes()], || text.clone());
             }
             Output::Allocated { request, result } => self.answered(host, request, result),
+            // The scenario looks at what becomes of it.
+            Output::Removal { .. } => {}
             Output::Freed { request, addresses } => {
                 let text = format!("{addresses:?}");
                 self.record.note(

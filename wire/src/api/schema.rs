@@ -39,6 +39,8 @@ fn generated() -> Value {
     answers.subschema_for::<IpamCheck>();
     answers.subschema_for::<Target>();
     answers.subschema_for::<Adopted>();
+    answers.subschema_for::<RemovalAsked>();
+    answers.subschema_for::<RemovalDone>();
     answers.subschema_for::<Detached>();
     answers.subschema_for::<TakenDown>();
     answers.subschema_for::<LeaveStatus>();
@@ -51,6 +53,8 @@ fn generated() -> Value {
     requests.subschema_for::<FreeRequest>();
     requests.subschema_for::<TargetRequest>();
     requests.subschema_for::<AdoptRequest>();
+    requests.subschema_for::<RemoveRequest>();
+    requests.subschema_for::<KeepRequest>();
 
     let mut definitions: Map<String, Value> = answers.take_definitions(true);
     definitions.extend(requests.take_definitions(true));

@@ -121,8 +121,11 @@ impl Node {
     }
 
     fn removal_status(&self, removal: Removal) -> RemovalStatus {
-        let names =
-            |hosts: &[NodeId]| -> Vec<HostName> { hosts.iter().map(|host| self.host_name(host)).collect() };
+        let names = |hosts: &[NodeId]| {
+            let mut names: Vec<HostName> = hosts.iter().map(|host| self.host_name(host)).collect();
+            names.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
+            names
+        };
         let join = |names: &[HostName]| {
             let names: Vec<&str> = names.iter().map(|host| host.name.as_str()).collect();
             names.join(", ")

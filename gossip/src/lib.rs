@@ -17,7 +17,8 @@
 //!
 //! Private parts of the machine: `conn` (one connection: its stage and its outbox), `links` (the stages
 //! of a connection, the rule that leaves one a pair), `hello` (what a Hello says and proves), `join` (admission, with its waits for the disk),
-//! `gather` (links between hosts that have still to agree on a cluster), `removed` (members that were removed), `dissemination` (which records go where), `summary` (what each end holds),
+//! `gather` (links between hosts that have still to agree on a cluster),
+//! `removed` (members that were removed), `dissemination` (which records go where), `summary` (what each end holds),
 //! `topology` (who is whose neighbour), `liveness` (heartbeats, round-trip
 //! times, the published links).
 //!

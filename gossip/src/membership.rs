@@ -417,7 +417,7 @@ pub(crate) mod tests {
 
     #[test]
     fn each_of_several_founders_is_a_member_and_admits() {
-        let mut founders = vec![founder(), key(2), key(3)];
+        let mut founders = [founder(), key(2), key(3)];
         founders.sort_by_key(NodeKey::id);
         let genesis = Genesis {
             founders: founders.iter().map(NodeKey::id).collect(),

@@ -13,6 +13,7 @@ mod terms;
 
 pub use terms::{Difference, Expected, Terms};
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -135,7 +136,7 @@ pub enum AgreementOutput {
         /// Names the write.
         token: u64,
         /// The state.
-        state: AgreementState,
+        state: Box<AgreementState>,
     },
     /// The decision, and it is durable: this host is a founder.
     Decided(Charter),
@@ -393,14 +394,14 @@ impl Agreement {
         if node == self.node || (self.peers.len() >= HEARD_MAX && !self.peers.contains_key(&node)) {
             return;
         }
-        // A new link: its other end may be another process, which knows nothing of what was said on the old one.
+        // On a new link to the same host its terms come again; until then those of before stand.
         let new = Peer {
-            name,
+            name: String::new(),
             difference: None,
             is_named: false,
             set: Vec::new(),
         };
-        self.peers.insert(node, new);
+        self.peers.entry(node).or_insert(new).name = name;
         self.say(node, &self.own_terms());
     }
 
@@ -667,7 +668,7 @@ impl Agreement {
             self.stored = self.state.clone();
             self.outputs.push_back(AgreementOutput::Persist {
                 token: self.issued,
-                state: self.state.clone(),
+                state: Box::new(self.state.clone()),
             });
         }
         for output in core::mem::take(&mut self.staged) {

@@ -153,6 +153,9 @@ pub enum Input {
     },
     /// Everything up to this write is durable.
     Persisted(PersistToken),
+    /// Everything up to this write would outlive this process, but not a loss of power: on a disk that is slow to sync,
+    /// what a pod waits for may leave now. Whatever leaves the host still waits for [`Input::Persisted`].
+    Written(PersistToken),
     /// The members of the cluster, this host included; at the start and after each change.
     MembersChanged(Vec<NodeId>),
     /// This member can be reached from now on: what waits for it need not wait for the next retry.

@@ -205,6 +205,7 @@ pub struct Ipam {
     staged: Vec<Output>,
     issued: PersistToken,
     durable: PersistToken,
+    written: PersistToken,
     gated: VecDeque<(PersistToken, Output)>,
     outputs: VecDeque<Output>,
 }
@@ -320,6 +321,7 @@ impl Ipam {
             staged: Vec::new(),
             issued: PersistToken(0),
             durable: PersistToken(0),
+            written: PersistToken(0),
             gated: VecDeque::new(),
             outputs: VecDeque::new(),
         })
@@ -341,6 +343,7 @@ impl Ipam {
                 }),
             },
             Input::Persisted(token) => self.durable = self.durable.max(token),
+            Input::Written(token) => self.written = self.written.max(token),
             Input::MembersChanged(members) => self.on_members(members),
             Input::PeerUp(peer) => self.on_peer_up(peer),
             Input::Freeze(reason) => self.freeze(reason),
@@ -628,6 +631,20 @@ impl Ipam {
         }
         while let Some((_, output)) = self.gated.pop_front_if(|(token, _)| *token <= self.durable) {
             self.outputs.push_back(output);
+        }
+        if self.written > self.durable {
+            self.answer_early();
+        }
+    }
+
+    /// Lets out the answers that wait for the disk's sync only. They are for this host's own pods; nothing else may leave.
+    fn answer_early(&mut self) {
+        for (token, output) in core::mem::take(&mut self.gated) {
+            if token <= self.written && matches!(output, Output::Answer { .. }) {
+                self.outputs.push_back(output);
+            } else {
+                self.gated.push_back((token, output));
+            }
         }
     }
 

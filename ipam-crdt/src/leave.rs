@@ -23,8 +23,9 @@ pub(crate) struct Leave {
     silent: BTreeSet<NodeId>,
     /// Slots that were granted since it began.
     handed: u64,
-    /// The next round begins then at the earliest.
+    /// The next round begins then at the earliest, or at once if somebody took something in this one.
     round_due: Time,
+    was_taken: bool,
 }
 
 /// Where handing on stands. Addresses are counted by the slots that they are in.
@@ -73,6 +74,7 @@ impl Ipam {
             silent: BTreeSet::new(),
             handed: 0,
             round_due: now,
+            was_taken: false,
         });
         self.insert_own_vote();
         self.serve_waiting(now);
@@ -87,19 +89,25 @@ impl Ipam {
     /// Offers slots to those whose turn it is.
     pub(crate) fn drive_leave(&mut self, now: Time) {
         let Some(leave) = &mut self.leaving else { return };
-        let (late, open) = leave.offered.iter().partition(|(_, until)| *until <= now);
+        let (late, open): (Vec<_>, Vec<_>) = leave.offered.iter().partition(|(_, until)| *until <= now);
         leave.offered = open;
-        for (node, _) in Vec::<(NodeId, Time)>::from(late) {
-            leave.silent.insert(node);
-        }
+        leave.silent.extend(late.into_iter().map(|(node, _)| node));
         if self.standing != Standing::Confirmed || !self.has_slot_to_hand_on() {
             return;
         }
         let others = self.heirs();
         let Some(leave) = &mut self.leaving else { return };
-        if leave.round.is_empty() && leave.offered.is_empty() && leave.round_due <= now {
-            leave.round = others;
+        let is_due = leave.was_taken || leave.round_due <= now;
+        if leave.round.is_empty() && leave.offered.is_empty() && is_due {
+            // Those who were silent are asked again only when nobody else is there.
+            let awake: Vec<NodeId> = others
+                .iter()
+                .copied()
+                .filter(|node| !leave.silent.contains(node))
+                .collect();
+            leave.round = if awake.is_empty() { others } else { awake };
             leave.round_due = now + SILENCE;
+            leave.was_taken = false;
         }
         loop {
             let given = self.state.given().len();
@@ -164,6 +172,7 @@ impl Ipam {
     pub(crate) fn on_handed(&mut self, slots: u32) {
         if let Some(leave) = &mut self.leaving {
             leave.handed += u64::from(slots);
+            leave.was_taken = true;
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the machine tells about itself, for status.
 
-use crate::io::WaitReason;
+use crate::io::{AllocError, WaitReason};
 use crate::ipam::{Ipam, Standing};
 use crate::state::Held;
 use alloc::collections::BTreeMap;
@@ -197,6 +197,12 @@ impl Ipam {
 
     /// Why nothing, or less, is given out.
     pub fn hindrance(&self) -> Option<String> {
+        let leaving = || self.leaving.as_ref().map(|_| AllocError::Leaving.to_string());
+        self.standing_hindrance().or_else(leaving)
+    }
+
+    /// Why this host may not do all that the owner of slots may.
+    pub fn standing_hindrance(&self) -> Option<String> {
         match &self.standing {
             Standing::Confirmed => None,
             Standing::AwaitingConfirmation(_) => Some(WaitReason::Confirmation.to_string()),

@@ -30,6 +30,9 @@ struct Host {
     differing: Vec<(String, Difference)>,
 }
 
+/// A message on a link: the number of the link, from whom, to whom, what.
+type Flying = (u64, usize, usize, Vec<u8>);
+
 struct World {
     now: Time,
     rng: ChaCha20Rng,
@@ -39,7 +42,7 @@ struct World {
     links: BTreeMap<(usize, usize), u64>,
     /// Pairs that never reach each other.
     apart: BTreeSet<(usize, usize)>,
-    queue: BTreeMap<(Time, u64), (u64, usize, usize, Vec<u8>)>,
+    queue: BTreeMap<(Time, u64), Flying>,
     last: BTreeMap<(u64, usize), Time>,
     count: u64,
     wild: bool,
@@ -162,7 +165,7 @@ impl World {
                 AgreementOutput::Send { to, bytes } => self.send(at, to, bytes),
                 AgreementOutput::Persist { token, state } => {
                     let delay = Duration::from_millis(self.rng.next_u64() % 30);
-                    self.hosts[at].writes.push((now + delay, token, state));
+                    self.hosts[at].writes.push((now + delay, token, *state));
                 }
                 AgreementOutput::Decided(charter) => self.decided(at, charter),
                 AgreementOutput::Differs { name, what } => self.hosts[at].differing.push((name, what)),

@@ -146,7 +146,8 @@ Examples:
 const DOWN_EXAMPLES: &str = "\
 Examples:
   weft down                      refuses while pods are attached
-  weft down --force              takes the network away from under them";
+  weft down --force              takes the network away from under them
+  weft down --leave              hands this host's addresses to the others first, and does not come back";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -383,9 +384,15 @@ pub(crate) struct KeepArgs {
 
 #[derive(Args)]
 pub(crate) struct DownArgs {
-    /// Detach the pods that are still attached.
+    /// Detach the pods that are still attached. With --leave, leave also where not all can be handed on in time.
     #[arg(long)]
     pub(crate) force: bool,
+    /// Leave the cluster for good: hand this host's addresses to the others first, and keep its identity aside.
+    #[arg(long)]
+    pub(crate) leave: bool,
+    /// How long handing on may take, in seconds; freed addresses rest for a minute first.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "leave")]
+    pub(crate) deadline: u64,
     #[command(flatten)]
     pub(crate) router: RouterArgs,
 }

@@ -53,6 +53,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// Whether this host owns addresses and votes.
     pub role: NodeRole,
+    /// How the disk that holds the state does.
+    pub disk: DiskStatus,
 }
 
 /// Whether a host owns addresses and votes.
@@ -64,6 +66,20 @@ pub enum NodeRole {
     Owner,
     /// It never votes, owns nothing, and lives on lent addresses.
     Observer,
+}
+
+/// The disk that holds the state.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct DiskStatus {
+    /// Calls of fsync and fdatasync since the router started.
+    pub syncs: u64,
+    /// Microseconds that the last one took, once there was one.
+    pub last_sync_us: Option<u64>,
+    /// Median of the last ones, in microseconds.
+    pub median_sync_us: Option<u64>,
+    /// True when they take so long that addresses are given out once they are written, and synced afterwards.
+    pub slow: bool,
 }
 
 /// Where a node stands towards a cluster.
@@ -561,6 +577,44 @@ pub struct TakenDown {
     pub bridge: String,
     /// Names of the pods that were detached by force.
     pub detached: Vec<String>,
+    /// What became of the host's part of the range; none without `--leave`.
+    pub left: Option<LeaveStatus>,
+    /// Where the host's former identity is kept; none without `--leave`.
+    pub identity_kept_at: Option<String>,
+}
+
+/// `POST /v1/leave` and `GET /v1/leave`: how far a host that leaves has come with handing on its part of the range.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LeaveStatus {
+    /// True when all is handed on that can be.
+    pub done: bool,
+    /// Addresses that other hosts own now.
+    pub handed: u64,
+    /// Addresses that are free and still to be handed on.
+    pub left: u64,
+    /// Addresses that were handed on, and whose new owner has not said that it has them.
+    pub unconfirmed: u64,
+    /// Freed addresses that rest, and can be handed on afterwards.
+    pub resting: u64,
+    /// Borrowed addresses on their way back.
+    pub returning: u64,
+    /// Addresses that pods still have.
+    pub used: u64,
+    /// Addresses that other hosts have borrowed.
+    pub lent: u64,
+    /// What it waits for, in words.
+    pub waits_for: Vec<String>,
+    /// What cannot be handed on and why, in words.
+    pub stays: Vec<String>,
+}
+
+/// Answer to `POST /v1/leave/end`: the router stops, and its identity cannot come back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LeaveEnd {
+    /// Where the identity is kept.
+    pub identity_kept_at: String,
 }
 
 /// What `weft token --json` prints.

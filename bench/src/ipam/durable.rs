@@ -124,6 +124,7 @@ fn serve(
                 ipam.handle(Time::ZERO, Input::Request(Request::Allocate { id, request }));
             }
             Event::Told(Told::Durable(token)) => ipam.handle(Time::ZERO, Input::Persisted(token)),
+            Event::Told(Told::Written(token)) => ipam.handle(Time::ZERO, Input::Written(token)),
             Event::Told(Told::Recovered) => {}
             Event::Told(Told::Refused(error) | Told::Failed(error)) => bail!(error),
             Event::End => return Ok(()),

@@ -32,6 +32,8 @@ const FOUNDERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 33, 0, 0), Ipv4Addr::new(10, 
 const START_MAX: Duration = Duration::from_secs(20);
 /// Octets of the longest frame: a record or a message, and a few more.
 const FRAME_MAX: usize = 64 << 10;
+/// Events that wait for one machine: one caller and four links make a few at a time.
+const QUEUE: usize = 1_024;
 
 /// What reaches a machine's thread.
 enum Event {
@@ -58,7 +60,7 @@ pub(super) fn run(folder: &Path) -> anyhow::Result<Vec<Sample>> {
     let mut hosts = Vec::new();
     let mut events = Vec::new();
     for number in 0..HOSTS {
-        let (tell, heard) = mpsc::channel();
+        let (tell, heard) = mpsc::sync_channel(QUEUE);
         let to: BTreeMap<NodeId, TcpStream> = links.remove(&number).unwrap_or_default();
         for (from, stream) in &to {
             readers.push((*from, stream.try_clone()?, tell.clone()));
@@ -103,7 +105,7 @@ pub(super) fn run(folder: &Path) -> anyhow::Result<Vec<Sample>> {
 }
 
 /// The last host asks for addresses that the first one has.
-fn measure(events: &[mpsc::Sender<Event>]) -> anyhow::Result<Vec<Sample>> {
+fn measure(events: &[mpsc::SyncSender<Event>]) -> anyhow::Result<Vec<Sample>> {
     let begin = Instant::now();
     for tell in events {
         let (answer, answered) = mpsc::sync_channel(1);
@@ -151,7 +153,7 @@ fn ended() -> anyhow::Error {
 
 /// Asks for addresses, one after the other; how long each took.
 fn ask(
-    host: &mpsc::Sender<Event>,
+    host: &mpsc::SyncSender<Event>,
     count: u32,
     wanted: impl Fn(u32) -> anyhow::Result<Wanted>,
 ) -> anyhow::Result<Vec<Duration>> {
@@ -206,7 +208,7 @@ fn connections() -> anyhow::Result<BTreeMap<u8, BTreeMap<NodeId, TcpStream>>> {
 }
 
 /// Reads frames, each its length and its octets, until the connection ends.
-fn read(from: NodeId, mut stream: TcpStream, tell: &mpsc::Sender<Event>) {
+fn read(from: NodeId, mut stream: TcpStream, tell: &mpsc::SyncSender<Event>) {
     let mut next = || -> std::io::Result<Vec<u8>> {
         let mut length = [0; 4];
         stream.read_exact(&mut length)?;
@@ -263,6 +265,7 @@ impl Host {
                     continue;
                 }
                 Ok(Event::Told(Told::Durable(token))) => Input::Persisted(token),
+                Ok(Event::Told(Told::Written(token))) => Input::Written(token),
                 Ok(Event::Told(Told::Recovered)) => continue,
                 Ok(Event::Told(Told::Refused(error) | Told::Failed(error))) => bail!(error),
                 Ok(Event::Heard(from, frame)) => match frame.split_first() {

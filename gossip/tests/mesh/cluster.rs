@@ -404,7 +404,9 @@ fn records_are_rewritten_only_when_they_change() {
 fn vote(number: u32) -> Input {
     let record = weft_wire::ipam::VoteRecord {
         number,
+        parent: [0; 32],
         wants: true,
+        wishes: Vec::new(),
         promised: None,
         accepted: None,
         proposal: None,

@@ -27,7 +27,7 @@ fn started(hosts: usize) -> World {
 fn slot_of(world: &World, host: usize) -> SlotRun {
     let runs = world.state(host).table().runs_of(&world.id(host));
     let taken = world.state(host).addresses();
-    let slots = runs.iter().flat_map(|run| {
+    let mut slots = runs.iter().flat_map(|run| {
         run.slots().map(|first| SlotRun {
             first,
             count: 1,
@@ -35,8 +35,7 @@ fn slot_of(world: &World, host: usize) -> SlotRun {
         })
     });
     slots
-        .filter(|slot| (1..255).contains(&slot.first) && !taken.contains_key(&slot.first))
-        .next_back()
+        .rfind(|slot| (1..255).contains(&slot.first) && !taken.contains_key(&slot.first))
         .unwrap()
 }
 

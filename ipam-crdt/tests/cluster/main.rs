@@ -5,6 +5,7 @@
 
 mod addresses;
 mod check;
+mod failures;
 mod faults;
 mod leave;
 mod removals;

@@ -4,8 +4,8 @@ use crate::world::World;
 use std::net::IpAddr;
 use std::time::Duration;
 use weft_ipam_crdt::ipam::RETRY_INTERVAL;
-use weft_ipam_crdt::message::{AskId, Message};
-use weft_ipam_crdt::{AllocError, Event, Held, Input, Lookup, Role, WaitReason};
+use weft_ipam_crdt::message::{AskId, Message, Wish};
+use weft_ipam_crdt::{AllocError, Event, Held, Input, Lookup, PersistToken, Role, WaitReason};
 use weft_wire::ipam::{Grant, SlotRun, SlotsRecord, Version};
 use weft_wire::reclaim::Proof;
 use weft_wire::record::Body;
@@ -479,4 +479,38 @@ fn only_the_borrower_ends_a_loan_and_only_by_its_number() {
     .encode();
     world.give(1, Input::Message { from, bytes });
     assert_eq!(world.state(1).addresses().get(&40), None);
+}
+
+#[test]
+fn a_slow_disk_holds_back_what_leaves_the_host_and_no_answer() {
+    let mut world = World::new(1, "10.32.0.0/24", 2, 2);
+    world.faults.sync_max_ms = 0;
+    world.start(0);
+    world.run(SECOND);
+    // From here on nothing becomes durable within the test.
+    world.faults.sync_max_ms = 1 << 40;
+    let request = world.allocate(0, "web");
+    world.run(SECOND);
+    assert!(!world.hosts[0].answers.contains_key(&request));
+    world.give(0, Input::Written(PersistToken(u64::MAX)));
+    assert!(world.hosts[0].answers[&request].is_ok());
+    // The next one is answered as soon as it is written.
+    let next = world.allocate(0, "db");
+    world.run(SECOND);
+    assert!(world.hosts[0].answers[&next].is_ok());
+    // What another host would build on is not told.
+    let (ask, wish) = (
+        AskId {
+            incarnation: 1,
+            count: 1,
+        },
+        Wish::This(77),
+    );
+    let (from, sent) = (world.id(1), world.sent);
+    let bytes = Message::AskLoan { ask, wish }.encode();
+    world.give(0, Input::Message { from, bytes });
+    world.run(SECOND);
+    let lent = world.state(0).addresses().get(&77);
+    assert!(matches!(lent, Some(Held::Lent { .. })), "{lent:?}");
+    assert_eq!(world.sent, sent, "a loan left before it was durable");
 }

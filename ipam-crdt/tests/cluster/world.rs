@@ -80,6 +80,8 @@ pub(crate) struct World {
     pub(crate) events: Vec<(usize, Event)>,
     pub(crate) conflicts_expected: bool,
     pub(crate) steps: u64,
+    /// Messages that left their hosts.
+    pub(crate) sent: u64,
 }
 
 const ENTROPY_INTERVAL: Duration = Duration::from_millis(200);
@@ -130,6 +132,7 @@ impl World {
             events: Vec::new(),
             conflicts_expected: false,
             steps: 0,
+            sent: 0,
         }
     }
 
@@ -392,6 +395,7 @@ impl World {
                     }
                 }
                 Output::Send { to, bytes } => {
+                    self.sent += 1;
                     let from = self.id(host);
                     let to = (0..self.hosts.len()).find(|i| self.id(*i) == to).unwrap();
                     self.transmit(host, to, || Arrival::Message(from, bytes.clone()));

@@ -76,6 +76,8 @@ pub enum Input<'a> {
     AgreementPersisted(u64),
     /// Everything up to this write of the address state is durable.
     IpamPersisted(weft_ipam_crdt::PersistToken),
+    /// Everything up to this write of the address state is written, and being synced by a disk that is slow.
+    IpamWritten(weft_ipam_crdt::PersistToken),
     /// What a session has done so far, once a second.
     Activity {
         /// The session.
@@ -132,7 +134,7 @@ pub enum Output {
         /// Names this write.
         token: u64,
         /// What to write.
-        state: AgreementState,
+        state: Box<AgreementState>,
     },
     /// Append these changes of the address state to the log, in order, then say [`Input::IpamPersisted`].
     PersistIpam {

@@ -17,6 +17,7 @@
 //! | `foreign` | hosts of other clusters, and which side yields |
 //! | `removals` | hosts that are to be removed: which ones are meant, and how far it is |
 //! | `families` | which peers have no version of IP in common with this host |
+//! | `leave` | how far a host that leaves has come, in words |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
 //! | [`report`] | the node's part of the status |
 //!
@@ -36,6 +37,7 @@ mod contested;
 mod families;
 mod foreign;
 pub mod io;
+mod leave;
 pub mod macs;
 pub mod node;
 mod places;

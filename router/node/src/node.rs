@@ -269,6 +269,7 @@ impl Node {
             Input::Local { mac } => self.on_local(mac),
             Input::Ipam(request) => self.on_ipam_request(now, request),
             Input::AgreementPersisted(token) => self.agreement(now, AgreementInput::Persisted(token)),
+            Input::IpamWritten(token) => self.ipam(now, weft_ipam_crdt::Input::Written(token)),
             Input::IpamPersisted(token) => self.ipam(now, weft_ipam_crdt::Input::Persisted(token)),
             Input::Timeout => {
                 if self.mesh.poll_timeout().is_some_and(|due| due <= now) {

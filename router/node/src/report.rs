@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use weft_gossip::status::{LinkStage, LinkStatus};
 use weft_sleeve::PeerView;
 use weft_wire::api::{
-    ClusterStatus, IpamRange, IpamStatus, IpamSummary, LinkState, NodeRole, PeerStatus, Status, TargetStatus,
-    Traffic, UsedAddress, WaitingRequest,
+    ClusterStatus, DiskStatus, IpamRange, IpamStatus, IpamSummary, LinkState, NodeRole, PeerStatus, Status,
+    TargetStatus, Traffic, UsedAddress, WaitingRequest,
 };
 use weft_wire::mtu::whole_mtu;
 use weft_wire::{DropReason, NodeId, RejectReason, Time};
@@ -70,6 +70,8 @@ impl Node {
                 weft_ipam_crdt::Role::Owner => NodeRole::Owner,
                 weft_ipam_crdt::Role::Observer => NodeRole::Observer,
             },
+            // The shell's to tell.
+            disk: DiskStatus::default(),
         }
     }
 

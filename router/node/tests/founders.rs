@@ -227,7 +227,7 @@ impl Net {
             }
             Output::Mesh(MeshCommand::Close { conn }) => self.cut((at, conn)),
             Output::Persist { token, state } => self.at(at, Event::Joined(token, Box::new(state))),
-            Output::PersistAgreement { token, state } => self.at(at, Event::Agreed(token, Box::new(state))),
+            Output::PersistAgreement { token, state } => self.at(at, Event::Agreed(token, state)),
             Output::PersistIpam { token, changes } => self.at(at, Event::Ipam(token, changes)),
             Output::Allocated { result, .. } => {
                 let plan = result.unwrap_or_else(|why| panic!("host {at}: {why}"));

@@ -49,15 +49,23 @@ impl Client {
         serde_json::from_slice(&body).context("the router's answer cannot be read: is it of another version?")
     }
 
+    /// `POST path` without a body.
+    pub(crate) async fn post_empty(&self, path: &str) -> anyhow::Result<Bytes> {
+        self.call(Method::POST, path, Bytes::new()).await
+    }
+
     /// Stops the router and waits until it has closed its socket. False when none was running.
     pub(crate) async fn stop(&self) -> anyhow::Result<bool> {
+        Ok(self.end("/v1/stop").await?.is_some())
+    }
+
+    /// Calls what ends the router, and waits until it has closed its socket. None when none was running.
+    pub(crate) async fn end(&self, path: &str) -> anyhow::Result<Option<Bytes>> {
         match UnixStream::connect(&self.socket).await {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                return Ok(false);
-            }
-            Err(e) => return Err(e).with_context(|| format!("socket {}", self.socket.display())),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("socket {}", self.socket.display())),
             Ok(witness) => {
-                self.call(Method::POST, "/v1/stop", Bytes::new()).await?;
+                let answer = self.call(Method::POST, path, Bytes::new()).await?;
                 // The router closes what it accepted when it ends.
                 let ended = async {
                     while witness.readable().await.is_ok() {
@@ -71,9 +79,9 @@ impl Client {
                 tokio::time::timeout(ANSWER_TIMEOUT, ended)
                     .await
                     .context("the router does not stop")?;
+                Ok(Some(answer))
             }
         }
-        Ok(true)
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Bytes> {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`server`] | the router's side: who may call what, and passing it on to the node's task |
 //! | [`check`] | `weft ipam check`: asks node, kernel and disk |
+//! | [`leave`] | `weft down --leave`: handing on, and giving the identity up |
 //! | [`client`] | the command line's side |
 //!
 //! Whoever may open the socket may read; only root changes anything. The data path never waits for any of it: the
@@ -11,4 +12,5 @@
 
 mod check;
 pub(crate) mod client;
+mod leave;
 pub(crate) mod server;

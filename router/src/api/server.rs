@@ -1,5 +1,6 @@
 //! The router's side of the local API.
 
+use super::leave;
 use crate::command::attach;
 use crate::daemon::{NodeHandle, Request, TargetRefusal};
 use axum::extract::{ConnectInfo, Path, State, connect_info::Connected};
@@ -40,7 +41,7 @@ pub(crate) enum ServerError {
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy)]
-struct Caller {
+pub(super) struct Caller {
     uid: Option<u32>,
 }
 
@@ -97,7 +98,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// A refusal with its status.
-pub(super) struct Refusal(StatusCode, String);
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -155,7 +156,11 @@ pub(crate) async fn serve(
     let routes = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/pods", post(allocate))
-        .route("/v1/pods/free", post(free))
+        // A pod may have this very name.
+        .route(
+            "/v1/pods/free",
+            post(free).get(|api| addresses_of(api, Path("free".to_owned()))),
+        )
         .route("/v1/pods/{id}", get(addresses_of))
         .route("/v1/addresses/{address}", get(lookup))
         .route("/v1/ipam", get(ipam))
@@ -171,6 +176,9 @@ pub(crate) async fn serve(
         )
         .route("/v1/peers/remove", post(remove))
         .route("/v1/peers/keep", post(keep))
+        .route("/v1/leave", get(leave::look).post(leave::begin))
+        .route("/v1/leave/end", post(leave::end))
+        .route("/v1/stay", post(leave::stay))
         .route("/v1/stop", post(stop))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -196,7 +204,7 @@ fn accept<T>(body: Body<T>) -> Result<T, Refusal> {
         .map_err(|e| Refusal(StatusCode::BAD_REQUEST, e.body_text()))
 }
 
-fn root_only(caller: Caller) -> Result<(), Refusal> {
+pub(super) fn root_only(caller: Caller) -> Result<(), Refusal> {
     match caller.uid {
         Some(0) => Ok(()),
         _ => Err(Refusal(

@@ -4,6 +4,7 @@ pub(crate) mod attach;
 mod check;
 pub(crate) mod down;
 pub(crate) mod ipam;
+mod leave;
 mod owners;
 pub(crate) mod peer;
 mod progress;

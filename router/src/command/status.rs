@@ -277,7 +277,7 @@ fn bytes(octets: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_wire::api::{Pod, TargetStatus, Traffic};
+    use weft_wire::api::{DiskStatus, Pod, TargetStatus, Traffic};
 
     #[test]
     fn the_screen_says_what_matters_first_and_fits() {
@@ -346,6 +346,7 @@ mod tests {
             firewall: vec!["chain FORWARD drops".into()],
             uptime_s: 90_061,
             role: NodeRole::Owner,
+            disk: DiskStatus::default(),
         };
         let screen = render(&status);
         assert!(

@@ -5,6 +5,7 @@
 //! | [`start`] | everything before the first packet: state, founding or joining, sockets |
 //! | [`adopt`] | this host becomes a member of another cluster |
 //! | [`askers`] | who waits for an answer of the address space |
+//! | [`attached`] | addresses of attached pods that the state does not know of |
 //! | [`tcp`] | the mesh's connections |
 //! | [`underlay`] | at which addresses this host can be reached, and with which MTU |
 //! | [`bridge`] | keeps the kernel as the node wants it |
@@ -17,6 +18,7 @@
 
 mod adopt;
 mod askers;
+mod attached;
 mod bridge;
 mod disk;
 mod firewall;
@@ -31,6 +33,7 @@ pub(crate) use start::run;
 use askers::Askers;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Instant;
 use tcp::Connections;
 use tokio::net::TcpStream;
@@ -42,10 +45,10 @@ use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, Output};
 use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_store::writer::SAVES_MAX;
-use weft_store::{Difference, Job, Save};
+use weft_store::{Difference, Job, Save, StoreError, Syncs};
 use weft_wire::api::{
-    AdoptRequest, Adopted, FreeRequest, IpamStatus, KeepRequest, PodPlan, PodRequest, RemovalAsked,
-    RemoveRequest, Status,
+    AdoptRequest, Adopted, FreeRequest, IpamStatus, KeepRequest, LeaveStatus, PodPlan, PodRequest,
+    RemovalAsked, RemoveRequest, Status,
 };
 use weft_wire::{Mac, NodeId, Time};
 
@@ -87,6 +90,14 @@ pub(crate) enum Request {
     Connect(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Try this address no more.
     Forget(String, oneshot::Sender<Result<String, TargetRefusal>>),
+    /// Hand this host's part of the range on; where that stands, or none before this host is a member.
+    Leave(oneshot::Sender<Option<LeaveStatus>>),
+    /// Where leaving stands; none for a host that stays.
+    Leaving(oneshot::Sender<Option<LeaveStatus>>),
+    /// Stay after all.
+    Stay(oneshot::Sender<()>),
+    /// Give the identity up. Nothing is saved from here on; whoever asks asks the router to stop next.
+    SetAside(oneshot::Sender<oneshot::Receiver<Result<PathBuf, StoreError>>>),
     /// Become a member of another cluster, with all hosts of this one; the token comes with its key. Answered when that is
     /// durable, or when it has come to nothing.
     Adopt(
@@ -151,6 +162,8 @@ enum NodeEvent {
         conn: ConnId,
     },
     Persisted(SaveToken),
+    /// Written, and not synced yet.
+    OnDisk(SaveToken),
     /// A sentence while the disk takes no writes.
     Disk(Option<String>),
     Engine(EngineEvent),
@@ -177,6 +190,9 @@ struct Daemon {
     save_trouble: Option<String>,
     /// A sentence while the disk takes no writes: then nothing is given out.
     disk_trouble: Option<String>,
+    /// The identity is given up: what would still be saved is nobody's.
+    is_set_aside: bool,
+    syncs: Syncs,
     askers: Askers,
     /// Those who wait until this host has adopted another cluster, or has not.
     adopting: Vec<oneshot::Sender<Result<Adopted, String>>>,
@@ -287,6 +303,9 @@ impl Daemon {
     }
 
     fn save(&mut self, token: SaveToken, save: Save) {
+        if self.is_set_aside {
+            return;
+        }
         if self.saves.try_send(Job::Save(token, save)).is_err() {
             self.save_trouble = Some(format!(
                 "the disk takes no writes: {SAVES_MAX} of them wait, or its writer has ended"
@@ -351,6 +370,12 @@ impl Daemon {
             NodeEvent::Persisted(SaveToken::Claims) => return None,
             NodeEvent::Persisted(SaveToken::Agreement(token)) => {
                 self.input(Input::AgreementPersisted(token));
+                return self.save_trouble.take();
+            }
+            NodeEvent::OnDisk(token) => {
+                if let SaveToken::Ipam(token) = token {
+                    self.input(Input::IpamWritten(token));
+                }
                 return self.save_trouble.take();
             }
             NodeEvent::Disk(trouble) => {
@@ -448,6 +473,24 @@ impl Daemon {
             }
             Request::Forget(target, answer) => {
                 let _ = answer.send(self.forget(&target));
+            }
+            Request::Leave(answer) => {
+                self.input(Input::Ipam(Ipam::Leave));
+                let _ = answer.send(self.node.leave_status());
+            }
+            Request::Leaving(answer) => {
+                let _ = answer.send(self.node.leave_status());
+            }
+            Request::Stay(answer) => {
+                self.input(Input::Ipam(Ipam::Stay));
+                let _ = answer.send(());
+            }
+            Request::SetAside(answer) => {
+                let (done, when_done) = oneshot::channel();
+                // What waits for the disk is written first. A writer that takes nothing more drops its end.
+                let _ = self.saves.try_send(Job::SetAside(done));
+                self.is_set_aside = true;
+                let _ = answer.send(when_done);
             }
             Request::Adopt(request, psk, answer) => self.adopt(request, psk, answer),
             Request::Remove(request, asked, answer) => {
@@ -553,6 +596,8 @@ impl Daemon {
         status.warnings.extend(self.bridge_trouble.borrow().clone());
         status.warnings.extend(self.disk_trouble.clone());
         status.firewall = self.firewall.borrow().clone();
+        status.disk = disk::status(&self.syncs);
+        status.warnings.extend(disk::slow(&status.disk));
         status
     }
 }

@@ -105,6 +105,15 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     {
         targets.extend(state.targets);
     }
+    let space = state.durable.as_ref().map(|durable| durable.genesis());
+    let space = space.and_then(|genesis| AddressSpace::of_genesis(genesis).ok());
+    let mut claims = state.claims;
+    for claim in super::attached::unknown(state.ipam.as_ref().zip(space)) {
+        if !claims.contains(&claim) {
+            tracing::info!(pod = claim.id, address = %claim.address, "the state does not have this pod's address: it is claimed");
+            claims.push(claim);
+        }
+    }
     let node = Node::new(
         Time::from_start(clock.elapsed()),
         NodeConfig {
@@ -124,7 +133,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
                 Role::Owner
             },
             ipam: state.ipam,
-            claims: state.claims,
+            claims,
             targets,
             endpoints: underlay.endpoints,
             underlay_mtu: underlay.mtu,
@@ -135,6 +144,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             seed: random::seed()?,
         },
     )?;
+    let syncs = store.syncs();
     let (saves, writer) = disk::start(store, token_text, events.clone(), failures)?;
     tokio::spawn(tcp::accept(listener, events.clone()));
     let (end_api, api_ended) = tokio::sync::oneshot::channel();
@@ -147,6 +157,8 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         saves,
         save_trouble: None,
         disk_trouble: None,
+        is_set_aside: false,
+        syncs,
         askers: super::askers::Askers::default(),
         adopting: Vec::new(),
         remote_macs,

@@ -2,7 +2,7 @@
 
 use crate::error::StoreError;
 use crate::point::{Occasion, Points, Step, WritePoint};
-use crate::store::Syncs;
+use crate::syncs::Syncs;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -32,13 +32,12 @@ pub(crate) fn replace(
         reach(Step::Made);
         file.write_all(bytes)?;
         reach(Step::Written);
-        file.sync_all()?;
-        syncs.count();
+        syncs.measured(|| file.sync_all())?;
         reach(Step::Synced);
         std::fs::rename(&beside, &path)?;
         reach(Step::Renamed);
-        File::open(directory)?.sync_all()?;
-        syncs.count();
+        let directory = File::open(directory)?;
+        syncs.measured(|| directory.sync_all())?;
         reach(Step::Durable);
         Ok(())
     };
@@ -64,6 +63,20 @@ pub(crate) fn make_directory(path: &Path) -> io::Result<bool> {
         File::open(parent)?.sync_all()?;
     }
     Ok(!missing.is_empty())
+}
+
+/// Renames files of a directory, as far as they are there, so that a crash afterwards does not undo it.
+pub(crate) fn rename_all(directory: &Path, names: &[(&str, String)]) -> Result<(), StoreError> {
+    for (from, to) in names {
+        let (from, to) = (directory.join(from), directory.join(to));
+        match std::fs::rename(&from, &to) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => done.map_err(|source| StoreError::of_io(&from, source))?,
+        }
+    }
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| StoreError::of_io(directory, source))
 }
 
 /// Refuses a directory in which somebody else could change or replace what the router wrote.

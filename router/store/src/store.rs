@@ -6,59 +6,29 @@
 //! router runs.
 
 use crate::error::{Difference, FormatError, StoreError};
-use crate::file::{check_owner, make_directory, replace};
+use crate::file::{check_owner, make_directory, rename_all, replace};
 use crate::format::{self, RecordKind};
+use crate::load::{State, decode, read};
 use crate::machine::MachineId;
 use crate::point::{Append, CrashAt, Occasion, Points, WritePoint};
+use crate::syncs::Syncs;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
-use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use weft_gossip::DurableState;
 use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, IpamState};
 use weft_wire::codec::encode;
 use weft_wire::{NodeKey, NoiseKeypair};
 
-/// Largest state file that is read: 65,536 owners' admissions and peer records.
-const STATE_FILE_MAX: u64 = 64 << 20;
 /// The file is rewritten when it is this many times its snapshot, and [`APPENDED_MIN`] more.
 const APPENDED_FACTOR: u64 = 3;
 /// Octets that may be appended to any snapshot: some thousand changes, read in milliseconds at the next start.
 const APPENDED_MIN: u64 = 1 << 20;
-/// Longest encoded part in an agreement: 64 ids, in the set and in two geneses, with room to spare.
-const AGREEMENT_STATE_MAX: usize = 64 << 10;
-/// Longest encoded change of the address state: a grant of all slots of a fragmented host.
-const CHANGE_MAX: usize = 1 << 20;
-/// Longest encoded list of targets: a few socket addresses as text.
-const TARGETS_MAX: usize = 4 << 10;
-/// Longest encoded list of claims: 65,536 addresses with ids of 256 octets.
-const CLAIMS_MAX: usize = 32 << 20;
 
-/// What a router is and knows when it starts.
-pub struct State {
-    /// The node's identity.
-    pub key: NodeKey,
-    /// Its Noise static key.
-    pub noise: NoiseKeypair,
-    /// Grows at each start.
-    pub incarnation: u64,
-    /// Genesis, secrets and records; none before the node has joined.
-    pub durable: Option<DurableState>,
-    /// What binds the node while it makes a cluster together with others; the default once it has one.
-    pub agreement: AgreementState,
-    /// Slots and addresses; none before the node has joined.
-    pub ipam: Option<IpamState>,
-    /// Addresses of pods from before it began again, that the cluster has not given to it.
-    pub claims: Vec<Claim>,
-    /// Join token of the cluster that it has adopted.
-    pub token: Option<String>,
-    /// Where the hosts listen that let it in when it began again.
-    pub targets: Vec<String>,
-}
+/// Added to the names of files of a host that has left its cluster.
+const LEFT: &str = ".left-the-cluster";
 
 /// What a host is once it has begun again: a new member, whose pods have addresses already.
 #[derive(Clone)]
@@ -96,22 +66,7 @@ pub enum Save {
     /// These addresses of pods are claimed, and no others.
     Claims(Vec<Claim>),
     /// This binds the node while it makes a cluster together with others.
-    Agreement(AgreementState),
-}
-
-/// Counts the syncs of a store, from any thread.
-#[derive(Clone, Debug, Default)]
-pub struct Syncs(Arc<AtomicU64>);
-
-impl Syncs {
-    /// Calls of fsync and fdatasync that the kernel has answered with success since the store was opened.
-    pub fn so_far(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn count(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
+    Agreement(Box<AgreementState>),
 }
 
 /// The open state directory; the lock is held until it is dropped.
@@ -229,6 +184,15 @@ impl Store {
     /// It could not be written. The file then holds all that was durable before; this value keeps the rest, so the
     /// next call, also one with nothing new, tries to write all of it.
     pub fn save(&mut self, saves: &[Save]) -> Result<(), StoreError> {
+        self.save_telling(saves, || {})
+    }
+
+    /// As [`Self::save`]; calls `written` between write and sync, when the file is not replaced as a whole: what was handed
+    /// over outlives this process then.
+    ///
+    /// # Errors
+    /// As [`Self::save`], also after `written` was called.
+    pub fn save_telling(&mut self, saves: &[Save], written: impl FnMut()) -> Result<(), StoreError> {
         let mut appended = Vec::new();
         let mut at: fn(Append) -> WritePoint = WritePoint::Records;
         for save in saves {
@@ -251,7 +215,7 @@ impl Store {
                     at = WritePoint::Agreement;
                     let body = encode(state);
                     appended.extend(format::encode_record(RecordKind::Agreement, &body, place));
-                    self.agreement = state.clone();
+                    self.agreement = (**state).clone();
                 }
                 Save::Ipam(changes) => {
                     // Its snapshot stands before it, or is made from the genesis when the file is read.
@@ -281,7 +245,7 @@ impl Store {
         if appended.is_empty() {
             return Ok(());
         }
-        self.append(&appended, at).map_err(|source| {
+        self.append(&appended, at, written).map_err(|source| {
             // What was acknowledged before stays; nothing of this write may be found later. A file whose sync
             // failed is not written again either: the kernel may have dropped what it could not write (fsync(2)).
             self.is_behind = true;
@@ -290,7 +254,12 @@ impl Store {
         })
     }
 
-    fn append(&mut self, records: &[u8], at: fn(Append) -> WritePoint) -> std::io::Result<()> {
+    fn append(
+        &mut self,
+        records: &[u8],
+        at: fn(Append) -> WritePoint,
+        mut written: impl FnMut(),
+    ) -> std::io::Result<()> {
         let torn = at(Append::Torn);
         if self.points.awaits(torn) {
             self.file
@@ -299,8 +268,8 @@ impl Store {
         }
         self.file.write_all_at(records, self.length)?;
         self.points.reach(at(Append::Written));
-        self.file.sync_data()?;
-        self.syncs.count();
+        written();
+        self.syncs.measured(|| self.file.sync_data())?;
         self.points.reach(at(Append::Synced));
         self.length += records.len() as u64;
         Ok(())
@@ -350,6 +319,28 @@ impl Store {
             Ok(()) => Err(Difference::Mended { why }),
             Err(error) => Err(Difference::Lost { why, error }),
         }
+    }
+
+    /// Gives the identity up for good: the file and the token get names by which no router takes them, and which say
+    /// why. Nothing may be saved afterwards. Returns where the file is kept.
+    ///
+    /// # Errors
+    /// They could not be renamed; what is still there under its name must be moved by hand.
+    pub fn set_aside(&mut self) -> Result<PathBuf, StoreError> {
+        let is_free = |suffix: &String| {
+            ["state", "token"]
+                .iter()
+                .all(|name| !self.directory.join(format!("{name}{suffix}")).exists())
+        };
+        let mut suffixes = (1u32..).map(|number| match number {
+            1 => LEFT.to_owned(),
+            number => format!("{LEFT}-{number}"),
+        });
+        // There are more numbers than files.
+        let suffix = suffixes.find(is_free).unwrap_or_else(|| LEFT.to_owned());
+        let names = ["state", "token"].map(|name| (name, format!("{name}{suffix}")));
+        rename_all(&self.directory, &names)?;
+        Ok(self.directory.join(format!("state{suffix}")))
     }
 
     fn take_cluster(&mut self, durable: &DurableState) -> Result<(), StoreError> {
@@ -484,119 +475,6 @@ impl Store {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let io = |source| StoreError::of_io(path, source);
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io(e)),
-    };
-    let mut bytes = Vec::new();
-    file.take(STATE_FILE_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
-    if bytes.len() as u64 > STATE_FILE_MAX {
-        return Err(StoreError::Damaged {
-            path: path.into(),
-            why: FormatError::TooLarge,
-        });
-    }
-    Ok(Some(bytes))
-}
-
-fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<State, StoreError> {
-    let damaged = |why| StoreError::Damaged {
-        path: path.into(),
-        why,
-    };
-    let contents = format::decode(bytes).map_err(|why| match why {
-        FormatError::Newer { found } => StoreError::Newer {
-            path: path.into(),
-            found,
-            known: format::FORMAT_VERSION,
-        },
-        other => damaged(other),
-    })?;
-    if let Some(at) = contents.torn_at {
-        tracing::warn!(
-            "{}: the last write was torn by a crash at octet {at}; it was never acknowledged",
-            path.display()
-        );
-    }
-    let records = contents.records;
-    let last = |kind| {
-        records
-            .iter()
-            .rev()
-            .find(|(k, _)| *k == kind)
-            .map(|(_, body)| *body)
-    };
-    let identity = last(RecordKind::Identity).ok_or(damaged(FormatError::Missing("identity")))?;
-    let (bound_to, key, noise) = format::decode_identity(identity).map_err(damaged)?;
-    if bound_to != machine.binding() {
-        return Err(StoreError::OtherMachine { path: path.into() });
-    }
-    let incarnation = last(RecordKind::Incarnation)
-        .and_then(|body| body.try_into().ok())
-        .map(u64::from_be_bytes)
-        .ok_or(damaged(FormatError::Missing("incarnation")))?;
-    let Some(body) = last(RecordKind::Cluster) else {
-        let agreement = last(RecordKind::Agreement).map_or(Ok(AgreementState::default()), |body| {
-            weft_wire::codec::decode::<_, AGREEMENT_STATE_MAX>(body)
-        });
-        return Ok(State {
-            key,
-            noise,
-            incarnation,
-            durable: None,
-            agreement: agreement.map_err(|_| damaged(FormatError::Cluster))?,
-            ipam: None,
-            claims: Vec::new(),
-            token: None,
-            targets: Vec::new(),
-        });
-    };
-    let durable = DurableState::decode(body).map_err(|_| damaged(FormatError::Cluster))?;
-    let genesis = durable.genesis();
-    let mut ipam = match last(RecordKind::IpamState) {
-        Some(body) => IpamState::decode(body, genesis),
-        None => IpamState::genesis(genesis),
-    }
-    .map_err(|_| damaged(FormatError::Ipam))?;
-    for (_, body) in records.iter().filter(|(kind, _)| *kind == RecordKind::IpamChange) {
-        let change: Change =
-            weft_wire::codec::decode::<_, CHANGE_MAX>(body).map_err(|_| damaged(FormatError::Ipam))?;
-        ipam.apply(&change);
-    }
-    let claims = match last(RecordKind::Claims) {
-        Some(body) => {
-            weft_wire::codec::decode::<_, CLAIMS_MAX>(body).map_err(|_| damaged(FormatError::Ipam))?
-        }
-        None => Vec::new(),
-    };
-    let token = match last(RecordKind::Token) {
-        Some(body) => Some(String::from_utf8(body.to_vec()).map_err(|_| damaged(FormatError::Cluster))?),
-        None => None,
-    };
-    let targets = match last(RecordKind::Targets) {
-        Some(body) => {
-            weft_wire::codec::decode::<_, TARGETS_MAX>(body).map_err(|_| damaged(FormatError::Cluster))?
-        }
-        None => Vec::new(),
-    };
-    Ok(State {
-        key,
-        noise,
-        incarnation,
-        durable: Some(durable),
-        agreement: AgreementState::default(),
-        ipam: Some(ipam),
-        claims,
-        token,
-        targets,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -636,7 +514,7 @@ mod tests {
         };
         let mut store = open(dir.path(), MACHINE).unwrap().0;
         for round in [1, 2] {
-            store.save(&[Save::Agreement(bound(round))]).unwrap();
+            store.save(&[Save::Agreement(Box::new(bound(round)))]).unwrap();
         }
         drop(store);
         // From the log, then from the snapshot that the start made of it.

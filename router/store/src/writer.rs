@@ -3,6 +3,7 @@
 use crate::error::{Difference, StoreError};
 use crate::store::{Save, Store};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use weft_ipam_crdt::IpamState;
@@ -18,6 +19,8 @@ pub enum Told<T> {
     /// This write of its kind, cluster, addresses, agreement or a beginning, is durable, and all before it. Of claims
     /// nothing is told.
     Durable(T),
+    /// This write of addresses is written, and all before it; the disk is slow and still has to sync it. Told only then.
+    Written(T),
     /// The disk refused. Nothing is lost and nothing more becomes durable before [`Told::Recovered`].
     Refused(StoreError),
     /// The disk takes writes again.
@@ -33,11 +36,13 @@ pub enum Job<T> {
     Save(T, Save),
     /// Read the file again and compare it, with [`Store::compare`]. While the disk refuses, the answer waits.
     Compare(Box<IpamState>, oneshot::Sender<Result<(), Difference>>),
+    /// Give the identity up, with [`Store::set_aside`], and end.
+    SetAside(oneshot::Sender<Result<PathBuf, StoreError>>),
 }
 
 /// Writes until the sender is dropped, or `tell` returns false, or nothing can be written for good. `join_token` is
 /// kept with the first write: from then on there is a cluster that it admits to.
-pub fn run<T>(
+pub fn run<T: Clone>(
     store: Store,
     mut jobs: mpsc::Receiver<Job<T>>,
     join_token: Option<String>,
@@ -83,9 +88,17 @@ pub fn run<T>(
             Next::Retry if !jobs.is_closed() => continue,
             Next::Retry | Next::End => return,
         }
-        if let Some(Job::Compare(state, answer)) = waiting.pop_front() {
-            // Whoever asked may have gone.
-            let _ = answer.send(writer.store.compare(&state));
+        // Whoever asked may have gone.
+        match waiting.pop_front() {
+            Some(Job::Compare(state, answer)) => {
+                let _ = answer.send(writer.store.compare(&state));
+            }
+            Some(Job::SetAside(answer)) => {
+                let _ = answer.send(writer.store.set_aside());
+                return;
+            }
+            Some(save @ Job::Save(..)) => waiting.push_front(save),
+            None => {}
         }
     }
 }
@@ -111,7 +124,7 @@ struct Writer<T, F> {
     is_refused: bool,
 }
 
-impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
+impl<T: Clone, F: FnMut(Told<T>) -> bool> Writer<T, F> {
     fn add(&mut self, number: T, save: Save) {
         match save {
             Save::Cluster(_) => self.cluster = Some(number),
@@ -129,7 +142,13 @@ impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
 
     /// Makes what was added durable, and what a call before could not.
     fn write(&mut self) -> Next {
-        let saved = self.store.save(&self.batch).and_then(|()| {
+        let is_slow = self.store.syncs().report().is_slow;
+        let (tell, written) = (&mut self.tell, self.ipam.clone().filter(|_| is_slow));
+        let telling = || {
+            // Whoever does not listen any more is noticed when it is durable.
+            let _ = written.clone().is_none_or(|number| tell(Told::Written(number)));
+        };
+        let saved = self.store.save_telling(&self.batch, telling).and_then(|()| {
             let Some(token) = &self.join_token else {
                 return Ok(());
             };
@@ -167,5 +186,73 @@ impl<T, F: FnMut(Told<T>) -> bool> Writer<T, F> {
             (true, true) => Next::Retry,
             (true, false) => Next::Go,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::MachineId;
+    use crate::syncs::{MEASURED, SLOW_ABOVE};
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+    use weft_gossip::DurableState;
+    use weft_ipam_crdt::{AddressSpace, Change, Held};
+    use weft_wire::record::Genesis;
+    use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair};
+
+    /// What the writer tells when it gets one change of the addresses, in order.
+    fn told(make_slow: bool) -> Vec<&'static str> {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = MachineId::from_text("0123456789abcdef0123456789abcdef").unwrap();
+        let noise = NoiseKeypair::generate(&mut ChaCha20Rng::from_seed([1; 32])).unwrap();
+        let key = NodeKey::from_seed([1; 32]);
+        let founder = key.id();
+        let (mut store, _) =
+            Store::open(&directory.path().join("weft"), machine, None, || (key, noise)).unwrap();
+        let space = AddressSpace::of_range("10.32.0.0/24".parse().unwrap()).unwrap();
+        let genesis = Genesis {
+            founders: vec![founder],
+            nonce: [0; 16],
+            range: space.range(),
+            slot_size: space.slot_size(),
+        };
+        let secret = ClusterSecret {
+            number: 1,
+            key: [2; 32],
+        };
+        store
+            .save(&[Save::Cluster(DurableState::founded(genesis, secret))])
+            .unwrap();
+        if make_slow {
+            for _ in 0..MEASURED {
+                // A disk that takes this long, as nearly as a test can have one.
+                let slow = || {
+                    std::thread::sleep(2 * SLOW_ABOVE);
+                    Ok(())
+                };
+                store.syncs().measured(slow).unwrap();
+            }
+        }
+        let (jobs, to_do) = mpsc::channel(8);
+        let change = Change::Address(1, Some(Held::Pod("web".into())));
+        jobs.try_send(Job::Save(7, Save::Ipam(vec![change]))).unwrap();
+        drop(jobs);
+        let mut said = Vec::new();
+        run(store, to_do, None, |what| {
+            said.push(match what {
+                Told::Written(7) => "written",
+                Told::Durable(7) => "durable",
+                _ => "something else",
+            });
+            true
+        });
+        said
+    }
+
+    #[test]
+    fn a_slow_disk_is_told_of_twice() {
+        assert_eq!(told(false), ["durable"]);
+        assert_eq!(told(true), ["written", "durable"]);
     }
 }

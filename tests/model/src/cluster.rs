@@ -315,7 +315,7 @@ impl Cluster {
         if self.slots.promised(sent).epoch == epoch && epoch > 0 && is_asked {
             add(&mut state.net.signed, signed);
         }
-        if owner != host && self.slots.last_removal(sent) > 0 {
+        if owner != host && self.plan.transfers > 0 && self.slots.last_removal(sent) > 0 {
             state.net.disowned.retain(|(other, _)| *other != host);
             add(&mut state.net.disowned, (host, epoch));
         }
@@ -470,6 +470,20 @@ impl Cluster {
             }
         }
         latest
+    }
+
+    /// As [`Self::latest`], of what no crash takes back.
+    pub(crate) fn settled(&self, state: &State) -> Id<IpamState> {
+        let durable = state.hosts.iter().map(|host| host.durable);
+        durable
+            .reduce(|best, other| {
+                if self.epoch(other) > self.epoch(best) {
+                    other
+                } else {
+                    best
+                }
+            })
+            .unwrap_or(state.hosts[0].durable)
     }
 
     /// A host starts from this state.
@@ -653,7 +667,7 @@ impl Cluster {
         }
     }
 
-    /// What can reach a host and makes a difference to it.
+    /// What can reach a host and makes a difference to it. Where the slot never moves, nothing is said of it.
     pub(crate) fn deliveries(&self, state: &State, host: usize, actions: &mut Vec<Action>) {
         let (slots, net, at) = (&self.slots, &state.net, &state.hosts[host]);
         let memory = at.part.memory;
@@ -661,6 +675,9 @@ impl Cluster {
             if self.voting.learn(&self.cast, memory, *proof).is_some() {
                 actions.push(Action::Learn(host, *proof));
             }
+        }
+        if self.plan.transfers == 0 {
+            return;
         }
         let is_lax = self.plan.flaw == Flaw::StrangersOwn;
         // Where a slot is matters to others than its owner only once there is something to take back.

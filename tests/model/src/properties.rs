@@ -50,7 +50,7 @@ impl Model for Cluster {
         if self.plan.flaw != Flaw::None {
             return properties;
         }
-        if self.plan.losses == 0 {
+        if self.plan.transfers > 0 && self.plan.losses == 0 {
             properties.push(Property::always(
                 SOMEBODY_ALLOCATES,
                 |model: &Self, state: &State| model.first.check(model.ends_well(state)),
@@ -114,7 +114,8 @@ impl Cluster {
             passed.push(mark);
             let mut actions = Vec::new();
             for host in 0..state.hosts.len() {
-                if self.is_out(&state, host) || !self.is_member(host, self.latest(&state)) {
+                // A host that was removed need not do anything any more, once somebody knows of it for good.
+                if self.is_out(&state, host) || !self.is_member(host, self.settled(&state)) {
                     continue;
                 }
                 self.deliveries(&state, host, &mut actions);

@@ -73,11 +73,12 @@ fn a_slot_of_a_removed_host_has_one_owner_after_a_crash_before_a_sync() {
 
 #[test]
 #[ignore = "minutes"]
-fn a_slot_of_a_removed_host_has_one_owner_after_two_crashes_before_a_sync() {
-    must_hold(
-        "a slot, one removal, two crashes before a sync",
-        plan(one_removal(), Flaw::None),
-    );
+fn a_slot_of_a_removed_host_has_one_owner_after_three_grants() {
+    let plan = Plan {
+        crashes: 1,
+        ..plan(one_removal(), Flaw::None)
+    };
+    must_hold("a slot, one removal, three grants, a crash before a sync", plan);
 }
 
 #[test]

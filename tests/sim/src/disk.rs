@@ -23,7 +23,7 @@ pub(crate) enum Write {
     /// Addresses that it claims.
     Claims(Vec<Claim>),
     /// What binds the host while it makes a cluster together with others.
-    Agreement(u64, AgreementState),
+    Agreement(u64, Box<AgreementState>),
 }
 
 /// Writes that have become durable, the last of each kind.
@@ -163,7 +163,7 @@ impl Disk {
                 self.ipam = IpamState::genesis(state.genesis()).ok();
                 self.durable = Some(state);
             }
-            Write::Agreement(_, state) => self.agreement = state,
+            Write::Agreement(_, state) => self.agreement = *state,
             Write::Ipam(_, changes) => {
                 let Some(durable) = &self.durable else { return };
                 let fresh = || IpamState::genesis(durable.genesis()).ok();

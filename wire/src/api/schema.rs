@@ -43,6 +43,8 @@ fn generated() -> Value {
     answers.subschema_for::<RemovalDone>();
     answers.subschema_for::<Detached>();
     answers.subschema_for::<TakenDown>();
+    answers.subschema_for::<LeaveStatus>();
+    answers.subschema_for::<LeaveEnd>();
     answers.subschema_for::<Token>();
     answers.subschema_for::<ApiError>();
     // What may be left out of a request is decided by how it is read.

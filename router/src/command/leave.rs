@@ -1,0 +1,84 @@
+//! `weft down --leave`: the host goes for good, and its part of the range goes to the others.
+
+use crate::api::client::Client;
+use crate::cli::DownArgs;
+use anyhow::{Context, bail};
+use std::time::{Duration, Instant};
+use weft_wire::api::{FreeRequest, IpamStatus, LeaveEnd, LeaveStatus, Pod, PodAddresses};
+
+/// Handing on is looked at this often.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Hands on what can be, then ends the router and puts its identity aside. Returns what became of the addresses, and
+/// where the identity is.
+pub(super) fn leave(args: &DownArgs, client: &Client, pods: &[Pod]) -> anyhow::Result<(LeaveStatus, String)> {
+    let ipam: IpamStatus = super::block_on(super::ASKING, async { client.get("/v1/ipam").await })?;
+    let mut ids: Vec<&str> = ipam.used.iter().map(|used| used.id.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if !ids.is_empty() && !args.force {
+        bail!(
+            "addresses are still held here for {}. Give them back first (`weft detach`, or `weft ipam free` for what was \
+             given out by hand), or let --force do it",
+            ids.join(", ")
+        );
+    }
+    for pod in pods {
+        weft_kernel::attach::detach(&pod.id)?;
+    }
+    for id in ids {
+        let request = FreeRequest {
+            id: id.to_owned(),
+            address: None,
+        };
+        super::block_on(super::ASKING, async {
+            let freed: PodAddresses = client.post("/v1/pods/free", &request).await?;
+            Ok(freed)
+        })?;
+    }
+    let progress = async || {
+        let status: LeaveStatus = client.get("/v1/leave").await.ok()?;
+        Some(status.waits_for.join("; "))
+    };
+    let deadline = Instant::now() + Duration::from_secs(args.deadline);
+    let handing = hand_on(client, deadline);
+    let status = super::block_on_watched("handing this host's addresses to the others", progress, handing)?;
+    if !status.done && !args.force {
+        super::block_on(super::ASKING, client.post_empty("/v1/stay"))?;
+        bail!(
+            "not all addresses were handed on within {} s: {}. This host stays a member and nothing is lost: run it again, \
+             or leave with --force; then another host takes the rest when this one is removed there (`weft peer remove`)",
+            args.deadline,
+            status.waits_for.join("; ")
+        );
+    }
+    let answer = super::block_on("waiting for the router to stop", client.end("/v1/leave/end"))?
+        .context("the router ended while it was leaving: start it, and run `weft down --leave` again")?;
+    let end: LeaveEnd = serde_json::from_slice(&answer)
+        .context("the router's answer cannot be read: is it of another version?")?;
+    Ok((status, end.identity_kept_at))
+}
+
+/// Until all is handed on that can be, or the deadline.
+async fn hand_on(client: &Client, deadline: Instant) -> anyhow::Result<LeaveStatus> {
+    client.post_empty("/v1/leave").await?;
+    loop {
+        let status: LeaveStatus = client.get("/v1/leave").await?;
+        if status.done || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What became of the addresses, in words.
+pub(super) fn words(status: &LeaveStatus, identity: &str) -> String {
+    let mut words = format!("; {} addresses were handed to the other hosts", status.handed);
+    for rest in status.stays.iter().chain(&status.waits_for) {
+        words.push_str("\nnot handed on: ");
+        words.push_str(rest);
+    }
+    words.push_str("\nthe host's former identity is kept as ");
+    words.push_str(identity);
+    words
+}

@@ -69,14 +69,15 @@ pub fn grantable(
     Ok(next_versions(runs, state.epoch()))
 }
 
-/// What giving a grant does to the state of the host that signed it; before it leaves.
+/// What giving a grant does to the state of the host that signed it; before it leaves. The first change is the grant, which
+/// moves the slots, so that a log that is torn behind it holds all or nothing; the others tell what has moved.
 pub fn granted(grant: &Grant) -> Vec<Change> {
     let slots = grant.runs.iter().map(|run| Change::Slots {
         run: *run,
         owner: grant.to,
         is_frozen: false,
     });
-    slots.chain([Change::Given(grant.clone())]).collect()
+    [Change::Given(grant.clone())].into_iter().chain(slots).collect()
 }
 
 /// True when `host` could own or grant slots in `epoch`, by what is known of the epochs.
@@ -228,7 +229,7 @@ pub fn can_take(state: &IpamState, own_runs: usize, grant: &Grant, known: &[&Pro
 }
 
 /// What taking these steps of a grant does to the state. `kept` are the proofs of the slots; only their recipient keeps
-/// them.
+/// them, and before the slots: a log that is torn between them leaves no slot without its proof, and the grant comes again.
 pub fn taken(state: &IpamState, grant: &Grant, steps: &[SlotRun], kept: &[&Proof]) -> Vec<Change> {
     let slots = steps.iter().map(|run| Change::Slots {
         run: *run,
@@ -239,7 +240,7 @@ pub fn taken(state: &IpamState, grant: &Grant, steps: &[SlotRun], kept: &[&Proof
         .iter()
         .filter(|proof| !state.chain().contains_key(&proof.id()))
         .map(|proof| Change::Chain((*proof).clone()));
-    slots.chain(proofs).collect()
+    proofs.chain(slots).collect()
 }
 
 /// True when a proof says nothing about these slots that a later reclaim among `chain` does not make needless.
@@ -461,4 +462,64 @@ pub fn reclaimed(state: &IpamState, reclaim: &Reclaim, kept: &[(u32, NodeId)]) -
         is_frozen: false,
     }));
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::AddressSpace;
+    use weft_wire::record::Genesis;
+    use weft_wire::{GenesisId, NodeKey};
+
+    /// A grant of two runs, and the state before it.
+    fn grant() -> (IpamState, Grant) {
+        let [from, to] = [1, 2].map(|seed| NodeKey::from_seed([seed; 32]));
+        let space = AddressSpace::of_range("10.32.0.0/24".parse().unwrap()).unwrap();
+        let genesis = Genesis {
+            founders: alloc::vec![from.id()],
+            nonce: [0; 16],
+            range: space.range(),
+            slot_size: space.slot_size(),
+        };
+        let runs = [(3, 2), (9, 4)].map(|(first, count)| SlotRun {
+            first,
+            count,
+            version: Version { epoch: 0, seq: 1 },
+        });
+        let grant = Grant::sign(&from, &GenesisId([0; 32]), to.id(), runs.to_vec());
+        (IpamState::genesis(&genesis).unwrap(), grant)
+    }
+
+    /// How many slots a host has once so many of these changes are in its log.
+    fn slots_after(state: &IpamState, changes: &[Change], host: &NodeId) -> (IpamState, u32) {
+        let mut state = state.clone();
+        changes.iter().for_each(|change| state.apply(change));
+        let slots = state.table().runs_of(host).iter().map(|run| run.count).sum();
+        (state, slots)
+    }
+
+    #[test]
+    fn a_log_that_is_torn_in_a_grant_has_moved_no_slot_of_which_nobody_is_told() {
+        let (state, grant) = grant();
+        let changes = granted(&grant);
+        for torn in 0..=changes.len() {
+            let (after, slots) = slots_after(&state, &changes[..torn], &grant.to);
+            assert_eq!(slots, if torn == 0 { 0 } else { 6 }, "{torn}");
+            assert_eq!(after.given().contains_key(&grant.id()), torn > 0, "{torn}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_torn_in_a_taken_grant_has_no_slot_without_its_proof() {
+        let (state, grant) = grant();
+        let proof = Proof::Grant(grant.clone());
+        let changes = taken(&state, &grant, &grant.runs, &[&proof]);
+        let mut owned = Vec::new();
+        for torn in 0..=changes.len() {
+            let (after, slots) = slots_after(&state, &changes[..torn], &grant.to);
+            assert!(slots == 0 || after.chain().contains_key(&proof.id()), "{torn}");
+            owned.push(slots);
+        }
+        assert_eq!(owned, [0, 0, 2, 6]);
+    }
 }

@@ -206,6 +206,21 @@ impl IpamState {
         })
     }
 
+    fn join(&mut self, run: &SlotRun, owner: NodeId, is_frozen: bool) {
+        // A damaged log may name billions of slots behind the end.
+        for slot in run.first..run.slots().end.min(self.table.len()) {
+            let register = Register {
+                version: run.version,
+                owner,
+                is_frozen,
+            };
+            self.table.join(slot, register);
+            if self.promised(slot) <= run.version {
+                self.promised.remove(&slot);
+            }
+        }
+    }
+
     /// Takes one step.
     pub fn apply(&mut self, change: &Change) {
         self.serial = self.serial.saturating_add(1);
@@ -214,20 +229,7 @@ impl IpamState {
                 run,
                 owner,
                 is_frozen,
-            } => {
-                // A damaged log may name billions of slots behind the end.
-                for slot in run.first..run.slots().end.min(self.table.len()) {
-                    let register = Register {
-                        version: run.version,
-                        owner: *owner,
-                        is_frozen: *is_frozen,
-                    };
-                    self.table.join(slot, register);
-                    if self.promised(slot) <= run.version {
-                        self.promised.remove(&slot);
-                    }
-                }
-            }
+            } => self.join(run, *owner, *is_frozen),
             Change::Chain(proof) => {
                 self.chain.insert(proof.id(), proof.clone());
             }
@@ -235,6 +237,10 @@ impl IpamState {
                 self.chain.remove(id);
             }
             Change::Given(grant) => {
+                // In one step: a log that is torn behind this has not moved slots of which nobody is told.
+                for run in &grant.runs {
+                    self.join(run, grant.to, false);
+                }
                 self.given.insert(grant.id(), grant.clone());
             }
             Change::Accepted(id) => {

@@ -30,6 +30,8 @@ use weft_wire::{ClusterSecret, NodeId, Time};
 
 /// A try that is not decided after this is given up.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Each try that failed doubles the time for the next, so often: a try takes four syncs, and a disk may need seconds for one.
+const TRY_DOUBLINGS: u32 = 4;
 /// Nobody begins before the hosts that it would name have been the same for so long, so that most name the same set.
 const SETTLE: Duration = Duration::from_secs(1);
 /// The host with the lowest id begins, each one behind it this much later.
@@ -232,6 +234,8 @@ pub struct Agreement {
     staged: Vec<AgreementOutput>,
     outputs: VecDeque<AgreementOutput>,
     told: bool,
+    /// Tries of this host that came to nothing since it started.
+    failed: u32,
 }
 
 impl Agreement {
@@ -245,6 +249,7 @@ impl Agreement {
             peers: BTreeMap::new(),
             stored: config.durable.clone(),
             state: config.durable,
+            failed: 0,
             current: None,
             chosen: None,
             due: None,
@@ -569,10 +574,11 @@ impl Agreement {
             return;
         }
         self.current = None;
+        self.failed += 1;
         let proposer = self.node;
         let round = promised.round.max(than.round);
         self.state.promised = self.state.promised.max(Some(Ballot { round, proposer }));
-        self.due = Some(now + RANK_DELAY + self.jitter(TRY_TIMEOUT));
+        self.due = Some(now + RANK_DELAY + self.jitter(self.patience()));
     }
 
     /// Only the own set decides for this host; one outside of it waits for admission anyway.
@@ -597,6 +603,11 @@ impl Agreement {
         (set.contains(&self.node) && are_founders(&set)).then_some(set)
     }
 
+    /// How long a try may take.
+    fn patience(&self) -> Duration {
+        TRY_TIMEOUT * (1 << self.failed.min(TRY_DOUBLINGS))
+    }
+
     fn advance(&mut self, now: Time) {
         if let Some(charter) = &self.state.decided {
             (self.current, self.due) = (None, None);
@@ -611,7 +622,8 @@ impl Agreement {
             .is_some_and(|current| current.deadline <= now)
         {
             self.current = None;
-            self.due = Some(now + self.jitter(TRY_TIMEOUT));
+            self.failed += 1;
+            self.due = Some(now + self.jitter(self.patience()));
         }
         if self.current.is_some() {
             return;
@@ -653,7 +665,7 @@ impl Agreement {
         };
         self.current = Some(Try {
             ballot,
-            deadline: now + TRY_TIMEOUT,
+            deadline: now + self.patience(),
             promises: BTreeMap::new(),
             value: None,
             accepted: BTreeSet::new(),

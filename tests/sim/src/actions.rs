@@ -108,11 +108,6 @@ impl World {
                     &[&token.to_be_bytes(), text.as_bytes()],
                     || format!("agreement {token} {text}"),
                 );
-                if self.sabotage == Some(Sabotage::EarlyPromise) {
-                    let start = self.hosts[host].start;
-                    let event = Event::AgreementSynced { host, start, token };
-                    self.queue.push(self.now, event);
-                }
                 if self.hosts[host].disk.write(Write::Agreement(token, state)) {
                     self.sync_later(host);
                 }

@@ -7,8 +7,6 @@ pub enum Sabotage {
     EarlyPersisted,
     /// Says that an address is durable before it is.
     EarlyAnswer,
-    /// Says that what binds a host in making a cluster is durable before it is.
-    EarlyPromise,
     /// Seals two datagrams under one counter now and then.
     ReusedCounter,
     /// Opens what it has opened before.
@@ -25,10 +23,9 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::EarlyPersisted,
         Self::EarlyAnswer,
-        Self::EarlyPromise,
         Self::ReusedCounter,
         Self::NoReplayWindow,
         Self::SameIncarnation,

@@ -508,7 +508,7 @@ impl World {
             self.queue
                 .push(self.now + after, Event::Tell { host, start, input });
         }
-        if let (Some(token), true) = (synced.agreement, self.sabotage != Some(Sabotage::EarlyPromise)) {
+        if let Some(token) = synced.agreement {
             let after = self.dice.millis([0.01, 1.0]);
             self.queue
                 .push(self.now + after, Event::AgreementSynced { host, start, token });

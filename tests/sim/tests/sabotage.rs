@@ -23,8 +23,6 @@ fn each_broken_shell_is_caught_by_its_invariant() {
             Sabotage::EarlyPersisted => ("crashes", &["durable"][..]),
             // Others may notice the lost write first: then the host freezes itself, for a reason that it must not have.
             Sabotage::EarlyAnswer => ("crashes", &["addresses", "members"][..]),
-            // Two clusters, or one that somebody has forgotten.
-            Sabotage::EarlyPromise => ("founders", &["members", "durable"][..]),
             Sabotage::ReusedCounter => ("calm", &["counters"][..]),
             Sabotage::NoReplayWindow => ("rough", &["frames"][..]),
             Sabotage::SameIncarnation => ("crashes", &["members"][..]),

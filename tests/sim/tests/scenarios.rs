@@ -69,7 +69,16 @@ macro_rules! scenarios {
 }
 
 scenarios!(
-    calm, rough, crashes, partitions, verdicts, moves, founders, chaos, twenty
+    calm,
+    rough,
+    crashes,
+    partitions,
+    verdicts,
+    moves,
+    founders,
+    slow_founders,
+    chaos,
+    twenty
 );
 
 #[test]

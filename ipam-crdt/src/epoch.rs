@@ -31,7 +31,7 @@ fn electorate<'a>(
         .map(|(node, _)| node)
 }
 
-/// How many of [`electorate`] decide.
+/// How many of `electorate` decide.
 pub fn votes_needed(members: &BTreeSet<NodeId>, off: &[u16]) -> usize {
     electorate(members, off).count() / 2 + 1
 }

@@ -241,6 +241,17 @@ impl Node {
                     self.name_of(&node)
                 ));
             }
+            Event::Clash { address, id, owner } => self.warn(format!(
+                "pod {id} has the address {address}, which it had borrowed from a host that was removed, and {} has given it to \
+                 another pod: detach and attach pod {id}, it then gets another one",
+                self.name_of(&owner)
+            )),
+            Event::Split { number, with } => self.warn(format!(
+                "this host and {} belong to two parts of the cluster, of which each has decided epoch {number} for itself: \
+                 hosts were removed with --fenced that were not off. Remove the state of the hosts of one part, so that they \
+                 join again",
+                self.name_of(&with)
+            )),
             event => self.outputs.push_back(Output::Notice(Notice::Ipam(event))),
         }
     }

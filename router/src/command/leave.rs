@@ -83,6 +83,9 @@ pub(super) fn words(status: &LeaveStatus, identity: &str) -> String {
         words.push_str("\nnot handed on: ");
         words.push_str(rest);
     }
+    if status.handed > 0 {
+        words.push_str("\nit still counts as a voter: `weft peer remove` on another host ends that");
+    }
     words.push_str("\nthe host's former identity is kept as ");
     words.push_str(identity);
     words

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`engine`] | the [`Engine`] trait: what every engine does, and its events, errors and counters |
 //! | [`plain`] | [`PlainEngine`]: one frame a read, one frame a datagram; runs wherever there is a TAP device |
+//! | `common` | what every engine is made of: socket, checks of what arrives, pieces, threads |
 //! | `session` | keys, counters and replay window of one session |
 //! | `view` | what the workers read on each packet: sessions and forwarding table, swapped as one |
 //! | `switching` | what the workers decide beyond the table: rates, what was just learned, loops |
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod common;
 pub mod engine;
 mod learn;
 mod limit;

@@ -3,36 +3,28 @@
 //! It runs wherever there is a TAP device, with a kernel of any age and without offloads.
 
 mod device;
-mod pieces;
-mod probes;
 mod rx;
-mod shared;
 mod tx;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::sync::Arc;
 
-use mio::Waker;
 use tun_tap::{Iface, Mode};
-use weft_kernel::{link, socket};
+use weft_kernel::link;
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
 use weft_wire::{DropReason, SessionIndex};
 
 pub use self::device::FrameDevice;
-use self::shared::Shared;
+use crate::common::shared::Shared;
+use crate::common::workers::Workers;
 use crate::engine::{Counters, Engine, EngineConfig, EngineDescription, EngineError};
-
-/// Octets that the socket should be able to hold: at 8 Gbit/s the receiving worker may be away for 16 ms.
-const RECEIVE_BUFFER: usize = 16 << 20;
 
 /// Carries one frame a datagram. See the [module](self).
 pub struct PlainEngine {
     shared: Arc<Shared>,
     tap: Arc<dyn FrameDevice>,
-    wakers: Vec<Waker>,
-    workers: Vec<JoinHandle<()>>,
+    _workers: Workers,
     degradations: Vec<String>,
 }
 
@@ -53,49 +45,20 @@ impl PlainEngine {
     /// The socket refuses an option; a thread cannot be started.
     pub fn start_on(device: impl FrameDevice, config: EngineConfig) -> Result<Self, EngineError> {
         let tap: Arc<dyn FrameDevice> = Arc::new(device);
-        let mut degradations = Vec::new();
-        let reached = socket::set_receive_buffer(&config.socket, RECEIVE_BUFFER)?;
-        if reached < RECEIVE_BUFFER {
-            degradations.push(format!(
-                "the UDP socket holds {} KiB instead of {} KiB, so bursts may be lost: raise net.core.rmem_max to {}",
-                reached >> 10,
-                RECEIVE_BUFFER >> 10,
-                RECEIVE_BUFFER
-            ));
-        }
-        let shared = Arc::new(Shared::new(config.socket, config.events).map_err(EngineError::Socket)?);
-        if shared.may_fragment() {
-            degradations.push(
-                "the kernel cannot be kept from fragmenting sleeve datagrams: paths that are too small are not \
-                 noticed"
-                    .into(),
-            );
-        }
-        let (sender, wake_sender) = tx::Sender::new(Arc::clone(&shared), Arc::clone(&tap), config.tap)
+        let (shared, degradations) = Shared::start(config.socket, config.events)?;
+        let sender = tx::Sender::new(Arc::clone(&shared), Arc::clone(&tap), config.tap)
             .map_err(EngineError::Worker)?;
-        let (receiver, wake_receiver) =
+        let receiver =
             rx::Receiver::new(Arc::clone(&shared), Arc::clone(&tap)).map_err(EngineError::Worker)?;
-        let mut engine = Self {
+        let mut workers = Workers::new(Arc::clone(&shared));
+        workers.spawn("weft-sleeve-tx", || sender.run())?;
+        workers.spawn("weft-sleeve-rx", || receiver.run())?;
+        Ok(Self {
             shared,
             tap,
-            wakers: vec![wake_sender, wake_receiver],
-            workers: Vec::new(),
+            _workers: workers,
             degradations,
-        };
-        // If the second cannot be started, dropping the engine ends the first.
-        engine.spawn("weft-sleeve-tx", || sender.run())?;
-        engine.spawn("weft-sleeve-rx", || receiver.run())?;
-        Ok(engine)
-    }
-
-    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), EngineError> {
-        self.workers.push(
-            Builder::new()
-                .name(name.into())
-                .spawn(work)
-                .map_err(EngineError::Worker)?,
-        );
-        Ok(())
+        })
     }
 }
 
@@ -152,32 +115,6 @@ impl Engine for PlainEngine {
     }
 
     fn description(&self) -> EngineDescription {
-        let failure = self
-            .shared
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let degradations = self.degradations.iter().cloned().chain(failure).collect();
-        EngineDescription {
-            name: "plain",
-            degradations,
-        }
-    }
-}
-
-impl Drop for PlainEngine {
-    fn drop(&mut self) {
-        self.shared.begin_stop();
-        for waker in &self.wakers {
-            if let Err(error) = waker.wake() {
-                tracing::warn!(%error, "cannot wake a worker of the engine");
-            }
-        }
-        for worker in self.workers.drain(..) {
-            if worker.join().is_err() {
-                tracing::error!("a worker of the engine had panicked");
-            }
-        }
+        self.shared.describe("plain", &self.degradations)
     }
 }

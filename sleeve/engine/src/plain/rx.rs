@@ -7,24 +7,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use quinn_udp::RecvMeta;
 use weft_sleeve::Content;
-use weft_wire::datagram::{FloodPrefix, Header, HeaderError, Kind, NETWORK_DEFAULT};
-use weft_wire::{DropReason, Mac};
+use weft_wire::DropReason;
+use weft_wire::datagram::FloodPrefix;
 
 use super::device::FrameDevice;
-use super::pieces::Joiner;
-use super::shared::Shared;
 use crate::address::normal;
-use crate::engine::{EngineEvent, HANDSHAKE_MAX};
-use crate::limit::Limit;
+use crate::common::inlet::{Carried, Inlet, Load};
+use crate::common::shared::Shared;
 use crate::session::Session;
-use crate::switching::Incoming;
 use crate::view::View;
 
 const SOCKET: Token = Token(0);
-const WAKE: Token = Token(1);
+const STOP: Token = Token(1);
 
 /// Buffers given to the kernel at once. Each may come back full of small datagrams.
 const BATCH: usize = 4;
@@ -38,42 +35,38 @@ pub(super) struct Receiver {
     poll: Poll,
     events: Events,
     buffers: Box<[u8]>,
-    inlet: Inlet,
+    gate: Gate,
 }
 
 /// What one datagram needs.
-struct Inlet {
-    shared: Arc<Shared>,
+struct Gate {
     tap: Arc<dyn FrameDevice>,
-    joiner: Joiner,
-    switching: Incoming,
-    unknown: Limit<SocketAddr>,
+    inlet: Inlet,
 }
 
 impl Receiver {
-    pub(super) fn new(shared: Arc<Shared>, tap: Arc<dyn FrameDevice>) -> io::Result<(Self, Waker)> {
+    pub(super) fn new(shared: Arc<Shared>, tap: Arc<dyn FrameDevice>) -> io::Result<Self> {
         let poll = Poll::new()?;
         poll.registry().register(
             &mut SourceFd(&shared.socket.as_raw_fd()),
             SOCKET,
             Interest::READABLE,
         )?;
-        let waker = Waker::new(poll.registry(), WAKE)?;
-        let switching = Incoming::new(Arc::clone(&shared.switching));
-        let receiver = Self {
+        poll.registry().register(
+            &mut SourceFd(&shared.bell().as_raw_fd()),
+            STOP,
+            Interest::READABLE,
+        )?;
+        Ok(Self {
             poll,
             events: Events::with_capacity(4),
             buffers: vec![0; BATCH * BUFFER].into(),
-            inlet: Inlet {
-                shared: Arc::clone(&shared),
+            gate: Gate {
                 tap,
-                joiner: Joiner::new(),
-                switching,
-                unknown: Limit::new(),
+                inlet: Inlet::new(Arc::clone(&shared)),
             },
             shared,
-        };
-        Ok((receiver, waker))
+        })
     }
 
     pub(super) fn run(mut self) {
@@ -84,8 +77,8 @@ impl Receiver {
             let result = match self.receive(&mut view) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     errors = 0;
-                    self.inlet.joiner.expire(&shared);
-                    self.poll.poll(&mut self.events, self.inlet.joiner.patience())
+                    self.gate.inlet.expire();
+                    self.poll.poll(&mut self.events, self.gate.inlet.patience())
                 }
                 other => other,
             };
@@ -125,7 +118,7 @@ impl Receiver {
             }
             // One datagram, or several of equal size that the kernel joined (UDP_GRO).
             for datagram in filled.chunks_mut(meta.stride.max(1)) {
-                if let Err(reason) = self.inlet.take(view, from, datagram, now) {
+                if let Err(reason) = self.gate.take(view, from, datagram, now) {
                     self.shared.tally.drop(reason, Some(from));
                 }
             }
@@ -134,7 +127,7 @@ impl Receiver {
     }
 }
 
-impl Inlet {
+impl Gate {
     fn take(
         &mut self,
         view: &View,
@@ -142,53 +135,20 @@ impl Inlet {
         datagram: &mut [u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let header = Header::parse(datagram).map_err(|error| match error {
-            HeaderError::TooShort => DropReason::DatagramTooShort,
-            HeaderError::UnknownKind => DropReason::UnknownKind,
-        })?;
-        if header.kind == Kind::Relay {
-            return Err(DropReason::KindNotServed);
-        }
-        if header.network != NETWORK_DEFAULT {
-            return Err(DropReason::UnknownNetwork);
-        }
-        if matches!(header.kind, Kind::Init | Kind::Resp | Kind::Cookie) {
-            if datagram.len() > HANDSHAKE_MAX {
-                return Err(DropReason::BadHandshake);
-            }
-            // An event that finds no room is counted where it is lost.
-            self.shared.emit(EngineEvent::Handshake {
-                from,
-                bytes: datagram.to_vec(),
-            });
+        let Some(Carried { session, load, .. }) = self.inlet.take(view, from, datagram, now)? else {
             return Ok(());
-        }
-        let Some(inbound) = view.inbound(header.index) else {
-            if self.unknown.pass(from, now) {
-                self.shared.emit(EngineEvent::UnknownIndex { from });
+        };
+        match load {
+            Load::Content(content) => self.frame(view, content, session, now),
+            Load::Joined(cut, whole) => {
+                self.frame(view, Content::whole(cut, &whole)?, session, now)?;
+                session.traffic.reassembled();
+                Ok(())
             }
-            return Err(DropReason::UnknownIndex);
-        };
-        let session = &inbound.session;
-        let content = session.open(&header, datagram)?;
-        session.came_from(from, header.flags, inbound.endpoint, |event| {
-            self.shared.emit(event)
-        });
-        let (cut, prefix, octets) = match Content::parse(header.kind, content)? {
-            Content::Piece { cut, prefix, octets } => (cut, prefix, octets),
-            Content::Probe(body) => return self.shared.answer_probe(session, from, body),
-            Content::ProbeAck(body) => return self.shared.probe_answered(session, body),
-            content => return self.frame(view, content, session, now),
-        };
-        let whole = self
-            .joiner
-            .take(&self.shared, session, cut, prefix, octets, now)?;
-        let Some(whole) = whole else { return Ok(()) };
-        self.frame(view, Content::whole(cut, &whole)?, session, now)?;
-        session.traffic.reassembled();
-        Ok(())
+        }
     }
 
+    /// Writes a frame to the TAP device.
     fn frame(
         &mut self,
         view: &View,
@@ -196,34 +156,10 @@ impl Inlet {
         session: &Session,
         now: Instant,
     ) -> Result<(), DropReason> {
-        match frame_of(content, session)? {
-            Some((frame, flood)) => {
-                if let Some(prefix) = flood {
-                    self.switching
-                        .admit_flood(view, prefix.origin, prefix.sequence, now)?;
-                }
-                self.deliver(view, frame, session, now)
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Writes a frame to the TAP device.
-    fn deliver(
-        &mut self,
-        view: &View,
-        frame: &[u8],
-        session: &Session,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let source = Mac::source(frame).ok_or(DropReason::RuntFrame)?;
-        if !source.is_valid_source() {
-            return Err(DropReason::InvalidSource);
-        }
-        let peer = session.peer;
-        self.switching.admit(view, source, peer, now, || {
-            self.shared.emit(EngineEvent::Learned { mac: source, peer })
-        })?;
+        let Some((frame, flood)) = frame_of(content)? else {
+            return Ok(());
+        };
+        self.inlet.admit(view, frame, flood, session, now)?;
         self.tap.send(frame).map_err(|_| DropReason::TapFailed)?;
         session.traffic.received(frame.len());
         Ok(())
@@ -231,18 +167,16 @@ impl Inlet {
 }
 
 /// A frame and, when it was flooded, who did and its number.
-type Carried<'a> = (&'a [u8], Option<FloodPrefix>);
+type Framed<'a> = (&'a [u8], Option<FloodPrefix>);
 
 /// The frame in the content of a datagram; `None` for a kind that carries none.
-fn frame_of<'a>(content: Content<'a>, session: &Session) -> Result<Option<Carried<'a>>, DropReason> {
+fn frame_of(content: Content<'_>) -> Result<Option<Framed<'_>>, DropReason> {
     let (meta, frame, flood) = match content {
         Content::Keepalive | Content::Piece { .. } | Content::Probe(_) | Content::ProbeAck(_) => {
             return Ok(None);
         }
         Content::Slice { .. } => return Err(DropReason::KindNotServed),
         Content::Frame { meta, frame } => (meta, frame, None),
-        // Copies come straight from their origin: nobody may flood in another's name.
-        Content::Flood { prefix, .. } if prefix.origin != session.hash => return Err(DropReason::BadContent),
         Content::Flood {
             meta, frame, prefix, ..
         } => (meta, frame, Some(prefix)),

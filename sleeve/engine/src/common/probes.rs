@@ -12,7 +12,7 @@ use crate::session::Session;
 
 impl Shared {
     /// Sends one PROBE to where the table says that the session's peer is.
-    pub(super) fn probe(&self, local: SessionIndex, probe: Probe) {
+    pub(crate) fn probe(&self, local: SessionIndex, probe: Probe) {
         let view = self.view.load();
         let path = view
             .inbound(local)
@@ -39,7 +39,7 @@ impl Shared {
 
     /// Answers a probe, to where it came from: one small datagram for one larger or equal. It does not wait for room
     /// in the socket, since a probe is repeated.
-    pub(super) fn answer_probe(
+    pub(crate) fn answer_probe(
         &self,
         session: &Session,
         from: SocketAddr,
@@ -53,7 +53,7 @@ impl Shared {
     }
 
     /// Passes on the answer to the last probe.
-    pub(super) fn probe_answered(&self, session: &Session, body: ProbeBody) -> Result<(), DropReason> {
+    pub(crate) fn probe_answered(&self, session: &Session, body: ProbeBody) -> Result<(), DropReason> {
         if !session.is_awaited(body.number) {
             return Err(DropReason::NotAwaited);
         }

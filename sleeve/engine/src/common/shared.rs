@@ -3,37 +3,42 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use quinn_udp::{Transmit, UdpSocketState};
+use rustix::event::{EventfdFlags, eventfd};
+use weft_kernel::socket;
 use weft_sleeve::{ForwardingTable, INSTALLED_MAX, SessionKeys};
 use weft_wire::datagram::{HEADER_LEN, Kind, TAG_LEN};
 use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
 
 use crate::address::mapped;
-use crate::engine::{Counters, EngineError, EngineEvent, EventSink};
+use crate::engine::{Counters, EngineDescription, EngineError, EngineEvent, EventSink};
 use crate::session::Session;
 use crate::switching::Switching;
 use crate::switching::probe::LEN as PROBE_LEN;
 use crate::tally::{PeerTraffic, Tally};
 use crate::view::{Sessions, View};
 
-pub(super) struct Shared {
-    pub(super) socket: UdpSocket,
-    pub(super) udp: UdpSocketState,
-    pub(super) view: ArcSwap<View>,
-    pub(super) tally: Tally,
-    pub(super) switching: Arc<Switching>,
+pub(crate) struct Shared {
+    pub(crate) socket: UdpSocket,
+    pub(crate) udp: UdpSocketState,
+    pub(crate) view: ArcSwap<View>,
+    pub(crate) tally: Tally,
+    pub(crate) switching: Arc<Switching>,
     /// Why frames are carried no more.
-    pub(super) failure: Mutex<Option<String>>,
+    failure: Mutex<Option<String>>,
     /// The socket speaks IPv6, and takes IPv4 addresses only in their mapped form.
     ipv6: bool,
     events: EventSink,
     control: Mutex<Control>,
     stopping: AtomicBool,
+    /// Readable from the moment that the engine stops.
+    bell: OwnedFd,
 }
 
 /// What the view is made from. The workers never take its lock.
@@ -44,8 +49,37 @@ struct Control {
     traffic: BTreeMap<NodeId, Arc<PeerTraffic>>,
 }
 
+/// Octets that the socket should be able to hold: at 8 Gbit/s the receiving worker may be away for 16 ms.
+const RECEIVE_BUFFER: usize = 16 << 20;
+
 impl Shared {
-    pub(super) fn new(socket: UdpSocket, events: EventSink) -> io::Result<Self> {
+    /// What an engine starts from, and sentences on what the socket lacks.
+    pub(crate) fn start(
+        socket: UdpSocket,
+        events: EventSink,
+    ) -> Result<(Arc<Self>, Vec<String>), EngineError> {
+        let mut degradations = Vec::new();
+        let reached = socket::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
+        if reached < RECEIVE_BUFFER {
+            degradations.push(format!(
+                "the UDP socket holds {} KiB instead of {} KiB, so bursts may be lost: raise net.core.rmem_max to {}",
+                reached >> 10,
+                RECEIVE_BUFFER >> 10,
+                RECEIVE_BUFFER
+            ));
+        }
+        let shared = Arc::new(Self::new(socket, events).map_err(EngineError::Socket)?);
+        if shared.udp.may_fragment() {
+            degradations.push(
+                "the kernel cannot be kept from fragmenting sleeve datagrams: paths that are too small are not \
+                 noticed"
+                    .into(),
+            );
+        }
+        Ok((shared, degradations))
+    }
+
+    fn new(socket: UdpSocket, events: EventSink) -> io::Result<Self> {
         let udp = UdpSocketState::new((&socket).into())?;
         let ipv6 = socket.local_addr()?.is_ipv6();
         let table = Arc::new(ForwardingTable::empty(PeerHash([0; 8])));
@@ -65,14 +99,11 @@ impl Shared {
             events,
             control: Mutex::new(control),
             stopping: AtomicBool::new(false),
+            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
 
-    pub(super) fn may_fragment(&self) -> bool {
-        self.udp.may_fragment()
-    }
-
-    pub(super) fn install(&self, keys: &SessionKeys) -> Result<(), EngineError> {
+    pub(crate) fn install(&self, keys: &SessionKeys) -> Result<(), EngineError> {
         let mut control = self.control();
         if control.sessions.contains_key(&keys.local) {
             return Err(EngineError::IndexInUse { index: keys.local });
@@ -87,14 +118,14 @@ impl Shared {
         Ok(())
     }
 
-    pub(super) fn remove(&self, local: SessionIndex) {
+    pub(crate) fn remove(&self, local: SessionIndex) {
         let mut control = self.control();
         if control.sessions.remove(&local).is_some() {
             self.swap(&control);
         }
     }
 
-    pub(super) fn publish(&self, table: &ForwardingTable) {
+    pub(crate) fn publish(&self, table: &ForwardingTable) {
         let mut control = self.control();
         control.table = Arc::new(table.clone());
         self.swap(&control);
@@ -110,13 +141,13 @@ impl Shared {
             .store(Arc::new(View::new(Arc::clone(&control.table), &control.sessions)));
     }
 
-    pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) {
+    pub(crate) fn send(&self, to: SocketAddr, datagram: &[u8]) {
         if let Err(error) = self.transmit(to, datagram) {
             self.tally.drop(send_reason(&error), Some(to));
         }
     }
 
-    pub(super) fn keepalive(&self, local: SessionIndex) {
+    pub(crate) fn keepalive(&self, local: SessionIndex) {
         let view = self.view.load();
         let path = view
             .inbound(local)
@@ -132,7 +163,7 @@ impl Shared {
     }
 
     /// Hands one datagram to the kernel: never fragmented, not ECN-capable.
-    pub(super) fn transmit(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+    pub(crate) fn transmit(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         let destination = if self.ipv6 { mapped(to) } else { to };
         let transmit = Transmit {
             destination,
@@ -145,7 +176,7 @@ impl Shared {
     }
 
     /// Passes an event on; counts it when there is no room for it.
-    pub(super) fn emit(&self, event: EngineEvent) -> bool {
+    pub(crate) fn emit(&self, event: EngineEvent) -> bool {
         let taken = (self.events)(event);
         if !taken {
             self.tally.drop(DropReason::ControlQueueFull, None);
@@ -154,18 +185,31 @@ impl Shared {
     }
 
     /// Says that frames are carried no more. The sentence stays in the description, even if the event is lost.
-    pub(super) fn fail(&self, what: String) {
+    pub(crate) fn fail(&self, what: String) {
         tracing::error!("{what}");
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.clone());
         self.emit(EngineEvent::Failed { what });
     }
 
+    /// What the status says of an engine with these degradations.
+    pub(crate) fn describe(&self, name: &'static str, degradations: &[String]) -> EngineDescription {
+        let failure = self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        EngineDescription {
+            name,
+            degradations: degradations.iter().cloned().chain(failure).collect(),
+        }
+    }
+
     /// The next probe of the loop guard.
-    pub(super) fn loop_probe(&self) -> Option<[u8; PROBE_LEN]> {
+    pub(crate) fn loop_probe(&self) -> Option<[u8; PROBE_LEN]> {
         self.switching.probe(&self.view.load().table)
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         let control = self.control();
         Counters {
             drops: self.tally.drops(),
@@ -183,17 +227,26 @@ impl Shared {
         }
     }
 
-    pub(super) fn begin_stop(&self) {
+    /// Tells every worker to end, also those that wait.
+    pub(crate) fn begin_stop(&self) {
         self.stopping.store(true, Relaxed);
+        if let Err(error) = rustix::io::write(&self.bell, &1u64.to_ne_bytes()) {
+            tracing::warn!(%error, "cannot wake the workers of the engine");
+        }
     }
 
-    pub(super) fn stopping(&self) -> bool {
+    /// Becomes readable, and stays so, when the engine stops.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
         self.stopping.load(Relaxed)
     }
 }
 
 /// The reason behind a refused datagram.
-pub(super) fn send_reason(error: &io::Error) -> DropReason {
+pub(crate) fn send_reason(error: &io::Error) -> DropReason {
     if quinn_udp::is_msg_size_err(error) {
         DropReason::PathTooSmall
     } else {

@@ -8,14 +8,15 @@ use weft_sleeve::path_mtu::{BASE, FLOOR};
 use weft_wire::datagram::{FragPrefix, HEADER_LEN, Kind, META_LEN, TAG_LEN};
 use weft_wire::{DropReason, Time};
 
+use super::outlet::Outlet;
 use super::shared::Shared;
-use super::tx::Outlet;
+
 use crate::session::Session;
 use crate::view::Path;
 
 /// Sends a datagram to a peer: as it is where it fits the path, else what it carries in pieces. The content stands
 /// behind the room for header and meta, and before the room for the tag.
-pub(super) fn send(
+pub(crate) fn send(
     outlet: &mut Outlet,
     path: &Path,
     kind: Kind,
@@ -92,13 +93,13 @@ fn send_pieces(
 }
 
 /// Puts together what comes in pieces.
-pub(super) struct Joiner {
+pub(crate) struct Joiner {
     reassembler: Reassembler,
     start: Instant,
 }
 
 impl Joiner {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             reassembler: Reassembler::new(),
             start: Instant::now(),
@@ -110,13 +111,13 @@ impl Joiner {
     }
 
     /// How long the worker may sleep; for ever while nothing is incomplete.
-    pub(super) fn patience(&self) -> Option<Duration> {
+    pub(crate) fn patience(&self) -> Option<Duration> {
         let until = self.reassembler.poll_timeout()?;
         Some(until.since(self.time(Instant::now())))
     }
 
     /// Gives up what has waited for too long.
-    pub(super) fn expire(&mut self, shared: &Shared) {
+    pub(crate) fn expire(&mut self, shared: &Shared) {
         if self.reassembler.poll_timeout().is_some() {
             self.reassembler.expire(self.time(Instant::now()));
             self.count(shared);
@@ -124,7 +125,7 @@ impl Joiner {
     }
 
     /// Takes a piece; returns what was cut once it is whole.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         shared: &Shared,
         session: &Session,

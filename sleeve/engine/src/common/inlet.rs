@@ -1,0 +1,150 @@
+//! From a datagram to the frame in it: every check that all engines make, in one place.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weft_sleeve::Content;
+use weft_sleeve::fragment::Cut;
+use weft_wire::datagram::{FloodPrefix, Header, HeaderError, Kind, NETWORK_DEFAULT};
+use weft_wire::{DropReason, Mac};
+
+use super::pieces::Joiner;
+use super::shared::Shared;
+use crate::engine::{EngineEvent, HANDSHAKE_MAX};
+use crate::limit::Limit;
+use crate::session::Session;
+use crate::switching::Incoming;
+use crate::view::View;
+
+/// What a receiving worker needs for each datagram.
+pub(crate) struct Inlet {
+    shared: Arc<Shared>,
+    joiner: Joiner,
+    switching: Incoming,
+    unknown: Limit<SocketAddr>,
+}
+
+/// What a datagram brought for the bridge.
+pub(crate) struct Carried<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) load: Load<'a>,
+}
+
+/// A frame, in one of the forms in which it travels.
+pub(crate) enum Load<'a> {
+    /// [`Content::Frame`], [`Content::Slice`] or [`Content::Flood`].
+    Content(Content<'a>),
+    /// Put together from pieces, the last of which has just come.
+    Joined(Cut, Vec<u8>),
+}
+
+impl Inlet {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            joiner: Joiner::new(),
+            switching: Incoming::new(Arc::clone(&shared.switching)),
+            unknown: Limit::new(),
+            shared,
+        }
+    }
+
+    /// How long the worker may sleep; for ever while nothing is incomplete.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.joiner.patience()
+    }
+
+    /// Gives up what has waited for too long.
+    pub(crate) fn expire(&mut self) {
+        self.joiner.expire(&self.shared);
+    }
+
+    /// Takes a datagram and does what it asks for; returns what is for the bridge.
+    pub(crate) fn take<'a>(
+        &mut self,
+        view: &'a View,
+        from: SocketAddr,
+        datagram: &'a mut [u8],
+        now: Instant,
+    ) -> Result<Option<Carried<'a>>, DropReason> {
+        let header = Header::parse(datagram).map_err(|error| match error {
+            HeaderError::TooShort => DropReason::DatagramTooShort,
+            HeaderError::UnknownKind => DropReason::UnknownKind,
+        })?;
+        if header.kind == Kind::Relay {
+            return Err(DropReason::KindNotServed);
+        }
+        if header.network != NETWORK_DEFAULT {
+            return Err(DropReason::UnknownNetwork);
+        }
+        if matches!(header.kind, Kind::Init | Kind::Resp | Kind::Cookie) {
+            if datagram.len() > HANDSHAKE_MAX {
+                return Err(DropReason::BadHandshake);
+            }
+            // An event that finds no room is counted where it is lost.
+            self.shared.emit(EngineEvent::Handshake {
+                from,
+                bytes: datagram.to_vec(),
+            });
+            return Ok(None);
+        }
+        let Some(inbound) = view.inbound(header.index) else {
+            if self.unknown.pass(from, now) {
+                self.shared.emit(EngineEvent::UnknownIndex { from });
+            }
+            return Err(DropReason::UnknownIndex);
+        };
+        let session = &*inbound.session;
+        let content = session.open(&header, datagram)?;
+        session.came_from(from, header.flags, inbound.endpoint, |event| {
+            self.shared.emit(event)
+        });
+        let carried = |load| Some(Carried { session, load });
+        Ok(match Content::parse(header.kind, content)? {
+            Content::Piece { cut, prefix, octets } => self
+                .joiner
+                .take(&self.shared, session, cut, prefix, octets, now)?
+                .and_then(|whole| carried(Load::Joined(cut, whole))),
+            Content::Probe(body) => {
+                self.shared.answer_probe(session, from, body)?;
+                None
+            }
+            Content::ProbeAck(body) => {
+                self.shared.probe_answered(session, body)?;
+                None
+            }
+            Content::Keepalive => None,
+            content @ (Content::Frame { .. } | Content::Slice { .. } | Content::Flood { .. }) => {
+                carried(Load::Content(content))
+            }
+        })
+    }
+
+    /// Whether a frame may pass to the bridge: `headers` are its octets from the Ethernet header on, `flood` what
+    /// stood before it when it came for everybody.
+    pub(crate) fn admit(
+        &mut self,
+        view: &View,
+        headers: &[u8],
+        flood: Option<FloodPrefix>,
+        session: &Session,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if let Some(prefix) = flood {
+            // Copies come straight from their origin: nobody may flood in another's name.
+            if prefix.origin != session.hash {
+                return Err(DropReason::BadContent);
+            }
+            self.switching
+                .admit_flood(view, prefix.origin, prefix.sequence, now)?;
+        }
+        let source = Mac::source(headers).ok_or(DropReason::RuntFrame)?;
+        if !source.is_valid_source() {
+            return Err(DropReason::InvalidSource);
+        }
+        let peer = session.peer;
+        self.switching.admit(view, source, peer, now, || {
+            self.shared.emit(EngineEvent::Learned { mac: source, peer })
+        })
+    }
+}

@@ -2,11 +2,13 @@
 
 mod bridge;
 mod veth;
+mod vxlan;
 
 pub use bridge::{
     BridgeAttributes, MulticastRouter, PortFlags, create_bridge, set_bridge_attributes, set_port_flags,
 };
 pub use veth::{VethEnd, create_veth};
+pub use vxlan::{Vxlan, create_vxlan};
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;

@@ -10,8 +10,9 @@ use crate::search::First;
 use crate::slots::{Disowned, Sent, Slots};
 use crate::voting::{HOSTS, Part, Quorum, Read, Voting};
 use std::sync::Arc;
-use weft_ipam_crdt::IpamState;
+use weft_ipam_crdt::epoch::check_decided;
 use weft_ipam_crdt::message::Decided;
+use weft_ipam_crdt::{Change, IpamState};
 use weft_wire::ipam::{Epoch, Version, VoteRecord};
 
 /// Epochs that the oracle may decide, each with its place in the plan.
@@ -130,8 +131,10 @@ pub struct Cluster {
     number_of: Memo<Id<VoteRecord>, u32>,
     is_member: Memo<(usize, Id<IpamState>), bool>,
     decidable: Memo<Vec<Id<Decided>>, Choices>,
+    pub(crate) proved: Memo<Id<IpamState>, (u32, u8)>,
     pub(crate) endings: Memo<u64, bool>,
     pub(crate) first: First,
+    pub(crate) only: Option<&'static str>,
 }
 
 /// Puts something into an ordered list, once.
@@ -159,9 +162,19 @@ impl Cluster {
             number_of: Memo::default(),
             is_member: Memo::default(),
             decidable: Memo::default(),
+            proved: Memo::default(),
             endings: Memo::default(),
             first: First::default(),
+            only: None,
             plan,
+        }
+    }
+
+    /// Looks for a violation of this property and of no other.
+    pub fn only(self, property: &'static str) -> Self {
+        Self {
+            only: Some(property),
+            ..self
         }
     }
 
@@ -434,7 +447,7 @@ impl Cluster {
         let next = choices.get(proofs.len()).into_iter().flatten().enumerate();
         let mut base = self.base();
         for proof in self.in_order(proofs) {
-            base.apply(&weft_ipam_crdt::Change::Decided(Decided::clone(
+            base.apply(&Change::Decided(Decided::clone(
                 &self.voting.decided.get(proof),
             )));
         }
@@ -461,18 +474,31 @@ impl Cluster {
         proofs
     }
 
-    /// The state of the host that knows the latest epoch: who counts as a member at this moment.
-    pub(crate) fn latest(&self, state: &State) -> Id<IpamState> {
-        let mut latest = state.hosts[0].part.memory;
-        for host in &state.hosts {
-            if self.epoch(host.part.memory) > self.epoch(latest) {
-                latest = host.part.memory;
+    /// The latest epoch that a host knows and a majority has decided, and its members, one bit each.
+    fn proved(&self, memory: Id<IpamState>) -> (u32, u8) {
+        self.proved.of(&memory, || {
+            let genesis = self.cast.genesis_id();
+            let known = self.voting.states.get(memory);
+            let mut proved = self.cast.newborn();
+            for decided in known.epochs() {
+                if check_decided(decided, &proved, &genesis).is_err() {
+                    break;
+                }
+                proved.apply(&Change::Decided(decided.clone()));
             }
-        }
-        latest
+            let members = proved.members().iter().map(|id| 1 << self.cast.host(id));
+            (proved.epoch(), members.sum())
+        })
     }
 
-    /// As [`Self::latest`], of what no crash takes back.
+    /// Members of the latest epoch that a majority has decided and somebody knows, one bit each: who counts as a member at
+    /// this moment, whatever hosts think that break the rules.
+    pub(crate) fn members(&self, state: &State) -> u8 {
+        let known = state.hosts.iter().map(|host| self.proved(host.part.memory));
+        known.max_by_key(|(epoch, _)| *epoch).map_or(0, |(_, members)| members)
+    }
+
+    /// The state of the host that knows the latest epoch, of what no crash takes back.
     pub(crate) fn settled(&self, state: &State) -> Id<IpamState> {
         let durable = state.hosts.iter().map(|host| host.durable);
         durable
@@ -628,13 +654,16 @@ impl Cluster {
 
     /// Every step that may come next.
     pub(crate) fn steps(&self, state: &State, actions: &mut Vec<Action>) {
-        actions.extend(
-            self.decidable(state)
-                .into_iter()
-                .map(|(at, _)| Action::Decide(at)),
-        );
+        // What a host has written and not yet synced is seen by nobody, and whoever dies has not done it. So its steps
+        // up to the sync or the crash can be put off until one follows the other.
+        let is_open = |at: &Host| at.durable != at.part.memory && !self.plan.is_every_order;
+        let open = state.hosts.iter().position(is_open);
+        if open.is_none() {
+            let decidable = self.decidable(state).into_iter();
+            actions.extend(decidable.map(|(at, _)| Action::Decide(at)));
+        }
         for (host, at) in state.hosts.iter().enumerate() {
-            if self.is_out(state, host) {
+            if self.is_out(state, host) || open.is_some_and(|open| open != host) {
                 continue;
             }
             if !state.net.said.is_empty() {

@@ -56,6 +56,8 @@ pub struct Plan {
     pub losses: u8,
     /// True to let written and synced be two moments.
     pub is_sync_seen: bool,
+    /// True to let steps that nobody sees come in every order.
+    pub is_every_order: bool,
     /// What is left out.
     pub flaw: Flaw,
 }

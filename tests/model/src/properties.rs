@@ -6,6 +6,7 @@ use crate::plan::{Epochs, Flaw};
 use crate::search::Told;
 use crate::slots::register;
 use stateright::{Model, Property};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use weft_ipam_crdt::message::Decided;
 use weft_wire::ipam::{Ballot, VoteRecord};
@@ -48,6 +49,7 @@ impl Model for Cluster {
             }),
         ];
         if self.plan.flaw != Flaw::None {
+            properties.retain(|property| self.only.is_none_or(|only| property.name == only));
             return properties;
         }
         if self.plan.transfers > 0 && self.plan.losses == 0 {
@@ -88,12 +90,12 @@ impl Model for Cluster {
 impl Cluster {
     /// Members of the latest epoch that would give the slot's address to a pod.
     pub fn allocators(&self, state: &State) -> Vec<usize> {
-        let latest = self.latest(state);
+        let members = self.members(state);
         let does = |host: &usize| {
             let at = &state.hosts[*host];
             !at.is_lost
                 && !at.is_frozen
-                && self.is_member(*host, latest)
+                && members & (1 << host) != 0
                 && self.slots.allocates(*host, at.part.memory)
         };
         (0..state.hosts.len()).filter(does).collect()
@@ -129,6 +131,23 @@ impl Cluster {
                 None => return self.remember(passed, self.allocators(&state).len() == 1),
             }
         }
+    }
+
+    /// Every state that can be reached and in which all that was written is on disk.
+    pub fn settled_states(&self) -> HashSet<State> {
+        let mut seen = HashSet::new();
+        let mut open = vec![self.start()];
+        while let Some(state) = open.pop() {
+            if !seen.insert(state.clone()) {
+                continue;
+            }
+            let mut actions = Vec::new();
+            self.steps(&state, &mut actions);
+            open.extend(actions.into_iter().filter_map(|action| self.step(&state, action)));
+        }
+        let is_settled = |state: &State| state.hosts.iter().all(|host| host.durable == host.part.memory);
+        seen.retain(is_settled);
+        seen
     }
 
     fn remember(&self, passed: Vec<u64>, well: bool) -> bool {

@@ -30,6 +30,7 @@ fn run(name: &str, ballots: u8, count: u32, is_sync_seen: bool, flaw: Flaw) -> F
         crashes: 1,
         losses: u8::from(flaw == Flaw::ResumeWithoutDisk),
         is_sync_seen,
+        is_every_order: false,
         flaw,
     };
     search(name, Cluster::new(plan), Bound::None)

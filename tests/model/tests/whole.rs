@@ -29,6 +29,8 @@ fn plan(transfers: u8, crashes: u8, flaw: Flaw) -> Plan {
         crashes,
         losses: 0,
         is_sync_seen: false,
+        vouch: None,
+        may_split: false,
         is_every_order: false,
         flaw,
     }

@@ -200,6 +200,8 @@ pub struct Ipam {
     pub(crate) hints: (u8, u8),
     pub(crate) places: PlacesVersion,
     pub(crate) leaving: Option<Leave>,
+    /// Hosts that this one, of itself, wants removed; not stored.
+    pub(crate) silent_hosts: BTreeSet<NodeId>,
     delta: Vec<Change>,
     pub(crate) flush_due: Time,
     staged: Vec<Output>,
@@ -316,6 +318,7 @@ impl Ipam {
             hints: (0, 0),
             places: PlacesVersion::default(),
             leaving: None,
+            silent_hosts: BTreeSet::new(),
             delta: Vec::new(),
             flush_due: Time::NEVER,
             staged: Vec::new(),

@@ -37,6 +37,8 @@ impl Ipam {
             Request::Flush => self.flush_due = now,
             Request::Leave => self.begin_leaving(now),
             Request::Stay => self.stop_leaving(),
+            Request::Depart => self.ask_for_removal(),
+            Request::RemoveSilent(hosts) => self.on_remove_silent(hosts),
             Request::Remove {
                 hosts,
                 fenced,

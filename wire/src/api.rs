@@ -587,7 +587,7 @@ pub struct TakenDown {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LeaveStatus {
-    /// True when all is handed on that can be.
+    /// True when there is nothing left to wait for: the other hosts go on without this one, and know it; or there are none.
     pub done: bool,
     /// Addresses that other hosts own now.
     pub handed: u64,
@@ -607,6 +607,9 @@ pub struct LeaveStatus {
     pub waits_for: Vec<String>,
     /// What cannot be handed on and why, in words.
     pub stays: Vec<String>,
+    /// True when the members have decided to go on without this host.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 /// Answer to `POST /v1/leave/end`: the router stops, and its identity cannot come back.

@@ -49,7 +49,13 @@ impl Node {
                 },
                 other => other,
             };
-            return self.ipam(now, weft_ipam_crdt::Input::Request(request));
+            let stays = matches!(request, Request::Stay);
+            self.ipam(now, weft_ipam_crdt::Input::Request(request));
+            if stays {
+                // The others may have decided meanwhile: then it comes back as a new host.
+                self.on_epoch(now);
+            }
+            return;
         }
         match request {
             Request::Allocate { request, .. }
@@ -72,7 +78,12 @@ impl Node {
                     result: Err(NO_CLUSTER.into()),
                 });
             }
-            Request::Cancel(_) | Request::Flush | Request::Leave | Request::Stay => {}
+            Request::Cancel(_)
+            | Request::Flush
+            | Request::Leave
+            | Request::Stay
+            | Request::Depart
+            | Request::RemoveSilent(_) => {}
         }
     }
 
@@ -233,6 +244,9 @@ impl Node {
                     self.name_of(&held),
                     self.name_of(&other)
                 ));
+            }
+            Event::Frozen(FreezeReason::Removed) if self.goes_for_good() => {
+                self.outputs.push_back(Output::Notice(Notice::Ipam(event)));
             }
             Event::Frozen(reason) => self.warn(format!("no addresses are given out: {reason}")),
             Event::Misbehaved { node, why } => {

@@ -11,7 +11,7 @@
 //! | [`fdb`] | the bridge's forwarding database |
 //! | [`nft`], [`xtables`] | the packet filters: chains that see what is forwarded, and rules of our own in them |
 //! | [`sysctl`] | `/proc/sys` of the calling thread's namespace |
-//! | [`tap`] | persistent TAP devices |
+//! | [`tap`] | persistent TAP devices, and those with offloads |
 //! | [`socket`] | receive buffers and peer credentials |
 //! | [`capture`] | frames seen by an interface, from a ring shared with the kernel |
 //! | [`process`] | bounded waiting for children |

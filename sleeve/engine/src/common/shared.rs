@@ -30,8 +30,8 @@ pub(crate) struct Shared {
     pub(crate) view: ArcSwap<View>,
     pub(crate) tally: Tally,
     pub(crate) switching: Arc<Switching>,
-    /// Why frames are carried no more.
-    failure: Mutex<Option<String>>,
+    /// What was found out while frames were carried: what works less well, or why none are carried any more.
+    troubles: Mutex<Vec<String>>,
     /// The socket speaks IPv6, and takes IPv4 addresses only in their mapped form.
     ipv6: bool,
     events: EventSink,
@@ -94,7 +94,7 @@ impl Shared {
             view: ArcSwap::from_pointee(View::new(Arc::clone(&control.table), &control.sessions)),
             tally: Tally::new(),
             switching: Arc::default(),
-            failure: Mutex::new(None),
+            troubles: Mutex::default(),
             ipv6,
             events,
             control: Mutex::new(control),
@@ -164,12 +164,23 @@ impl Shared {
 
     /// Hands one datagram to the kernel: never fragmented, not ECN-capable.
     pub(crate) fn transmit(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        self.transmit_run(to, datagram, None)
+    }
+
+    /// The same for several datagrams of `size` octets each, back to back, of which the last may be shorter
+    /// (`UDP_SEGMENT`, udp(7)).
+    pub(crate) fn transmit_run(
+        &self,
+        to: SocketAddr,
+        datagrams: &[u8],
+        size: Option<usize>,
+    ) -> io::Result<()> {
         let destination = if self.ipv6 { mapped(to) } else { to };
         let transmit = Transmit {
             destination,
             ecn: None,
-            contents: datagram,
-            segment_size: None,
+            contents: datagrams,
+            segment_size: size,
             src_ip: None,
         };
         self.udp.try_send((&self.socket).into(), &transmit)
@@ -184,23 +195,31 @@ impl Shared {
         taken
     }
 
+    /// From now on the description says this too. Each worker calls it a few times at most.
+    pub(crate) fn lacks(&self, what: &str) {
+        self.troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(what.to_owned());
+    }
+
     /// Says that frames are carried no more. The sentence stays in the description, even if the event is lost.
     pub(crate) fn fail(&self, what: String) {
         tracing::error!("{what}");
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.clone());
+        self.lacks(&what);
         self.emit(EngineEvent::Failed { what });
     }
 
     /// What the status says of an engine with these degradations.
     pub(crate) fn describe(&self, name: &'static str, degradations: &[String]) -> EngineDescription {
-        let failure = self
-            .failure
+        let troubles = self
+            .troubles
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         EngineDescription {
             name,
-            degradations: degradations.iter().cloned().chain(failure).collect(),
+            degradations: degradations.iter().cloned().chain(troubles).collect(),
         }
     }
 

@@ -286,6 +286,18 @@ pub fn set_queue_length(name: &str, frames: u32) -> Result<()> {
     )
 }
 
+/// Sets how many segments a packet may stand for that is handed to the interface; 1 has the kernel cut all before.
+///
+/// # Errors
+/// When it does not exist or the kernel refuses.
+pub fn set_segments(name: &str, segments: u32) -> Result<()> {
+    set(
+        name,
+        LinkAttribute::GsoMaxSegs(segments),
+        &format!("its segments in one packet to {segments}"),
+    )
+}
+
 /// Renames an interface.
 ///
 /// # Errors

@@ -114,6 +114,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             weft,
             up: args.sleeve.up,
             naive: env!("CARGO_BIN_EXE_naive-sleeve").into(),
+            engine_memory: env!("CARGO_BIN_EXE_engine-memory").into(),
             seconds: args.sleeve.seconds,
             patience: Duration::from_secs(args.sleeve.patience),
             anyway: args.sleeve.anyway,

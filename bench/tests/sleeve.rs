@@ -3,28 +3,36 @@
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail as a test fails")]
 
 use bench::area::{self, Plan};
-use bench::sleeve::Options;
-use std::path::PathBuf;
-use std::time::Duration;
+use bench::sleeve::{Interrupted, Options};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-#[test]
-fn pods_of_weft_and_of_others_are_measured_side_by_side_and_nothing_is_left() {
-    let folder = tempfile::tempdir().unwrap();
-    let plan = Plan {
+fn plan(folder: &Path, rows: &[&str]) -> Plan {
+    Plan {
         runs: 1,
-        folder: folder.path().into(),
+        folder: folder.into(),
         sleeve: Options {
-            rows: vec!["tcp".into(), "rtt".into()],
+            rows: rows.iter().map(ToString::to_string).collect(),
             weft: None,
             up: Vec::new(),
             naive: env!("CARGO_BIN_EXE_naive-sleeve").into(),
+            engine_memory: env!("CARGO_BIN_EXE_engine-memory").into(),
             seconds: 1,
             patience: Duration::ZERO,
             anyway: true,
         },
-    };
+    }
+}
+
+/// One test, because a signal is for the whole process.
+#[test]
+fn weft_and_others_are_measured_side_by_side_and_a_signal_leaves_nothing_either() {
+    let folder = tempfile::tempdir().unwrap();
     let area = area::select(&["sleeve".into()]).unwrap()[0];
-    let measured = area.measure(&plan).unwrap_or_else(|error| panic!("{error:#}"));
+    let plan_of = |rows| plan(folder.path(), rows);
+    let measured = area
+        .measure(&plan_of(&["tcp", "rtt", "memory"]))
+        .unwrap_or_else(|error| panic!("{error:#}"));
     let median = |what: &str| {
         let figure = measured.figures.iter().find(|figure| figure.what == what);
         let names: Vec<_> = measured.figures.iter().map(|figure| &figure.what).collect();
@@ -47,6 +55,29 @@ fn pods_of_weft_and_of_others_are_measured_side_by_side_and_nothing_is_left() {
         measured.notes
     );
 
+    let memory = median("memory of an engine with 500 peers");
+    assert!(memory > 1.0 && memory < 500.0, "{memory} MB");
+    nothing_is_left();
+
+    let interrupted = std::thread::scope(|scope| {
+        let measuring = scope.spawn(|| area.measure(&plan_of(&["udp"])));
+        let end = Instant::now() + Duration::from_secs(20);
+        while children().is_empty() {
+            assert!(
+                Instant::now() < end && !measuring.is_finished(),
+                "nothing was started"
+            );
+            std::thread::yield_now();
+        }
+        signal_hook::low_level::raise(signal_hook::consts::SIGINT).unwrap();
+        measuring.join().unwrap().unwrap_err()
+    });
+    assert!(interrupted.is::<Interrupted>(), "{interrupted:#}");
+    nothing_is_left();
+}
+
+/// No process and no file.
+fn nothing_is_left() {
     assert_eq!(children(), Vec::<String>::new(), "processes are left");
     let left: Vec<PathBuf> = std::fs::read_dir(std::env::temp_dir())
         .unwrap()

@@ -12,7 +12,7 @@
 //! | [`nft`], [`xtables`] | the packet filters: chains that see what is forwarded, and rules of our own in them |
 //! | [`sysctl`] | `/proc/sys` of the calling thread's namespace |
 //! | [`tap`] | persistent TAP devices, and those with offloads |
-//! | [`socket`] | receive buffers and peer credentials |
+//! | [`socket`] | receive buffers, peer credentials, times of arrival |
 //! | [`capture`] | frames seen by an interface, from a ring shared with the kernel |
 //! | [`process`] | bounded waiting for children |
 //! | [`announce`] | tell everybody where an address lives now: gratuitous ARP, unsolicited advertisements

@@ -6,6 +6,7 @@ use super::processors::Since;
 use ipnet::IpNet;
 use std::any::Any;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 use weft_kernel::link::{self, BridgeAttributes, VethEnd};
 use weft_kernel::{Namespace, addr, offload, route};
@@ -132,16 +133,30 @@ impl Contender {
         Ok(RoundTrip { p50, p99 })
     }
 
+    /// From now on, of the datagrams of the underlay one in so many is lost, each by chance.
+    pub(super) fn lose(&self, one_in: NonZeroU32) -> anyhow::Result<()> {
+        for host in &self.hosts {
+            host.firewall().lose_udp(one_in)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is lost any more.
+    pub(super) fn lose_nothing(&self) -> anyhow::Result<()> {
+        for host in &self.hosts {
+            host.firewall().clear()?;
+        }
+        Ok(())
+    }
+
     /// From now on every segment and datagram is cut to its size on the wire before it leaves a host, as with a network
-    /// card that cannot do it.
+    /// card that cannot do it, and none are merged when they come in.
     pub(super) fn cut(&mut self) -> anyhow::Result<()> {
         let [first, _] = &self.hosts;
         let features = first.namespace().run(|| offload::list(UNDERLAY))??;
         let segmentation = |feature: &offload::Feature| {
-            feature.active
-                && feature.changeable
-                && feature.name.starts_with("tx-")
-                && feature.name.contains("segmentation")
+            let cuts = feature.name.starts_with("tx-") && feature.name.contains("segmentation");
+            feature.active && feature.changeable && (cuts || feature.name.starts_with("rx-gro"))
         };
         self.turned_off = features
             .into_iter()

@@ -29,13 +29,16 @@ use rows::{ROWS, Row};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use weft_lab::Lab;
 
 /// The signals that end a measurement in good order.
 const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+
+/// Whether nothing is measured now. A handler cannot be taken back to what was before it, so there is one flag for all.
+static DONE: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// What the area is asked.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub struct Options {
     pub up: Vec<String>,
     /// The naive yardstick.
     pub naive: PathBuf,
+    /// An engine in a process of its own, whose memory is measured.
+    pub engine_memory: PathBuf,
     /// How long each transfer takes, in seconds.
     pub seconds: u32,
     /// How long a busy machine is waited for.
@@ -73,12 +78,21 @@ pub fn row_list() -> Vec<(&'static str, &'static str)> {
     ROWS.iter().map(|row| (row.name, row.about)).collect()
 }
 
+/// The Ethernet address that leads to a peer of the row `memory`.
+#[must_use]
+pub fn peer_mac(number: u16) -> [u8; 6] {
+    let [high, low] = number.to_be_bytes();
+    // Locally administered, and of no cluster.
+    [0x06, 0, 0, 0, high, low]
+}
+
 /// Where everything is measured.
 struct Stand {
     contenders: BTreeMap<Kind, Contender>,
     gate: Gate,
     lab: Lab,
     seconds: u32,
+    engine_memory: PathBuf,
     notes: Vec<String>,
 }
 
@@ -99,16 +113,22 @@ pub fn measure(plan: &Plan) -> anyhow::Result<Measured> {
         None => Lab::new("bench"),
     }?;
     let interrupt = lab.interrupt();
-    let done = Arc::new(AtomicBool::new(false));
+    let done = DONE.get_or_init(|| Arc::new(AtomicBool::new(true)));
+    let mut handlers = Vec::new();
     for signal in SIGNALS {
-        // In this order: once all is done, a signal does what it does without us.
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&done))
+        // While nothing is measured, a signal does what it does without us.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(done))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupt)))
+            .map(|handler| handlers.push(handler))
             .with_context(|| format!("cannot handle signal {signal}"))?;
     }
+    done.store(false, Ordering::Relaxed);
     // From here on, returning, failing and panicking all drop the lab and what was made in it.
     let measured = measure_rows(lab, plan, &rows);
     done.store(true, Ordering::Relaxed);
+    for handler in handlers {
+        signal_hook::low_level::unregister(handler);
+    }
     if interrupt.load(Ordering::Relaxed) {
         return Err(Interrupted.into());
     }
@@ -133,6 +153,7 @@ fn measure_rows(lab: Lab, plan: &Plan, rows: &[&Row]) -> anyhow::Result<Measured
         gate: Gate::new(options.patience, options.anyway, lab.interrupt()),
         lab,
         seconds: options.seconds,
+        engine_memory: options.engine_memory.clone(),
         notes: Vec::new(),
     };
     let kinds = Kind::ALL

@@ -16,6 +16,7 @@
 //! | `tally` | counters of drops and traffic, and the rate-limited log lines |
 //! | `learn` | which source addresses were reported lately |
 //! | `limit` | at most one event of a kind a second |
+//! | [`measure`] | the sessions of two ends, for whoever measures what sealing and opening cost |
 //! | `address` | IPv4 addresses on IPv6 sockets |
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ pub mod engine;
 pub mod fast;
 mod learn;
 mod limit;
+pub mod measure;
 pub mod plain;
 mod session;
 mod switching;

@@ -1,6 +1,6 @@
 //! The kernel's VXLAN and a bridge on each host, as one makes them by hand.
 
-use crate::sleeve::contender::{self, Contender, UNDERLAY};
+use crate::sleeve::contender::{self, Contender};
 use ipnet::{IpNet, Ipv4Net};
 use std::net::Ipv4Addr;
 use weft_kernel::link::{self, Vxlan};
@@ -24,7 +24,6 @@ pub(super) fn build(lab: &Lab) -> anyhow::Result<Contender> {
             port: PORT,
         };
         host.namespace().run(|| -> weft_kernel::Result<()> {
-            link::get(UNDERLAY)?;
             link::create_vxlan(DEVICE, &vxlan)?;
             link::set_ipv6(DEVICE, false)?;
             link::set_mtu(DEVICE, MTU)

@@ -1,5 +1,8 @@
 //! The rows: each is a function that measures one round.
 
+mod loss;
+mod memory;
+mod seal;
 mod tcp;
 mod trips;
 mod udp;
@@ -30,6 +33,9 @@ pub(super) const ROWS: &[Row] = &[
     udp::FLOOD,
     trips::IDLE,
     trips::BESIDE_TCP,
+    loss::ROW,
+    seal::ROW,
+    memory::ROW,
 ];
 
 /// A figure of each contender, in the order of [`Kind`].
@@ -82,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_measures_weft_and_has_a_name_of_its_own() {
+    fn every_row_has_a_name_of_its_own_and_says_what_it_measures() {
         for (at, row) in ROWS.iter().enumerate() {
             assert!(
                 ROWS[..at].iter().all(|other| other.name != row.name),

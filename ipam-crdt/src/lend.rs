@@ -29,6 +29,14 @@ impl Ipam {
         if let Some((offset, number)) = before {
             return self.send(from, &Message::Lend { ask, offset, number });
         }
+        if let Wish::This(offset) = wish
+            && let Some(Held::Lent { to, number, ask }) = self.state.addresses().get(&offset).cloned()
+            && to == from
+        {
+            // The answer to an earlier question was lost, or that question is closed. Said again it brings the address
+            // back, and the one who asks gets it by the next question.
+            self.send(from, &Message::Lend { ask, offset, number });
+        }
         match self.find_to_lend(from, wish) {
             Ok(offset) => {
                 let number = self.state.loans() + 1;

@@ -297,6 +297,10 @@ pub struct IpamStatus {
     /// Hosts that were removed, in order of their ids.
     #[serde(default)]
     pub removed: Vec<HostName>,
+    /// Addresses that pods of this host had before it began again, that this cluster has given it since the router
+    /// started, and that the pods still have. Those that it has not are in `unclaimed`.
+    #[serde(default)]
+    pub kept: Vec<UsedAddress>,
 }
 
 /// A host by id and nickname.
@@ -436,6 +440,9 @@ pub struct Unclaimed {
     pub id: String,
     /// Why it is not this host's, in words; none while it is being asked for.
     pub refusal: Option<String>,
+    /// The host that has it, or that owns what it lies in; none while that is not known.
+    #[serde(default)]
+    pub holder: Option<HostName>,
 }
 
 /// `POST /v1/ipam/adopt`: leave this cluster for another one, with all hosts of this one; root only.

@@ -157,12 +157,17 @@ impl Node {
     /// An error with the nicknames of the hosts in it.
     pub(crate) fn words(&self, error: &AllocError) -> String {
         match error {
-            AllocError::TakenElsewhere { address, owner } => {
-                format!(
+            AllocError::TakenElsewhere { address, owner } => match self.holder(error) {
+                Some(holder) if holder != *owner => format!(
+                    "address {address} is in use: host {} has borrowed it from host {}",
+                    self.owner_name(&holder),
+                    self.name_of(owner)
+                ),
+                _ => format!(
                     "address {address} is in use or at rest: host {} keeps it",
                     self.name_of(owner)
-                )
-            }
+                ),
+            },
             AllocError::Deadline {
                 why: WaitReason::Space(node) | WaitReason::Loan(node),
                 within,

@@ -387,10 +387,11 @@ pub(crate) struct DownArgs {
     /// Detach the pods that are still attached. With --leave, leave also where not all can be handed on in time.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Leave the cluster for good: hand this host's addresses to the others first, and keep its identity aside.
+    /// Leave the cluster for good: hand this host's addresses to the others, have them go on without it, and keep its
+    /// identity aside.
     #[arg(long)]
     pub(crate) leave: bool,
-    /// How long handing on may take, in seconds; freed addresses rest for a minute first.
+    /// How long leaving may take, in seconds; freed addresses rest for a minute first.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "leave")]
     pub(crate) deadline: u64,
     #[command(flatten)]

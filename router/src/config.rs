@@ -1,10 +1,13 @@
 //! Options of `weft up`: from the command line, the environment and a TOML file, in that order of precedence.
 
+use crate::wish::parse_long;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use weft_node::silence::{REMOVE_AFTER_MAX, REMOVE_AFTER_MIN};
 use weft_wire::limits::{DEFAULT_PORT, ENDPOINTS_MAX, FOUNDERS_MAX, NAME_MAX};
 use weft_wire::mtu::{POD_MTU_CAP, POD_MTU_MIN};
 
@@ -103,6 +106,11 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "WEFT_OBSERVER")]
     observer: bool,
 
+    /// Ask for the removal of a member that no host has heard of for so long while a majority was there, such as 24h; at
+    /// least 10s. A majority of the members decides it [default: never].
+    #[arg(long, value_name = "TIME", env = "WEFT_REMOVE_AFTER")]
+    remove_after: Option<String>,
+
     /// Nickname of this host [default: its host name].
     #[arg(long, env = "WEFT_NAME")]
     name: Option<String>,
@@ -173,6 +181,8 @@ pub(crate) struct Settings {
     /// The hosts that make a cluster together, if the operator named them.
     pub(crate) expected: Option<Expected>,
     pub(crate) observer: bool,
+    /// How long a member may be silent.
+    pub(crate) remove_after: Option<Duration>,
     pub(crate) name: String,
     pub(crate) listen: Option<IpAddr>,
     pub(crate) advertise: Vec<SocketAddr>,
@@ -237,6 +247,12 @@ pub(crate) enum ConfigError {
     FoundTogether(&'static str),
     #[error("an observer owns no addresses, so it cannot make a cluster: leave out --found or --observer")]
     FoundingObserver,
+    #[error(
+        "--remove-after {text}: {why}; a member that is silent for so long is removed if a majority is for it. What is shorter than {} s \
+         may be a link that breaks",
+        REMOVE_AFTER_MIN.as_secs()
+    )]
+    RemoveAfter { text: String, why: String },
     #[error("--mtu {0} is outside {POD_MTU_MIN} to {POD_MTU_CAP}")]
     Mtu(u16),
 }
@@ -298,6 +314,11 @@ impl UpOptions {
             found,
             expected,
             observer,
+            remove_after: self
+                .remove_after
+                .or(file.remove_after)
+                .map(|text| remove_after(&text))
+                .transpose()?,
             name,
             listen: self.listen.or(file.listen),
             advertise: advertise
@@ -346,6 +367,22 @@ fn expected(count: Option<u32>, seeds: Vec<String>) -> Result<Option<Expected>, 
             None if seeds.len() > FOUNDERS_MAX => Err(ConfigError::TooManySeeds),
             None => Ok(Some(Expected::named(seeds))),
         },
+    }
+}
+
+/// How long a member may be silent, within its bounds.
+fn remove_after(text: &str) -> Result<Duration, ConfigError> {
+    let bad = |why: String| ConfigError::RemoveAfter {
+        text: text.into(),
+        why,
+    };
+    let after = parse_long(text).map_err(bad)?;
+    match after {
+        _ if after < REMOVE_AFTER_MIN => Err(bad(format!("at least {} s", REMOVE_AFTER_MIN.as_secs()))),
+        _ if after > REMOVE_AFTER_MAX => {
+            Err(bad(format!("at most {} d", REMOVE_AFTER_MAX.as_secs() / 86_400)))
+        }
+        _ => Ok(after),
     }
 }
 
@@ -451,6 +488,14 @@ mod tests {
         assert_eq!(settings.peers, ["a:7001"]);
         assert_eq!(settings.socket, Path::new(DEFAULT_SOCKET));
         assert_eq!(with_file("", &[]).unwrap().name, "box");
+        let after = |file: &str, args: &[&str]| with_file(file, args).unwrap().remove_after;
+        assert_eq!(after("", &[]), None);
+        let day = Duration::from_secs(86_400);
+        assert_eq!(after("remove-after = \"24h\"", &[]), Some(day));
+        assert_eq!(
+            after("remove-after = \"24h\"", &["--remove-after", "2d"]),
+            Some(2 * day)
+        );
     }
 
     #[test]
@@ -497,6 +542,9 @@ mod tests {
         assert!(refuse(&["--found", "--observer"]).contains("observer"));
         assert!(refuse(&["--port", "0"]).contains("port 0"));
         assert!(refuse(&["--name", ""]).contains("name"));
+        assert!(refuse(&["--remove-after", "9s"]).contains("at least 10 s"));
+        assert!(refuse(&["--remove-after", "367d"]).contains("at most 366 d"));
+        assert!(refuse(&["--remove-after", "24"]).contains("24h"));
         assert!(refuse(&["--token-file", "/nonexistent/token"]).contains("/nonexistent/token"));
         assert!(refuse(&["--advertise", "nowhere"]).contains("nowhere"));
         let refusal = Cli::try_parse_from(["weft", "--crash-at", "nowhere"])

@@ -31,21 +31,26 @@ impl FromStr for Named {
 
 /// A time such as `500ms`, `5s` or `1m`. The router says which are too long.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000)];
+    parse_in(text, &units).ok_or_else(|| "write a number and its unit: 500ms, 5s or 1m".into())
+}
+
+/// A time such as `90s`, `30m`, `24h` or `7d`.
+pub(crate) fn parse_long(text: &str) -> Result<Duration, String> {
+    let units = [("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    parse_in(text, &units).ok_or_else(|| "write a number and its unit: 90s, 30m, 24h or 7d".into())
+}
+
+/// A number with one of these units, each of so many milliseconds.
+fn parse_in(text: &str, units: &[(&str, u64)]) -> Option<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let unit_ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        _ => 0,
-    };
-    let ms = number
+    let (_, ms) = units.iter().find(|(name, _)| *name == unit)?;
+    number
         .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit_ms));
-    ms.filter(|_| unit_ms > 0)
+        .ok()?
+        .checked_mul(*ms)
         .map(Duration::from_millis)
-        .ok_or_else(|| "write a number and its unit: 500ms, 5s or 1m".into())
 }
 
 #[cfg(test)]
@@ -75,6 +80,24 @@ mod tests {
             "10.32.7.5/24/24",
         ] {
             assert!(named(text).unwrap_err().contains("10.32.7.5/24"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_long_time_may_be_in_hours_and_days() {
+        for (text, s) in [("90s", 90), ("30m", 1_800), ("24h", 86_400), ("7d", 604_800)] {
+            assert_eq!(parse_long(text), Ok(Duration::from_secs(s)), "{text}");
+        }
+        for text in [
+            "",
+            "24",
+            "h",
+            "24 h",
+            "500ms",
+            "99999999999999999999d",
+            "18446744073709551615h",
+        ] {
+            assert!(parse_long(text).unwrap_err().contains("24h"), "{text}");
         }
     }
 

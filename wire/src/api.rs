@@ -143,6 +143,21 @@ pub struct PeerStatus {
     pub since_s: u64,
     /// Frames and octets of frames sent to and received from it since the router started.
     pub traffic: Traffic,
+    /// Since when no host has heard of it; none while one does, and without `--remove-after`.
+    #[serde(default)]
+    pub silence: Option<SilenceStatus>,
+}
+
+/// A member that no host has heard of, as far as this one knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct SilenceStatus {
+    /// Seconds since it was last heard of, or since the router started.
+    pub silent_s: u64,
+    /// How many of them count: those while this host was connected with a majority of the members.
+    pub counted_s: u64,
+    /// Seconds until this host asks for its removal, 0 once it does; none while this host is not connected with a majority.
+    pub removed_in_s: Option<u64>,
 }
 
 /// Counters of frames, without the sleeve's own octets.

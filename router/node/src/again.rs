@@ -474,6 +474,7 @@ impl Node {
         self.warnings.clear();
         self.foreign.forget();
         (self.said_alone, self.is_removed) = (false, false);
+        self.forget_silence(now);
         let count = self.claims.list().len();
         if let Some((token, state)) = welcome {
             let joined = state.genesis().id();

@@ -6,6 +6,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 use weft_gossip::{ConnId, DialTarget, DurableState, PersistToken};
 use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, RequestId};
@@ -70,6 +71,9 @@ pub enum Input<'a> {
         /// Its join token; the one of this cluster when `None`.
         token: Option<Token>,
     },
+    /// Members that nobody has heard of for so long shall be removed, if a majority is for it; none shall be when `None`, as
+    /// from the start. Times outside [`crate::silence::REMOVE_AFTER_MIN`] and its like are brought within.
+    RemoveAfter(Option<Duration>),
     /// What [`Output::BeginAgain`] said is durable, and with it all writes before.
     BeganAgain,
     /// Everything up to this write of [`Output::PersistAgreement`] is durable.
@@ -315,6 +319,13 @@ pub enum Notice {
     },
     /// Slots were received or given, or an epoch was decided.
     Ipam(weft_ipam_crdt::Event),
+    /// Nobody has heard of a member for as long as the operator said: its removal is asked for.
+    Silent {
+        /// The member.
+        peer: NodeId,
+        /// Its nickname, when known.
+        name: String,
+    },
     /// A sentence that somebody should read; it stays in the status.
     Warning(String),
     /// A datagram of the handshake was dropped.

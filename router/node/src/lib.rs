@@ -18,6 +18,7 @@
 //! | `removals` | hosts that are to be removed: which ones are meant, and how far it is |
 //! | `families` | which peers have no version of IP in common with this host |
 //! | `leave` | how far a host that leaves has come, in words |
+//! | [`silence`] | members that nobody has heard of, and when this host asks to go on without them |
 //! | [`macs`] | where MAC addresses live, as learned from traffic |
 //! | [`report`] | the node's part of the status |
 //!
@@ -44,6 +45,7 @@ mod places;
 mod removals;
 mod removed;
 pub mod report;
+pub mod silence;
 
 pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};
 pub use node::{Node, NodeConfig};

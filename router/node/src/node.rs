@@ -7,6 +7,7 @@ use crate::foreign::{Foreign, Meeting};
 use crate::io::{EngineCommand, Input, MeshCommand, Notice, Output};
 use crate::macs::{AGEING_INTERVAL, MacTable};
 use crate::places::Places;
+use crate::silence::Silence;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
@@ -24,7 +25,7 @@ use weft_wire::hash::derive;
 use weft_wire::limits::SESSIONS_MAX;
 use weft_wire::mesh::CAPABILITY_AGREES;
 use weft_wire::mtu::pod_mtu;
-use weft_wire::record::{Body, Genesis, PeerRecord};
+use weft_wire::record::{Body, Genesis, LinksRecord, PeerRecord};
 use weft_wire::secret::ClusterSecret;
 use weft_wire::{DropReason, GenesisId, Mac, NodeId, Psk, SessionIndex, Time, codec};
 
@@ -120,6 +121,8 @@ pub struct Node {
     pub(crate) said_alone: bool,
     /// The members go on without this host.
     pub(crate) is_removed: bool,
+    /// Members that nobody has heard of.
+    pub(crate) silence: Silence,
 }
 
 /// What stays of the configuration.
@@ -199,6 +202,7 @@ impl Node {
             foreign: Foreign::default(),
             said_alone: false,
             is_removed: false,
+            silence: Silence::default(),
         };
         let record = node.record_of(&node.config.identity);
         let body = codec::encode(&record);
@@ -232,6 +236,7 @@ impl Node {
             Input::Mesh(input) if self.is_candidates(&input) => self.candidate_input(now, input),
             Input::Mesh(input) => self.mesh.handle(now, input),
             Input::Adopt { target, token } => self.on_adopt(now, target, token),
+            Input::RemoveAfter(after) => self.on_remove_after(now, after),
             Input::BeganAgain => self.on_began_again(now),
             Input::Handshake { from, bytes } => {
                 self.sleeve(now, weft_sleeve::Input::Datagram { from, bytes })
@@ -247,6 +252,7 @@ impl Node {
                 frames,
                 large,
             } => {
+                self.on_opened(now, local, received);
                 self.sleeve(
                     now,
                     weft_sleeve::Input::Activity {
@@ -285,6 +291,7 @@ impl Node {
                 if self.agreement_timeout().is_some_and(|due| due <= now) {
                     self.agreement(now, AgreementInput::Tick);
                 }
+                self.silence_due(now);
                 if self.ageing_due <= now {
                     self.ageing_due = now + AGEING_INTERVAL;
                     self.changed_macs(|macs| macs.age(now));
@@ -313,6 +320,7 @@ impl Node {
         .min()
         .unwrap_or(Time::NEVER)
         .min(self.ageing_due)
+        .min(self.silence_timeout())
     }
 
     /// A pod with this address is attached on this host.
@@ -453,6 +461,7 @@ impl Node {
             MeshEvent::Admitted { node, name } => Notice::Admitted { peer: node, name },
             MeshEvent::PeerUp { node, name } => {
                 self.ipam(now, weft_ipam_crdt::Input::PeerUp(node));
+                self.look_for_silent(now);
                 Notice::LinkUp { peer: node, name }
             }
             MeshEvent::PeerDown { node, reason } => Notice::LinkDown {
@@ -593,6 +602,9 @@ impl Node {
         self.tell_ipam(now, key);
         if key.kind == PeerRecord::KIND {
             self.upsert_peer(now, key.owner);
+        }
+        if key.kind == LinksRecord::KIND {
+            self.look_for_silent(now);
         }
         if key.kind == AdoptRecord::KIND {
             self.on_adopt_record(now, key.owner);

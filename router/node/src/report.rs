@@ -2,6 +2,7 @@
 
 use crate::families;
 use crate::node::Node;
+use crate::silence;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -233,6 +234,7 @@ impl Node {
         let apart =
             unreached.and_then(|record| families::none_in_common(&self.config.endpoints, &record.endpoints));
         let reason = self.reason(path.and_then(|path| path.down).map(|why| why.to_string()), view);
+        let silence = self.silence_of(now, peer);
         let linked_name = link.map(|link| link.name.clone()).unwrap_or_default();
         let mtu = record.as_ref().map(|record| {
             let smaller = record.underlay_mtu.min(self.config.underlay_mtu);
@@ -253,10 +255,11 @@ impl Node {
                 .and_then(|link| link.rtt)
                 .and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
             mode: if session.is_some() { "sleeve" } else { "none" }.to_string(),
-            reason: match apart {
-                Some(apart) => format!("{reason}; {apart}"),
-                None => reason,
-            },
+            reason: [Some(reason), apart, silence.as_ref().map(silence::words)]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<String>>()
+                .join("; "),
             encrypted: session.is_some(),
             cipher: view
                 .and_then(|view| view.cipher)
@@ -266,6 +269,7 @@ impl Node {
             path_mtu: view.and_then(|view| view.path_mtu),
             since_s: path.map_or(0, |path| now.since(path.since).as_secs()),
             traffic: engine.traffic.get(peer).copied().unwrap_or_default(),
+            silence,
         }
     }
 

@@ -298,6 +298,7 @@ mod tests {
                 tx_bytes: 1_500_000,
                 ..Traffic::default()
             },
+            silence: None,
         };
         let status = Status {
             version: "0.1.0".into(),

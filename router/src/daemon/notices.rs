@@ -63,6 +63,13 @@ fn write(notice: &Notice) {
         Notice::SleeveDown { peer, name, why } => tracing::warn!(?peer, name, %why, "encrypted session down"),
         Notice::Ipam(Event::OwnersChanged) => {}
         Notice::Ipam(event) => tracing::info!(?event, "address space"),
+        Notice::Silent { peer, name } => {
+            tracing::warn!(
+                ?peer,
+                name,
+                "no host has heard of this one for as long as --remove-after says: its removal is asked for"
+            );
+        }
         Notice::Warning(sentence) => tracing::warn!("{sentence}"),
         Notice::Dropped { reason, from } => tracing::debug!(?from, %reason, "handshake datagram dropped"),
     }

@@ -172,6 +172,9 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         log: super::notices::Log::default(),
         loops: super::loops::Loops::default(),
     };
+    if let Some(after) = settings.remove_after {
+        daemon.input(weft_node::Input::RemoveAfter(Some(after)));
+    }
     let ended = daemon.run(taken, asked, failed, stop).await;
     daemon.stop().await;
     drop(end_api);

@@ -4,8 +4,8 @@
 //! A node id belongs to one cluster for its life, since its registers there end with it: so a host that begins again has
 //! a new one. A second mesh, the *candidate*, asks to be let in under it, while the first goes on as before. Only when
 //! a member has said yes, everything is replaced by one write: identity, membership, address state, claims. Before it
-//! nothing has changed, after it nothing of the old is used but the sessions that carry frames: they stay, in a second
-//! sleeve, until the new ones have taken over.
+//! nothing has changed, after it nothing of the old is used but the sessions that carry frames: they stay, in a sleeve of
+//! their own, until the new ones have taken over.
 
 use crate::io::{EngineCommand, MeshCommand, Notice, Output};
 use crate::node::{Node, Path};
@@ -39,6 +39,8 @@ const SPREAD: Duration = Duration::from_secs(1);
 const PLACES_HELD: Duration = Duration::from_secs(5);
 /// Sessions of the former membership are kept for so long: more than it takes any host to follow, and then some.
 const FORMER_LIFE: Duration = Duration::from_secs(600);
+/// Former memberships whose sessions are kept: whoever begins again more often meanwhile has had time to make new ones.
+const FORMERS_MAX: usize = 4;
 /// Dials of the candidate are numbered from so far above those of the mesh, which never makes as many.
 const DIALS_APART: u64 = 1 << 32;
 /// Requests that wait for the disk while it becomes another member; it takes milliseconds.
@@ -123,9 +125,11 @@ pub(crate) struct Candidate {
     last_refusal: Option<RejectReason>,
 }
 
-/// The sessions of the membership before.
+/// The sessions of a membership before.
 pub(crate) struct Former {
     sleeve: Sleeve,
+    /// Number of that membership.
+    number: u32,
     until: Time,
     /// Datagrams that it did not take.
     refused: u64,
@@ -457,16 +461,17 @@ impl Node {
         if let Some(token) = token {
             self.config.token = Some(token.psk);
         }
-        self.end_former(now);
         if let Some(member) = self.member.take() {
-            for path in self.paths.values_mut() {
-                path.is_former = true;
+            if self.formers.len() >= FORMERS_MAX {
+                self.end_former(now, 0);
             }
-            self.former = Some(Former {
+            self.formers.push(Former {
                 sleeve: member.sleeve,
+                number: self.membership,
                 until: now + FORMER_LIFE,
                 refused: 0,
             });
+            self.membership = self.membership.wrapping_add(1);
         }
         self.places_held = now + PLACES_HELD;
         self.claims = claims;
@@ -549,14 +554,13 @@ impl Node {
                 _ => {}
             }
         }
-        if self.former.as_ref().is_some_and(|former| former.until <= now) {
-            self.end_former(now);
+        while self.formers.first().is_some_and(|former| former.until <= now) {
+            self.end_former(now, 0);
         }
-        let former = self.former.as_mut();
-        if let Some(former) =
-            former.filter(|former| former.sleeve.poll_timeout().is_some_and(|due| due <= now))
-        {
-            former.sleeve.handle(now, weft_sleeve::Input::Timeout);
+        for former in &mut self.formers {
+            if former.sleeve.poll_timeout().is_some_and(|due| due <= now) {
+                former.sleeve.handle(now, weft_sleeve::Input::Timeout);
+            }
         }
         if self.places_held != Time::ZERO && self.places_held <= now {
             self.places_held = Time::ZERO;
@@ -572,12 +576,12 @@ impl Node {
             Awaits::Spread { until } => until,
             Awaits::Disk => Time::NEVER,
         });
-        let former = self.former.as_ref();
+        let formers = self.formers.iter();
         [
             stage,
             candidate.and_then(|candidate| candidate.mesh.poll_timeout()),
-            former.map(|former| former.until),
-            former.and_then(|former| former.sleeve.poll_timeout()),
+            self.formers.first().map(|former| former.until),
+            formers.filter_map(|former| former.sleeve.poll_timeout()).min(),
             (self.places_held != Time::ZERO).then_some(self.places_held),
             self.claims
                 .poll_timeout()
@@ -588,8 +592,8 @@ impl Node {
         .min()
     }
 
-    fn end_former(&mut self, now: Time) {
-        let Some(former) = &mut self.former else {
+    fn end_former(&mut self, now: Time, at: usize) {
+        let Some(former) = self.formers.get_mut(at) else {
             return;
         };
         let peers: Vec<NodeId> = former.sleeve.peers().map(|view| view.node).collect();
@@ -597,15 +601,12 @@ impl Node {
             former.sleeve.handle(now, weft_sleeve::Input::RemovePeer(peer));
         }
         while self.drain_former(now) {}
-        self.former = None;
+        self.formers.remove(at);
     }
 
-    /// Gives the former sleeve what is its own; false when it is not.
+    /// Gives the former sleeves what is their own; false when it is nobody's.
     pub(crate) fn former_takes(&mut self, now: Time, input: &weft_sleeve::Input<'_>) -> bool {
         use weft_sleeve::Input as S;
-        let Some(former) = &mut self.former else {
-            return false;
-        };
         match input {
             S::Opened { local, .. }
             | S::Roamed { local, .. }
@@ -613,39 +614,44 @@ impl Node {
             | S::ProbeAnswered { local, .. }
             | S::ProbeRefused { local, .. }
             | S::TooBig { local, .. } => {
-                let is_its = former.sleeve.has_session(*local);
-                if is_its {
-                    former.sleeve.handle(now, input.clone());
-                }
-                is_its
+                let mut formers = self.formers.iter_mut();
+                let owner = formers.find(|former| former.sleeve.has_session(*local));
+                owner
+                    .map(|former| former.sleeve.handle(now, input.clone()))
+                    .is_some()
             }
             S::Datagram { .. } => {
                 while self.drain_former(now) {}
-                let Some(former) = &mut self.former else {
-                    return false;
-                };
-                // A handshake names its responder, so only one of the two sleeves can understand it.
-                let before = former.refused;
-                former.sleeve.handle(now, input.clone());
-                while self.drain_former(now) {}
-                self.former
-                    .as_ref()
-                    .is_some_and(|former| former.refused == before)
+                (0..self.formers.len()).any(|at| self.former_understands(now, at, input))
             }
             _ => false,
         }
     }
 
-    /// Carries out what the former sleeve says. True when there was something.
-    pub(crate) fn drain_former(&mut self, now: Time) -> bool {
-        use weft_sleeve::Output as S;
-        let Some(output) = self
-            .former
-            .as_mut()
-            .and_then(|former| former.sleeve.poll_output())
-        else {
+    /// A handshake names its responder, so only one of the sleeves can understand it.
+    fn former_understands(&mut self, now: Time, at: usize, input: &weft_sleeve::Input<'_>) -> bool {
+        let Some(former) = self.formers.get_mut(at) else {
             return false;
         };
+        let before = former.refused;
+        former.sleeve.handle(now, input.clone());
+        while self.drain_former(now) {}
+        self.formers
+            .get(at)
+            .is_some_and(|former| former.refused == before)
+    }
+
+    /// Carries out what a former sleeve says. True when there was something.
+    pub(crate) fn drain_former(&mut self, now: Time) -> bool {
+        use weft_sleeve::Output as S;
+        let mut formers = self.formers.iter_mut();
+        let Some((former, output)) = formers.find_map(|former| {
+            let output = former.sleeve.poll_output()?;
+            Some((former, output))
+        }) else {
+            return false;
+        };
+        let number = former.number;
         let command = match output {
             S::Send { to, bytes } => EngineCommand::Send { to, bytes },
             S::Install(keys) => EngineCommand::Install(keys),
@@ -659,35 +665,34 @@ impl Node {
                 EngineCommand::Probe(local, probe)
             }
             S::PathMtu { peer, datagram } => {
-                self.change_former_path(peer, |path| path.datagram = datagram);
+                self.change_former_path(number, peer, |path| path.datagram = datagram);
                 return true;
             }
             S::Select { peer, local } => {
-                self.change_former_path(peer, |path| path.session = Some(local));
+                self.change_former_path(number, peer, |path| path.session = Some(local));
                 return true;
             }
             S::Endpoint { peer, endpoint } => {
-                self.change_former_path(peer, |path| path.endpoint = Some(endpoint));
+                self.change_former_path(number, peer, |path| path.endpoint = Some(endpoint));
                 return true;
             }
             S::Up { .. } => return true,
             S::Down { peer, why } => {
-                self.change_former_path(peer, |path| {
+                self.change_former_path(number, peer, |path| {
                     (path.session, path.down, path.since) = (None, Some(why), now)
                 });
                 let is_member = self
                     .mesh
                     .membership()
                     .is_some_and(|members| members.is_member(&peer));
-                if !is_member {
+                let path = self.paths.get(&peer);
+                if !is_member && path.is_some_and(|path| path.membership == number) {
                     self.forget_path(&peer);
                 }
                 return true;
             }
             S::Dropped(..) => {
-                if let Some(former) = &mut self.former {
-                    former.refused = former.refused.wrapping_add(1);
-                }
+                former.refused = former.refused.wrapping_add(1);
                 return true;
             }
         };
@@ -695,8 +700,12 @@ impl Node {
         true
     }
 
-    fn change_former_path(&mut self, peer: NodeId, change: impl FnOnce(&mut Path)) {
-        if self.paths.get(&peer).is_some_and(|path| path.is_former) {
+    fn change_former_path(&mut self, number: u32, peer: NodeId, change: impl FnOnce(&mut Path)) {
+        if self
+            .paths
+            .get(&peer)
+            .is_some_and(|path| path.membership == number)
+        {
             self.change_path(peer, change);
         }
     }
@@ -710,8 +719,8 @@ impl Node {
 
 impl Path {
     /// Frames travel under a session of this membership from now on.
-    pub(crate) fn take_over(&mut self) {
-        if core::mem::take(&mut self.is_former) {
+    pub(crate) fn take_over(&mut self, membership: u32) {
+        if core::mem::replace(&mut self.membership, membership) != membership {
             // What was found out about the path is in the other sleeve.
             self.datagram = BASE;
         }

@@ -77,8 +77,8 @@ pub(crate) struct Path {
     pub(crate) down: Option<DownReason>,
     /// When frames began, or ceased, to travel.
     pub(crate) since: Time,
-    /// The session is one of the membership before.
-    pub(crate) is_former: bool,
+    /// Number of the membership whose session it is, counted from the start.
+    pub(crate) membership: u32,
 }
 
 /// What a member has and a host without a cluster has not.
@@ -109,8 +109,10 @@ pub struct Node {
     stored_ipam: Option<IpamState>,
     /// This host as the member that it is about to become.
     pub(crate) candidate: Option<Box<Candidate>>,
-    /// Sessions of the membership before.
-    pub(crate) former: Option<Former>,
+    /// Sessions of the memberships before, the oldest first.
+    pub(crate) formers: Vec<Former>,
+    /// Number of this membership, counted from the start.
+    pub(crate) membership: u32,
     /// Until then the places of the membership before hold; long ago when there was none.
     pub(crate) places_held: Time,
     pub(crate) claims: Claims,
@@ -195,7 +197,8 @@ impl Node {
             outputs: VecDeque::new(),
             stored_ipam: config.ipam,
             candidate: None,
-            former: None,
+            formers: Vec::new(),
+            membership: 0,
             places_held: Time::ZERO,
             claims: Claims::new(config.claims),
             freed_claims: BTreeMap::new(),
@@ -648,7 +651,7 @@ impl Node {
                 datagram: BASE,
                 down: None,
                 since: now,
-                is_former: false,
+                membership: self.membership,
             }
         });
     }
@@ -670,8 +673,9 @@ impl Node {
                 return self.change_path(peer, |path| path.datagram = datagram);
             }
             weft_sleeve::Output::Select { peer, local } => {
+                let membership = self.membership;
                 return self.change_path(peer, |path| {
-                    path.take_over();
+                    path.take_over(membership);
                     path.session = Some(local);
                 });
             }

@@ -108,6 +108,11 @@ impl World {
                     &[&token.to_be_bytes(), text.as_bytes()],
                     || format!("agreement {token} {text}"),
                 );
+                if self.sabotage == Some(Sabotage::EarlyPromise) {
+                    let start = self.hosts[host].start;
+                    self.queue
+                        .push(self.now, Event::AgreementSynced { host, start, token });
+                }
                 if self.hosts[host].disk.write(Write::Agreement(token, state)) {
                     self.sync_later(host);
                 }
@@ -152,8 +157,7 @@ impl World {
                     .note(self.now, host, "adopted", &[text.as_bytes()], || text.clone());
             }
             Output::Allocated { request, result } => self.answered(host, request, result),
-            // The scenario looks at what becomes of it.
-            Output::Removal { .. } => {}
+            Output::Removal { request, result } => self.wished(host, request, result),
             Output::Freed { request, addresses } => {
                 let text = format!("{addresses:?}");
                 self.record.note(
@@ -173,9 +177,13 @@ impl World {
                 let text = format!("{notice:?}");
                 self.record
                     .note(self.now, host, "notice", &[text.as_bytes()], || text.clone());
-                if let (Notice::Joined { genesis }, None) = (&notice, self.genesis) {
-                    self.genesis = Some(*genesis);
+                if let Notice::Joined { genesis } = &notice {
+                    if self.genesis.is_none() {
+                        self.genesis = Some(*genesis);
+                        self.look_for_first(host);
+                    }
                 }
+                self.operators_hear(&notice);
                 self.see(host, &Seen::Said(&notice));
                 if let (Notice::LinkDown { peer, .. }, Some(Sabotage::VerdictCutsPath)) =
                     (&notice, self.sabotage)

@@ -9,7 +9,7 @@ use weft_gossip::DurableState;
 use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, IpamState};
 use weft_node::again::Beginning;
-use weft_wire::{NodeKey, NoiseKeypair};
+use weft_wire::{NodeId, NodeKey, NoiseKeypair};
 
 /// One write, with the number by which the node names it.
 #[derive(Clone, Debug)]
@@ -38,6 +38,12 @@ pub(crate) struct Synced {
     pub(crate) again: bool,
 }
 
+/// What a host was.
+pub(crate) struct Before {
+    pub(crate) id: NodeId,
+    pub(crate) state: Option<Vec<u8>>,
+}
+
 /// What survives a start.
 #[derive(Clone)]
 pub(crate) struct Disk {
@@ -48,6 +54,8 @@ pub(crate) struct Disk {
     durable: Option<DurableState>,
     ipam: Option<IpamState>,
     claims: Vec<Claim>,
+    /// Where the hosts listen that let it in when it began again.
+    targets: Vec<String>,
     agreement: AgreementState,
     writing: Vec<Write>,
     waiting: Vec<Write>,
@@ -75,6 +83,7 @@ impl Disk {
             durable: None,
             ipam: None,
             claims: Vec::new(),
+            targets: Vec::new(),
             agreement: AgreementState::default(),
             writing: Vec::new(),
             waiting: Vec::new(),
@@ -101,9 +110,36 @@ impl Disk {
         &self.claims
     }
 
+    /// Where others listened when the host began again.
+    pub(crate) fn targets(&self) -> &[String] {
+        &self.targets
+    }
+
+    /// Changes the address state as no node would.
+    pub(crate) fn spoil(&mut self, changes: &[Change]) {
+        if let Some(state) = &mut self.ipam {
+            for change in changes {
+                state.apply(change);
+            }
+        }
+    }
+
     /// What a start would find now of a cluster that is still to be made.
     pub(crate) fn agreement(&self) -> &AgreementState {
         &self.agreement
+    }
+
+    /// True when the writes under way make another host of it.
+    fn begins_again(&self) -> bool {
+        self.writing.iter().any(|write| matches!(write, Write::Again(_)))
+    }
+
+    /// What it is before the writes under way, if they make another host of it.
+    pub(crate) fn before(&self) -> Option<Before> {
+        self.begins_again().then(|| Before {
+            id: self.key.id(),
+            state: self.durable.as_ref().map(DurableState::encode),
+        })
     }
 
     /// Takes something to write; true when writing begins with it.
@@ -157,9 +193,11 @@ impl Disk {
                     noise,
                     state,
                     claims,
+                    targets,
                     ..
                 } = *beginning;
                 (self.key, self.noise, self.claims) = (key, noise, claims);
+                self.targets = targets;
                 self.ipam = IpamState::genesis(state.genesis()).ok();
                 self.durable = Some(state);
             }

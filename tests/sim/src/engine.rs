@@ -2,7 +2,7 @@
 //! the session it names receives with the key that it was sealed with.
 
 use crate::sabotage::Sabotage;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weft_sleeve::{COUNTER_LIMIT, ForwardingTable, Probe, ReplayWindow, SessionKeys};
@@ -89,6 +89,8 @@ pub struct Engine {
     learned: BTreeMap<Mac, (NodeId, Time)>,
     wanted: BTreeMap<NodeId, Time>,
     unknown: BTreeMap<SocketAddr, Time>,
+    /// Flooded frames that came, by who flooded them.
+    flooded: BTreeSet<(PeerHash, u64)>,
     sabotage: Option<Sabotage>,
 }
 
@@ -110,6 +112,7 @@ impl Engine {
             learned: BTreeMap::new(),
             wanted: BTreeMap::new(),
             unknown: BTreeMap::new(),
+            flooded: BTreeSet::new(),
             sabotage,
         }
     }
@@ -301,6 +304,9 @@ impl Engine {
         let frame = sealed
             .frame
             .filter(|_| sealed.kind != Kind::Flood || sealed.origin == peer.peer_hash());
+        // A host that has begun again has two sessions with the others for a while, and gets each flooded frame by both.
+        let frame = frame
+            .filter(|frame| sealed.kind != Kind::Flood || self.flooded.insert((sealed.origin, frame.number)));
         if let Some(frame) = frame {
             let news = self
                 .learned

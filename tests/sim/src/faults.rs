@@ -5,6 +5,7 @@ use crate::disk::Disk;
 use crate::host::Process;
 use crate::invariants::Seen;
 use crate::network::Cut;
+use crate::operators::tried_again;
 use crate::queue::Event;
 use crate::scenario::{Carrier, Fault, FaultKind};
 use crate::world::World;
@@ -17,9 +18,9 @@ const FINISHED_AFTER_KILL: f64 = 0.5;
 const FINISHED_AFTER_POWER: f64 = 0.2;
 
 /// What lasts.
-enum Lasting {
-    /// A host that is to be started again.
-    Host(usize),
+pub(crate) enum Lasting {
+    /// Hosts that are to be started again.
+    Hosts(Vec<usize>),
     /// A cut or bad weather, under its own number.
     Network,
 }
@@ -27,8 +28,8 @@ enum Lasting {
 /// Faults that last, and the dice that choose.
 pub(crate) struct Faults {
     dice: Dice,
-    lasting: BTreeMap<u64, Lasting>,
-    ids: u64,
+    pub(crate) lasting: BTreeMap<u64, Lasting>,
+    pub(crate) ids: u64,
     over: bool,
     /// A disk was lost.
     has_wiped: bool,
@@ -80,18 +81,22 @@ impl World {
         let (id, lasts) = (self.faults.ids, self.faults.dice.seconds(fault.lasts_s));
         let lasting = match fault.kind {
             FaultKind::Kill | FaultKind::Power | FaultKind::Wipe => {
-                self.end_process(fault.kind).map(Lasting::Host)
+                let host = self.end_process(fault.kind);
+                host.inspect(|_| self.tally.fault(fault.kind))
+                    .map(|host| Lasting::Hosts(vec![host]))
             }
             FaultKind::Split | FaultKind::OneWay => self.cut(id, &fault),
             FaultKind::Weather => {
                 self.network.weather.insert(id, fault.loss);
                 self.note_fault(0, format!("loss of {}", fault.loss));
+                self.tally.fault(fault.kind);
                 Some(Lasting::Network)
             }
             FaultKind::Pause => {
                 if let Some(host) = self.victim() {
                     self.hosts[host].paused_until = self.now + lasts;
                     self.note_fault(host, format!("stands still for {lasts:?}"));
+                    self.tally.fault(fault.kind);
                 }
                 None
             }
@@ -100,15 +105,36 @@ impl World {
                     let old = self.hosts[host].address;
                     self.hosts[host].address = self.fresh_address(host, Some(old));
                     self.note_fault(host, format!("moved from {old} to {}", self.hosts[host].address));
+                    self.tally.fault(fault.kind);
                 }
                 None
             }
             FaultKind::Reset => {
-                let place = self.faults.dice.below(self.tcp.len());
+                let connections = self.tcp.len();
+                let place = self.faults.dice.below(connections);
                 self.tcp.reset(self.now, &mut self.queue, place);
                 self.note_fault(0, format!("connection {place} is reset"));
+                if connections > 0 {
+                    self.tally.fault(fault.kind);
+                }
                 None
             }
+            FaultKind::RemoveDead
+            | FaultKind::RemoveLive
+            | FaultKind::RemoveApart
+            | FaultKind::Fence
+            | FaultKind::KillReclaimer
+            | FaultKind::Newcomer
+            | FaultKind::Adopt
+            | FaultKind::Leave
+            | FaultKind::FirstAlone => match self.operate_fault(number, id, &fault) {
+                Ok(lasting) => lasting,
+                Err(_) if fault.every_s.is_some() => None,
+                Err(_) => {
+                    self.queue.push(tried_again(self.now), Event::Fault(number));
+                    None
+                }
+            },
         };
         if let Some(lasting) = lasting {
             self.faults.lasting.insert(id, lasting);
@@ -116,13 +142,13 @@ impl World {
         }
     }
 
-    fn note_fault(&mut self, host: usize, text: String) {
+    pub(crate) fn note_fault(&mut self, host: usize, text: String) {
         self.record
             .note(self.now, host, "FAULT", &[text.as_bytes()], || text.clone());
     }
 
     /// A host that runs, is no stranger and has no other trouble.
-    fn victim(&mut self) -> Option<usize> {
+    pub(crate) fn victim(&mut self) -> Option<usize> {
         let now = self.now;
         let fit = |host: &usize| {
             let host = &self.hosts[*host];
@@ -132,7 +158,7 @@ impl World {
         self.faults.dice.pick(&fit).copied()
     }
 
-    fn end_process(&mut self, kind: FaultKind) -> Option<usize> {
+    pub(crate) fn end_process(&mut self, kind: FaultKind) -> Option<usize> {
         let host = self.victim()?;
         let is_member = |host: &crate::host::Host| host.disk.durable().is_some();
         // A cluster whose last member loses its disk is lost, and rightly so. Of three or more hosts that make one together
@@ -146,6 +172,12 @@ impl World {
         if kind == FaultKind::Wipe && others.count() == 0 && !is_spare {
             return None;
         }
+        self.end_host(host, kind);
+        Some(host)
+    }
+
+    /// Ends a host's process or cuts its power; it has trouble from now on.
+    pub(crate) fn end_host(&mut self, host: usize, kind: FaultKind) {
         let power = kind == FaultKind::Kill;
         let finished = match power {
             true => self.faults.dice.chance(FINISHED_AFTER_KILL),
@@ -165,9 +197,12 @@ impl World {
         let this = &mut self.hosts[host];
         this.process = if power { Process::Ended } else { Process::Off };
         this.is_in_trouble = true;
+        let before = this.disk.before();
         this.disk.crash(part);
+        self.look_at_disk(host, before);
         if kind == FaultKind::Wipe {
             self.faults.has_wiped = true;
+            let this = &self.hosts[host];
             let (id, state) = (this.id(), this.durable());
             let disk = Disk::new(&mut self.faults.dice);
             self.hosts[host].disk = disk;
@@ -181,7 +216,6 @@ impl World {
             }
             self.see(host, &Seen::Wiped { id, state });
         }
-        Some(host)
     }
 
     fn cut(&mut self, id: u64, fault: &Fault) -> Option<Lasting> {
@@ -195,6 +229,9 @@ impl World {
                     pairs.insert((a, b));
                 }
             }
+        }
+        if !pairs.is_empty() {
+            self.tally.fault(fault.kind);
         }
         let what = match fault.carrier {
             Carrier::All => "everything",
@@ -224,9 +261,11 @@ impl World {
                 self.network.weather.remove(&id);
                 self.note_fault(0, format!("fault {id} of the network is over"));
             }
-            Some(Lasting::Host(host)) => {
-                self.hosts[host].is_in_trouble = false;
-                self.queue.push(self.now, Event::Start { host });
+            Some(Lasting::Hosts(hosts)) => {
+                for host in hosts {
+                    self.hosts[host].is_in_trouble = false;
+                    self.queue.push(self.now, Event::Start { host });
+                }
             }
         }
     }
@@ -242,6 +281,7 @@ impl World {
         for host in &mut self.hosts {
             host.paused_until = host.paused_until.min(self.now);
         }
+        self.operators_settle();
         let end = self.now + Duration::from_secs_f64(self.scenario.settles_s);
         self.liveness.begin(end);
         self.queue.push(self.now, Event::Look);

@@ -113,6 +113,11 @@ impl Host {
         self.disk.key.id()
     }
 
+    /// Its cluster, as it stands on its disk.
+    pub fn cluster(&self) -> Option<weft_wire::GenesisId> {
+        self.disk.durable().map(|durable| durable.genesis().id())
+    }
+
     /// The octets that a start would find now, without identity and incarnation.
     pub fn durable(&self) -> Option<Vec<u8>> {
         self.disk.durable().map(weft_gossip::DurableState::encode)

@@ -18,6 +18,8 @@
 //! | `network` | delay, loss, duplication, reordering and partitions |
 //! | `tcp` | connections of the mesh |
 //! | `faults` | what goes wrong, when, and how it ends |
+//! | `operators` | hosts that are removed, fenced, adopted or leave |
+//! | [`happenings`] | what came about, counted |
 //! | [`invariants`] | what must hold after every event, one module for each subject |
 //! | `liveness` | what must hold again once nothing goes wrong any more |
 //! | `record` | the hash over all events, and the lines of a trace |
@@ -29,10 +31,12 @@ mod dice;
 mod disk;
 pub mod engine;
 mod faults;
+pub mod happenings;
 pub mod host;
 pub mod invariants;
 mod liveness;
 mod network;
+mod operators;
 mod queue;
 mod record;
 mod requests;

@@ -8,6 +8,7 @@ use crate::queue::Event;
 use crate::world::World;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use weft_ipam_crdt::IpamState;
 use weft_node::Node;
 use weft_wire::{GenesisId, Mac, Time};
 
@@ -53,7 +54,11 @@ impl World {
     pub(crate) fn look(&mut self) {
         let hosts = self.scenario.hosts;
         if self.liveness.missing.is_none() {
-            if let Some(what) = unmet(&self.hosts[..hosts], self.genesis) {
+            let what = unmet(&self.hosts[..hosts], self.genesis).or_else(|| match self.scenario.removes() {
+                true => self.unfinished(),
+                false => None,
+            });
+            if let Some(what) = what {
                 return self.look_again(LOOK_INTERVAL, what);
             }
             let all = (0..hosts).flat_map(|a| (0..hosts).map(move |b| (a, b)));
@@ -79,6 +84,32 @@ impl World {
             self.send_frame(home_of(*source), *source, *destination);
         }
         self.look_again(RESEND_INTERVAL, what);
+    }
+
+    /// What is still to come of hosts that were taken out of the cluster, in a few words.
+    fn unfinished(&self) -> Option<String> {
+        if let Some((node, _)) = self.not_removed().first() {
+            return Some(format!("{} is not removed", node.short()));
+        }
+        let hosts = &self.hosts[..self.scenario.hosts];
+        let states: Option<Vec<&IpamState>> = hosts.iter().map(|host| host.disk.ipam()).collect();
+        let Some((first, others)) = states.as_ref().and_then(|states| states.split_first()) else {
+            return Some("a host has no address state on its disk".into());
+        };
+        let is_same = |other: &&IpamState| other.epoch() == first.epoch() && other.table() == first.table();
+        if !others.iter().all(|other| is_same(other)) {
+            return Some("the disks name different owners".into());
+        }
+        for (number, host) in hosts.iter().enumerate() {
+            let is_removed = self.operators.removed.contains(&host.id());
+            if is_removed || !first.members().contains(&host.id()) {
+                return Some(format!("host{number} is in no epoch"));
+            }
+        }
+        let runs = first.table().all_runs();
+        let mut lost = runs.filter(|(_, owner, is_frozen)| !first.members().contains(owner) || *is_frozen);
+        lost.next()
+            .map(|(run, owner, _)| format!("{run:?} belongs to {}", owner.short()))
     }
 
     /// Looks again after a while, unless the time for it has run out.

@@ -1,6 +1,7 @@
 //! Events in the order of their times; at one time, in the order in which they were put in.
 
 use crate::engine::{Report, Sealed};
+use crate::operators::Operation;
 use crate::tcp::TcpEvent;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -63,6 +64,14 @@ pub(crate) enum Event {
     Fault(usize),
     /// A fault that lasted ends.
     Heal(u64),
+    /// Somebody types a command.
+    Operate(Operation),
+    /// The host that takes slots back dies, by a fault of the scenario.
+    KillReclaimer { host: usize, start: u64, fault: usize },
+    /// A founder is a member, as the first: the fault that waits for it.
+    FirstMember { host: usize, fault: usize },
+    /// Whoever wants a host to leave looks how far it is.
+    LookAfterLeave { host: usize },
     /// Nothing goes wrong from now on.
     Settle,
     /// Looks whether all is well.

@@ -1,17 +1,20 @@
 //! Pods come and go, and want addresses.
 
+use crate::happenings::Happening;
 use crate::host::Process;
 use crate::invariants::Seen;
 use crate::queue::Event;
+use crate::sabotage::Sabotage;
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use weft_ipam_crdt::{Request, RequestId};
+use weft_ipam_crdt::{AddressSpace, Held, IpamState, Request, RequestId};
 use weft_node::Input;
+use weft_wire::Time;
 use weft_wire::api::PodPlan;
 
 /// Pods that a host has at most.
-const PODS: usize = 24;
+pub(crate) const PODS: usize = 24;
 /// Part of the requests that take a pod away, where there is one.
 const LEAVES: f64 = 0.3;
 /// A host asks so often on average, in milliseconds.
@@ -20,8 +23,8 @@ const EVERY_MS: f64 = 1_000.0;
 /// What was asked and not answered yet, and how many addresses were given.
 #[derive(Default)]
 pub(crate) struct Requests {
-    number: u64,
-    open: BTreeMap<RequestId, (usize, String)>,
+    pub(crate) number: u64,
+    open: BTreeMap<RequestId, (usize, String, Time)>,
     /// Addresses that were handed out.
     pub(crate) given: u64,
 }
@@ -41,25 +44,32 @@ impl World {
             return;
         }
         let id = format!("pod{pod}");
+        if self.operators.leaving.contains_key(&host) {
+            return;
+        }
+        if leaves {
+            return self.take_away(host, id);
+        }
         self.requests.number += 1;
         let request = RequestId(self.requests.number);
-        let asked = match leaves {
-            true => {
-                // The pod is gone from this moment on, whether the host lives to hear it or not.
-                self.see(host, &Seen::Left { id: &id });
-                // Nobody takes an answer that is still under way.
-                self.requests.open.retain(|_, asked| *asked != (host, id.clone()));
-                Request::Free {
-                    id,
-                    address: None,
-                    request,
-                }
-            }
-            false => {
-                self.requests.open.insert(request, (host, id.clone()));
-                Request::Allocate { id, request }
-            }
-        };
+        self.requests.open.insert(request, (host, id.clone(), self.now));
+        self.ask(host, request, Request::Allocate { id, request });
+    }
+
+    /// A pod goes.
+    pub(crate) fn take_away(&mut self, host: usize, id: String) {
+        // The pod is gone from this moment on, whether the host lives to hear it or not.
+        self.see(host, &Seen::Left { id: &id });
+        // Nobody takes an answer that is still under way.
+        let is_its = |asked: &(usize, String, Time)| asked.0 == host && asked.1 == id;
+        self.requests.open.retain(|_, asked| !is_its(asked));
+        self.requests.number += 1;
+        let request = RequestId(self.requests.number);
+        let address = None;
+        self.ask(host, request, Request::Free { id, address, request });
+    }
+
+    fn ask(&mut self, host: usize, request: RequestId, asked: Request) {
         self.record
             .note(self.now, host, "want", &[&request.0.to_be_bytes()], || {
                 format!("{asked:?}")
@@ -77,11 +87,51 @@ impl World {
             &[&request.0.to_be_bytes(), text.as_bytes()],
             || text.clone(),
         );
-        let id = self.requests.open.remove(&request);
-        if let (Some((_, id)), Ok(plan)) = (id, result) {
+        let Some((_, id, asked)) = self.requests.open.remove(&request) else {
+            return;
+        };
+        let result = match (result, self.sabotage) {
+            (Err(_), Some(Sabotage::Unremoved)) => self.free_on_disk(host),
+            (result, _) => result.ok().map(|plan| plan.address.addr()),
+        };
+        if let Some(address) = result {
             self.requests.given += 1;
-            let address: IpAddr = plan.address.addr();
-            self.see(host, &Seen::Given { id: &id, address });
+            let is_overlap = self.is_held_by_removed(host, address);
+            self.tally.add(Happening::Overlap, u64::from(is_overlap));
+            let id = id.as_str();
+            self.see(host, &Seen::Given { id, address, asked });
         }
+    }
+
+    /// True when a pod of another host, which was removed and is alive, has an address.
+    fn is_held_by_removed(&self, host: usize, address: IpAddr) -> bool {
+        let offset = AddressSpace::of_range(self.scenario.range)
+            .ok()
+            .and_then(|space| space.offset(address));
+        let holds = |state: &IpamState| {
+            let held = offset.and_then(|offset| state.addresses().get(&offset));
+            matches!(held, Some(Held::Pod(_) | Held::Borrowed { .. }))
+        };
+        let mut others = self.hosts.iter().zip(0..).filter(|(_, other)| *other != host);
+        others.any(|(other, _)| {
+            self.operators.removed.contains(&other.id()) && other.disk.ipam().is_some_and(holds)
+        })
+    }
+
+    /// What a broken shell gives out when its node, which was removed, gives nothing.
+    fn free_on_disk(&self, host: usize) -> Option<IpAddr> {
+        let this = &self.hosts[host];
+        let state = this
+            .disk
+            .ipam()
+            .filter(|state| state.gone().contains_key(&this.id()))?;
+        let space = AddressSpace::of_range(self.scenario.range).ok()?;
+        let runs = state.table().runs_of(&this.id());
+        let mut slots = runs.iter().flat_map(|run| run.slots());
+        let offset = slots.find_map(|slot| {
+            let first = slot * space.slot_size();
+            (first..first + space.slot_size()).find(|offset| !state.addresses().contains_key(offset))
+        });
+        space.address(offset?)
     }
 }

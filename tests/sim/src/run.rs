@@ -1,5 +1,6 @@
 //! One run, from its seed to an outcome or to a failure with the command that replays it.
 
+use crate::happenings::Tally;
 use crate::invariants::Violation;
 use crate::record::Lines;
 use crate::sabotage::Sabotage;
@@ -25,18 +26,21 @@ pub struct Outcome {
     pub delivered: u64,
     /// Addresses handed out.
     pub given: u64,
+    /// Faults that occurred, and what came of them.
+    pub tally: Tally,
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "well after {:.1} s; {} events, {} frames sent, {} delivered, {} addresses given; hash {}",
+            "well after {:.1} s; {} events, {} frames sent, {} delivered, {} addresses given; {}; hash {}",
             self.ended.since_start().as_secs_f64(),
             self.events,
             self.frames,
             self.delivered,
             self.given,
+            self.tally,
             hex(&self.hash[..8])
         )
     }
@@ -129,6 +133,7 @@ fn run_with(
             frames,
             delivered,
             given: world.requests.given,
+            tally: world.tally,
         }),
         Err(violation) => Err(Box::new(Failure {
             scenario: scenario.name.clone(),

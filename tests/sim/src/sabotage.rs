@@ -19,11 +19,17 @@ pub enum Sabotage {
     LeakedToken,
     /// Sends a frame for one peer to another now and then.
     WrongPeer,
+    /// Says that a promise in making a cluster is durable before it is.
+    EarlyPromise,
+    /// Takes the slots of a host that is to be removed without asking anybody.
+    PlainTakeover,
+    /// Gives out what is free on its disk once the node refuses, since its host was removed.
+    Unremoved,
 }
 
 impl Sabotage {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::EarlyPersisted,
         Self::EarlyAnswer,
         Self::ReusedCounter,
@@ -32,5 +38,8 @@ impl Sabotage {
         Self::VerdictCutsPath,
         Self::LeakedToken,
         Self::WrongPeer,
+        Self::EarlyPromise,
+        Self::PlainTakeover,
+        Self::Unremoved,
     ];
 }

@@ -1,6 +1,7 @@
 //! What a scenario file says. All times are virtual.
 
 use crate::disk;
+use crate::happenings::Happening;
 use crate::invariants::Violation;
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
@@ -22,6 +23,12 @@ pub struct Scenario {
     /// So many of them make the cluster together, each told how many they are; the others are let in.
     #[serde(default = "one")]
     pub founders: usize,
+    /// The last so many hosts are not there from the beginning: each comes with a newcomer fault.
+    #[serde(default)]
+    pub late: usize,
+    /// So many hosts before those are a cluster of their own at first, made by the first of them.
+    #[serde(default)]
+    pub others: usize,
     /// Hosts that come with another token and must never get in.
     #[serde(default)]
     pub strangers: usize,
@@ -51,6 +58,9 @@ pub struct Scenario {
     /// What goes wrong.
     #[serde(default)]
     pub fault: Vec<Fault>,
+    /// What must come about over the seeds of a test run, beside every fault that is named.
+    #[serde(default)]
+    pub brings: Vec<Happening>,
     /// Disks of the established cluster, made once.
     #[serde(skip)]
     pub(crate) disks: Arc<OnceLock<Result<Vec<disk::Disk>, Violation>>>,
@@ -137,7 +147,7 @@ pub struct Fault {
 }
 
 /// What can go wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
     /// A router process is killed; the kernel under it says so to its peers. It starts again at the end.
@@ -158,6 +168,34 @@ pub enum FaultKind {
     Move,
     /// A connection of the mesh is reset.
     Reset,
+    /// A host loses power and is removed meanwhile. It comes back with its disk, and learns that it is out.
+    RemoveDead,
+    /// A host that runs is removed.
+    RemoveLive,
+    /// The hosts fall into two groups, and on both sides somebody removes hosts of the other.
+    RemoveApart,
+    /// Up to half of the members burn, and somebody vouches for that and removes them. The machines come back as new hosts.
+    Fence,
+    /// The next host that takes slots of removed hosts back is killed before it has them, and now and then removed itself.
+    KillReclaimer,
+    /// A host that was not there before comes while the next removal is under way.
+    Newcomer,
+    /// A host of the other cluster meets this one, and later all of them adopt it.
+    Adopt,
+    /// A host hands on what it has and goes; the machine comes back as a new host.
+    Leave,
+    /// As soon as the first founder is a member it is cut off, and all the others lose power for a moment.
+    FirstAlone,
+}
+
+impl FaultKind {
+    /// True when it takes a host out of its cluster, so that everybody else has to notice.
+    pub(crate) fn removes(self) -> bool {
+        matches!(
+            self,
+            Self::RemoveDead | Self::RemoveLive | Self::RemoveApart | Self::Fence | Self::Leave | Self::Adopt
+        )
+    }
 }
 
 /// Which traffic a cut keeps away.
@@ -235,6 +273,21 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// True when hosts are taken out of their cluster.
+    pub(crate) fn removes(&self) -> bool {
+        self.fault.iter().any(|fault| fault.kind.removes())
+    }
+
+    /// The first host of the other cluster; the number of all hosts when there is none.
+    pub(crate) fn first_other(&self) -> usize {
+        self.hosts - self.late - self.others
+    }
+
+    /// The first host that comes late.
+    pub(crate) fn first_late(&self) -> usize {
+        self.hosts - self.late
+    }
+
     /// The same hosts in good weather, from the founding on.
     pub(crate) fn in_good_weather(&self) -> Self {
         let mut calm = self.clone();
@@ -249,7 +302,14 @@ impl Scenario {
     fn check(&self) -> Result<(), ScenarioError> {
         let is_part = |part: f64| (0.0..1.0).contains(&part);
         let network = &self.network;
-        let what = if self.hosts < 2 || self.hosts + self.strangers > HOSTS_MAX {
+        let is_named = |kind| self.fault.iter().any(|fault| fault.kind == kind);
+        let what = if self.late + self.others >= self.hosts {
+            "late and others are some of the hosts"
+        } else if (self.others > 0) != is_named(FaultKind::Adopt) || (self.others > 0 && self.founders > 1) {
+            "the fault adopt needs others, and one founder, and others need it"
+        } else if (self.late > 0) != is_named(FaultKind::Newcomer) {
+            "the fault newcomer needs hosts that come late, and they need it"
+        } else if self.hosts < 2 || self.hosts + self.strangers > HOSTS_MAX {
             "there must be 2 to 2,000 hosts"
         } else if !(1..=self.hosts.min(FOUNDERS_MAX)).contains(&self.founders) {
             "founders are some of the hosts, at most 64"

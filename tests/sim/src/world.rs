@@ -4,10 +4,12 @@ use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::engine::{Engine, Frame, Report, Sealed};
 use crate::faults::Faults;
+use crate::happenings::{Happening, Tally};
 use crate::host::{Clock, Host, Process, Running, pod_mac};
 use crate::invariants::{Invariants, Scene, Seen, Violation};
 use crate::liveness::Liveness;
 use crate::network::Network;
+use crate::operators::Operators;
 use crate::queue::{Event, Packet, Queue};
 use crate::record::{Lines, Record};
 use crate::requests::Requests;
@@ -52,6 +54,10 @@ pub struct World {
     pub(crate) sabotage: Option<Sabotage>,
     /// The one cluster, once somebody is a member.
     pub(crate) genesis: Option<GenesisId>,
+    /// The other cluster, of a scenario in which two meet.
+    pub(crate) other: Option<GenesisId>,
+    pub(crate) operators: Operators,
+    pub(crate) tally: Tally,
     pub(crate) violation: Option<Violation>,
     pub(crate) frames: u64,
     /// Frames that reached a host.
@@ -82,6 +88,9 @@ impl World {
             record: Record::new(lines),
             sabotage,
             genesis: None,
+            other: None,
+            operators: Operators::new(Dice::new(seed, "weft sim operators")),
+            tally: Tally::default(),
             violation: None,
             frames: 0,
             delivered: 0,
@@ -113,14 +122,20 @@ impl World {
         match scenario.established {
             true => world.establish(),
             false if scenario.founders > 1 => {}
-            false => world.found(),
+            false => {
+                world.genesis = world.found(0);
+                let other = scenario.first_other();
+                world.other = (scenario.others > 0).then(|| world.found(other)).flatten();
+            }
         }
         for host in 0..world.hosts.len() {
             if (host > 0 || scenario.founders > 1) && !scenario.established {
                 world.name_targets(host);
             }
             let after = world.dice.seconds([0.0, scenario.starts_within_s]);
-            world.queue.push(Time::ZERO + after, Event::Start { host });
+            if !(scenario.first_late()..scenario.hosts).contains(&host) {
+                world.queue.push(Time::ZERO + after, Event::Start { host });
+            }
             world.want_later(host);
             for pod in 0..scenario.pods {
                 world.pod_later(host, pod);
@@ -132,8 +147,8 @@ impl World {
         world
     }
 
-    /// Lays the cluster down on the first host's disk.
-    fn found(&mut self) {
+    /// Lays a cluster down on a host's disk.
+    fn found(&mut self, founder: usize) -> Option<GenesisId> {
         let mut nonce = [0; 16];
         nonce.copy_from_slice(&self.dice.octets()[..16]);
         let slot_size = match AddressSpace::of_range(self.scenario.range) {
@@ -144,21 +159,23 @@ impl World {
                     host: 0,
                     what: format!("the scenario's range {}: {error}", self.scenario.range),
                 });
-                return;
+                return None;
             }
         };
         let genesis = Genesis {
-            founders: vec![self.hosts[0].id()],
+            founders: vec![self.hosts[founder].id()],
             nonce,
             range: self.scenario.range,
             slot_size,
         };
-        self.genesis = Some(genesis.id());
+        let id = genesis.id();
         let secret = ClusterSecret {
             number: 1,
             key: self.dice.octets(),
         };
-        self.hosts[0].disk.found(DurableState::founded(genesis, secret));
+        let state = DurableState::founded(genesis, secret);
+        self.hosts[founder].disk.found(state);
+        Some(id)
     }
 
     /// Gives every host the disk of a cluster that has grown in good weather.
@@ -189,6 +206,7 @@ impl World {
                         &Seen::Given {
                             id: id.as_str(),
                             address,
+                            asked: Time::ZERO,
                         },
                     );
                 }
@@ -198,15 +216,27 @@ impl World {
 
     /// What an operator would type: those that make the cluster, and another one.
     pub(crate) fn name_targets(&mut self, host: usize) {
-        let other = self.dice.below(self.scenario.hosts);
+        let first_other = self.scenario.first_other();
         let named = match self.scenario.founders {
-            1 => vec![0, other],
-            founders => (0..founders).chain([other]).collect(),
+            1 if (first_other..self.scenario.first_late()).contains(&host) => {
+                vec![first_other, first_other + self.dice.below(self.scenario.others)]
+            }
+            _ if self.scenario.others > 0 => vec![0, self.dice.below(first_other)],
+            founders => self.named(founders),
         };
         let targets = named.into_iter().filter(|target| *target != host);
         self.hosts[host].targets = targets
             .map(|target| self.hosts[target].address.to_string())
             .collect();
+    }
+
+    /// The founders, or the one, and anybody.
+    fn named(&mut self, founders: usize) -> Vec<usize> {
+        let other = self.dice.below(self.scenario.hosts);
+        match founders {
+            1 => vec![0, other],
+            founders => (0..founders).chain([other]).collect(),
+        }
     }
 
     /// An address that no host had before.
@@ -262,6 +292,10 @@ impl World {
             }
             Event::Fault(number) => self.fault(number),
             Event::Heal(id) => self.heal(id),
+            Event::Operate(operation) => self.operate(operation),
+            Event::KillReclaimer { host, start, fault } => self.kill_reclaimer(host, start, fault),
+            Event::FirstMember { host, fault } => self.first_member(host, fault),
+            Event::LookAfterLeave { host } => self.look_after_leave(host),
             Event::Settle => self.settle(),
             Event::Look => self.look(),
         }
@@ -276,6 +310,9 @@ impl World {
                 host,
                 hosts: &self.hosts,
                 genesis: self.genesis,
+                other: self.other,
+                named: &self.operators.named,
+                removed: &self.operators.removed,
                 carried: self.scenario.network.datagram_max(),
             };
             self.violation = self.invariants.see(&scene, seen);
@@ -382,7 +419,7 @@ impl World {
             role: Role::Owner,
             ipam: this.disk.ipam().cloned(),
             claims: this.disk.claims().to_vec(),
-            targets: this.targets.clone(),
+            targets: this.targets.iter().chain(this.disk.targets()).cloned().collect(),
             endpoints: vec![this.address],
             underlay_mtu: 1500,
             mtu: None,
@@ -492,9 +529,16 @@ impl World {
         if self.hosts[host].start != start || !self.hosts[host].has_power() {
             return;
         }
+        let before = self.hosts[host].disk.before();
+        let is_same = before.is_none();
+        let claims = self.hosts[host].disk.claims().len();
         let Some(synced) = self.hosts[host].disk.synced() else {
             return;
         };
+        let done = claims.saturating_sub(self.hosts[host].disk.claims().len());
+        self.tally
+            .add(Happening::Claimed, if is_same { done as u64 } else { 0 });
+        self.look_at_disk(host, before);
         self.record.note(
             self.now,
             host,
@@ -508,7 +552,7 @@ impl World {
             self.queue
                 .push(self.now + after, Event::Tell { host, start, input });
         }
-        if let Some(token) = synced.agreement {
+        if let (Some(token), true) = (synced.agreement, self.sabotage != Some(Sabotage::EarlyPromise)) {
             let after = self.dice.millis([0.01, 1.0]);
             self.queue
                 .push(self.now + after, Event::AgreementSynced { host, start, token });

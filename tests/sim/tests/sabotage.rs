@@ -3,7 +3,7 @@
 use weft_sim::{Sabotage, Scenario, run};
 
 /// A seed may pass by luck: the fault has to meet the moment that it breaks.
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 8;
 
 fn caught(scenario: &str, sabotage: Sabotage) -> (&'static str, String) {
     let scenario = Scenario::load(scenario).unwrap_or_else(|error| panic!("{error}"));
@@ -29,6 +29,9 @@ fn each_broken_shell_is_caught_by_its_invariant() {
             Sabotage::VerdictCutsPath => ("verdicts", &["paths"][..]),
             Sabotage::LeakedToken => ("rough", &["members"][..]),
             Sabotage::WrongPeer => ("calm", &["frames"][..]),
+            Sabotage::EarlyPromise => ("first_alone", &["members"][..]),
+            Sabotage::PlainTakeover => ("removals", &["addresses"][..]),
+            Sabotage::Unremoved => ("removals", &["addresses"][..]),
         };
         let by = caught(scenario, sabotage).0;
         assert!(invariants.contains(&by), "{sabotage:?} was caught by {by}");

@@ -1,6 +1,7 @@
 //! Nothing grows without limit, no timer spins, and the mesh keeps to what it agreed with its shell.
 
 use super::{Invariant, Scene, Seen};
+use std::collections::BTreeMap;
 use weft_gossip::mesh::CONNECTIONS_MAX;
 use weft_sleeve::INSTALLED_MAX;
 
@@ -9,8 +10,14 @@ const OUTPUTS_MAX: usize = 16 * CONNECTIONS_MAX;
 /// Timers in a row without time passing: the sleeve serves 64 peers with each.
 const TIMERS_MAX: u32 = 64;
 
-/// Keeps nothing.
-pub struct Bounds;
+/// A host that has begun again keeps the sessions of this many memberships before.
+const FORMERS_MAX: usize = 4;
+
+/// How often the process of each host has begun again.
+#[derive(Default)]
+pub struct Bounds {
+    began: BTreeMap<usize, usize>,
+}
 
 impl Invariant for Bounds {
     fn name(&self) -> &'static str {
@@ -25,13 +32,24 @@ impl Invariant for Bounds {
             Seen::Spun { times } if *times > TIMERS_MAX => {
                 Err(format!("a timer fired {times} times without time passing"))
             }
-            Seen::Settled { outputs } => settled(scene, *outputs),
+            Seen::Started { .. } => {
+                self.began.remove(&scene.host);
+                Ok(())
+            }
+            Seen::Began { .. } => {
+                *self.began.entry(scene.host).or_default() += 1;
+                Ok(())
+            }
+            Seen::Settled { outputs } => {
+                let began = self.began.get(&scene.host).copied().unwrap_or_default();
+                settled(scene, *outputs, 1 + began.min(FORMERS_MAX))
+            }
             _ => Ok(()),
         }
     }
 }
 
-fn settled(scene: &Scene<'_>, outputs: usize) -> Result<(), String> {
+fn settled(scene: &Scene<'_>, outputs: usize, memberships: usize) -> Result<(), String> {
     if outputs > OUTPUTS_MAX {
         return Err(format!("{outputs} outputs for one input"));
     }
@@ -39,7 +57,7 @@ fn settled(scene: &Scene<'_>, outputs: usize) -> Result<(), String> {
         return Ok(());
     };
     let (sessions, peers) = (running.engine.session_count(), running.engine.table.peers.len());
-    if sessions > INSTALLED_MAX.min(3 * peers) {
+    if sessions > INSTALLED_MAX.min(3 * peers) * memberships {
         return Err(format!("{sessions} sessions are installed for {peers} peers"));
     }
     let mesh = running.node.mesh();

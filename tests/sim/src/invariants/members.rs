@@ -4,9 +4,10 @@ use super::{Invariant, Scene, Seen};
 use std::collections::{BTreeMap, BTreeSet};
 use weft_gossip::Membership;
 use weft_gossip::membership::verify_chain;
+use weft_ipam_crdt::FreezeReason;
 use weft_node::Notice;
 use weft_wire::hash::hash;
-use weft_wire::{Envelope, NodeId};
+use weft_wire::{Envelope, GenesisId, NodeId};
 
 /// Who was seen, and what was checked before.
 #[derive(Default)]
@@ -39,8 +40,12 @@ impl Invariant for Members {
                 }
             }
             Seen::Said(Notice::Foreign { genesis, .. }) => {
-                Err(format!("a host of another cluster, {genesis:?}"))
+                match is_known(scene, *genesis) && scene.other.is_some() {
+                    true => Ok(()),
+                    false => Err(format!("a host of another cluster, {genesis:?}")),
+                }
             }
+            Seen::Said(Notice::Warning(sentence)) if has_reason(scene, sentence) => Ok(()),
             Seen::Said(Notice::Warning(sentence)) => Err(format!("without any reason: {sentence}")),
             Seen::Settled { .. } => {
                 let Some(mesh) = scene.this().running().map(|running| running.node.mesh()) else {
@@ -62,9 +67,23 @@ impl Invariant for Members {
     }
 }
 
+/// True for the cluster, and for the other one where two meet.
+fn is_known(scene: &Scene<'_>, genesis: GenesisId) -> bool {
+    [scene.genesis, scene.other].contains(&Some(genesis))
+}
+
+/// True for a warning that has a reason in what was done to the host.
+fn has_reason(scene: &Scene<'_>, sentence: &str) -> bool {
+    let running = scene.this().running().map(|running| running.node.id());
+    let is_named = running.is_some_and(|node| scene.named.contains_key(&node));
+    let gone = format!("no addresses are given out: {}", FreezeReason::Removed);
+    let is_of_removal = sentence.starts_with("this host was removed from the cluster") || *sentence == gone;
+    is_of_removal && is_named
+}
+
 impl Members {
     fn check(&mut self, scene: &Scene<'_>, membership: &Membership) -> Result<(), String> {
-        if Some(membership.id()) != scene.genesis {
+        if !is_known(scene, membership.id()) {
             return Err(format!("this host is in another cluster, {:?}", membership.id()));
         }
         let held = membership.admissions();

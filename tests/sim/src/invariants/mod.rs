@@ -3,12 +3,13 @@
 //!
 //! | module | what must hold |
 //! |---|---|
-//! | [`addresses`] | no address is given to two pods |
+//! | [`addresses`] | no address is given to two pods, or held by two members of one epoch |
 //! | [`counters`] | no counter is used twice under one key |
 //! | [`frames`] | a frame arrives at most once, as it was sent, and where it belongs |
 //! | [`tables`] | forwarding tables name members and never the host itself |
 //! | [`paths`] | no verdict takes away a path that works |
 //! | [`members`] | one cluster, and nobody in it without a chain of admissions |
+//! | [`epochs`] | each epoch is one decision of a majority, and removes nobody that nobody has named |
 //! | [`durable`] | what others were told survives a crash |
 //! | [`bounds`] | nothing grows without limit, and the contract with the shell is kept |
 
@@ -16,6 +17,7 @@ pub mod addresses;
 pub mod bounds;
 pub mod counters;
 pub mod durable;
+pub mod epochs;
 pub mod frames;
 pub mod members;
 pub mod paths;
@@ -23,6 +25,7 @@ pub mod tables;
 
 use crate::engine::{Frame, Sealed};
 use crate::host::Host;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use weft_gossip::ConnId;
 use weft_node::Notice;
@@ -48,12 +51,21 @@ pub enum Seen<'a> {
         /// Its state.
         state: Option<Vec<u8>>,
     },
+    /// The host is another one from now on, and its pods run on.
+    Began {
+        /// Who it was.
+        old: NodeId,
+    },
+    /// Something has reached its disk.
+    Synced,
     /// The host gave a pod an address.
     Given {
         /// The pod.
         id: &'a str,
         /// The address.
         address: IpAddr,
+        /// When it was asked for.
+        asked: Time,
     },
     /// A pod is gone, and its addresses with it.
     Left {
@@ -108,6 +120,12 @@ pub struct Scene<'a> {
     pub hosts: &'a [Host],
     /// The one cluster, once there is one.
     pub genesis: Option<GenesisId>,
+    /// The other cluster, where two meet.
+    pub other: Option<GenesisId>,
+    /// Hosts whose removal somebody has asked for, and whether somebody has vouched for them.
+    pub named: &'a BTreeMap<NodeId, bool>,
+    /// Hosts that were removed, by what any host says.
+    pub removed: &'a BTreeSet<NodeId>,
     /// Octets of UDP payload that the network carries.
     pub carried: u16,
 }
@@ -160,7 +178,8 @@ impl Invariants {
             Box::new(paths::Paths::default()),
             Box::new(members::Members::default()),
             Box::new(durable::Durable::default()),
-            Box::new(bounds::Bounds),
+            Box::new(epochs::Epochs::default()),
+            Box::new(bounds::Bounds::default()),
         ])
     }
 

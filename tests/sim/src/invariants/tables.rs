@@ -3,7 +3,7 @@
 
 use super::{Invariant, Scene, Seen};
 use crate::host::home_of;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use weft_sleeve::ForwardingTable;
 use weft_wire::NodeId;
 
@@ -11,6 +11,8 @@ use weft_wire::NodeId;
 #[derive(Default)]
 pub struct Tables {
     homes: BTreeMap<NodeId, usize>,
+    /// Peers of hosts that have begun again, from before.
+    former: BTreeMap<usize, BTreeSet<NodeId>>,
 }
 
 impl Invariant for Tables {
@@ -22,6 +24,13 @@ impl Invariant for Tables {
         match seen {
             Seen::Started { id, .. } => {
                 self.homes.insert(*id, scene.host);
+                Ok(())
+            }
+            Seen::Began { .. } => {
+                self.homes.insert(scene.this().id(), scene.host);
+                let paths = scene.this().running().map(|running| &running.engine.table.peers);
+                let peers = paths.into_iter().flatten().map(|path| path.peer);
+                self.former.entry(scene.host).or_default().extend(peers);
                 Ok(())
             }
             Seen::Published(table) => self.published(scene, table),
@@ -40,7 +49,10 @@ impl Tables {
             if path.peer == running.node.id() {
                 return Err("the table names the host itself".into());
             }
-            if !membership.is_some_and(|membership| membership.is_member(&path.peer)) {
+            // A host that has begun again keeps its paths, and does not know all members yet, or has left them for good.
+            let mut former = self.former.get(&scene.host).into_iter().flatten();
+            let was_member = former.any(|peer| *peer == path.peer);
+            if !was_member && !membership.is_some_and(|membership| membership.is_member(&path.peer)) {
                 return Err(format!("the table names {:?}, who is no member", path.peer));
             }
             if path.datagram > scene.carried {

@@ -7,19 +7,17 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::sync_channel;
 
-use common::{Host, PATIENCE, TAP, await_value, frame, keys, start, with_each_engine};
-use ipnet::IpNet;
+use common::{
+    A, B, Host, IPV4, IPV6, PATIENCE, TAP, await_value, frame, keys, start, two_hosts, with_each_engine,
+};
 use pnet_datalink::{Channel, Config, channel};
-use weft_kernel::link::{VethEnd, create_veth};
-use weft_kernel::{Namespace, addr, link};
+use weft_kernel::{Namespace, link};
 use weft_sleeve::{Cipher, ForwardingTable, PeerPath, Probe};
 use weft_sleeve_engine::{Engine, EngineChoice, EngineConfig, EngineError, EngineEvent, PlainEngine};
 use weft_wire::api::Traffic;
 use weft_wire::datagram::{FLOOD_PREFIX_LEN, HEADER_LEN, META_LEN, TAG_LEN};
 use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
 
-const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
-const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
 /// IEEE 802 local experimental ethertype.
 const EXPERIMENTAL: &[u8] = &[0x88, 0xb5];
 /// UDP and IPv4 headers of the underlay.
@@ -47,74 +45,6 @@ fn frames_cross_between_different_engines() {
         all_shapes_cross(two_hosts(engines, Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4));
     }
 }
-
-/// The engine of each of two hosts.
-struct Engines([EngineChoice; 2]);
-
-impl From<EngineChoice> for Engines {
-    fn from(both: EngineChoice) -> Self {
-        Self([both; 2])
-    }
-}
-
-impl From<[EngineChoice; 2]> for Engines {
-    fn from(each: [EngineChoice; 2]) -> Self {
-        Self(each)
-    }
-}
-
-/// Two hosts joined by a cable of this MTU, with a session between them. Each listens at its address.
-fn two_hosts(
-    engines: impl Into<Engines>,
-    cipher: Cipher,
-    underlay: u32,
-    mtu: u32,
-    listen: [&str; 2],
-    reach: [&str; 2],
-) -> [Host; 2] {
-    let Engines(engines) = engines.into();
-    let namespaces = [Namespace::new().unwrap(), Namespace::new().unwrap()];
-    let end = |at: usize| VethEnd::inside("under", &namespaces[at]).mtu(underlay);
-    namespaces[0]
-        .run(|| create_veth(&end(0), &end(1)).unwrap())
-        .unwrap();
-    for (namespace, n) in namespaces.iter().zip(1..) {
-        let addresses: [IpNet; 2] = [
-            format!("192.0.2.{n}/24").parse().unwrap(),
-            format!("2001:db8::{n}/64").parse().unwrap(),
-        ];
-        namespace
-            .run(|| {
-                link::set_up("under").unwrap();
-                for address in addresses {
-                    addr::add("under", address).unwrap();
-                }
-            })
-            .unwrap();
-    }
-    let [one, other] = [0, 1].map(|at| {
-        Host::new(
-            &namespaces[at],
-            at as u8 + 1,
-            mtu,
-            listen[at].parse().unwrap(),
-            engines[at],
-        )
-    });
-    one.engine
-        .install(&keys(other.node, cipher, 100, 200, 11, 22))
-        .unwrap();
-    other
-        .engine
-        .install(&keys(one.node, cipher, 200, 100, 22, 11))
-        .unwrap();
-    one.publish(other.node, Some(100), Some(reach[1].parse().unwrap()), &[B]);
-    other.publish(one.node, Some(200), Some(reach[0].parse().unwrap()), &[A]);
-    [one, other]
-}
-
-const IPV4: [&str; 2] = ["192.0.2.1:6783", "192.0.2.2:6783"];
-const IPV6: [&str; 2] = ["[2001:db8::1]:6783", "[2001:db8::2]:6783"];
 
 /// Frames of every shape cross in both directions, and nothing is dropped.
 fn all_shapes_cross([mut one, mut other]: [Host; 2]) {

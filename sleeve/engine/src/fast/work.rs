@@ -1,11 +1,16 @@
 //! The threads of the fast engine, and what they wait for.
+//!
+//! One thread carries both directions while there is little to do: a datagram and what answers it then wake one thread
+//! on the way and not two, which is what makes an idle path quick. Once it has been busy for a while without a pause, a
+//! second one takes the receiving half over, until nothing has arrived for a moment.
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::Arc;
-use std::time::Duration;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::rx::Receiver;
@@ -13,11 +18,16 @@ use super::tx::{Left, Sender};
 use crate::common::shared::Shared;
 use crate::common::workers::Workers;
 use crate::engine::EngineError;
+use crate::view::View;
 
 /// Errors of the socket in a row after which it is given up. Single ones tell of a datagram sent earlier.
 const ERRORS_MAX: u32 = 64;
+/// The first thread calls for help when it has not paused for so long: longer than any burst of an idle path takes.
+const BUSY: Duration = Duration::from_micros(500);
+/// The second thread goes when nothing has arrived for so long: TCP at its slowest pace pauses for less.
+const IDLE: Duration = Duration::from_millis(10);
 
-/// Starts the threads: one for both directions on a machine with one processor, else one for each.
+/// Starts the threads: one on a machine with one processor, else two.
 pub(super) fn start(
     workers: &mut Workers,
     shared: &Arc<Shared>,
@@ -25,102 +35,191 @@ pub(super) fn start(
     sender: Sender,
     receiver: Receiver,
 ) -> Result<(), EngineError> {
-    let worker = |sender, receiver| Worker {
+    let halves = Arc::new(Halves {
         shared: Arc::clone(shared),
         tap_name: tap.to_owned(),
-        sender,
-        receiver,
-        errors: 0,
-    };
+        sender: Mutex::new(sender),
+        receiver: Mutex::new(receiver),
+        is_helped: AtomicBool::new(false),
+        call: Signal::new().map_err(EngineError::Worker)?,
+        recall: Signal::new().map_err(EngineError::Worker)?,
+    });
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    if processors == 1 {
-        let both = worker(Some(sender), Some(receiver));
-        return workers.spawn("weft-sleeve", || both.run());
+    let has_helper = processors > 1;
+    let (first, second) = (Arc::clone(&halves), halves);
+    workers.spawn("weft-sleeve", move || first.run(|halves| halves.lead(has_helper)))?;
+    if has_helper {
+        workers.spawn("weft-sleeve-rx", move || second.run(Halves::help))?;
     }
-    let (sending, receiving) = (worker(Some(sender), None), worker(None, Some(receiver)));
-    workers.spawn("weft-sleeve-tx", || sending.run())?;
-    workers.spawn("weft-sleeve-rx", || receiving.run())
+    Ok(())
 }
 
-struct Worker {
+/// Both directions. Each lock is taken once for many packets, and mostly by the same thread.
+struct Halves {
     shared: Arc<Shared>,
     tap_name: String,
-    sender: Option<Sender>,
-    receiver: Option<Receiver>,
-    errors: u32,
+    sender: Mutex<Sender>,
+    receiver: Mutex<Receiver>,
+    /// The second thread has the receiver, or is about to take it.
+    is_helped: AtomicBool,
+    /// Wakes the second thread.
+    call: Signal,
+    /// Tells the first thread that the receiver is its own again.
+    recall: Signal,
 }
 
-impl Worker {
-    fn run(mut self) {
-        if let Err(what) = self.serve() {
+/// Why a thread ends before the engine does: a sentence.
+type Failure = String;
+
+impl Halves {
+    fn run(&self, work: impl FnOnce(&Self) -> Result<(), Failure>) {
+        if let Err(what) = work(self) {
             self.shared.fail(what);
         }
     }
 
-    /// Carries frames until the engine stops.
-    ///
-    /// # Errors
-    /// A sentence: why no more can be carried.
-    fn serve(&mut self) -> Result<(), String> {
-        let shared = Arc::clone(&self.shared);
-        let mut view = arc_swap::Cache::new(&shared.view);
-        while !shared.stopping() {
+    /// The first thread: sends, and receives unless it is helped.
+    fn lead(&self, has_helper: bool) -> Result<(), Failure> {
+        let mut view = arc_swap::Cache::new(&self.shared.view);
+        let mut sender = lock(&self.sender);
+        let mut errors = 0;
+        let mut busy_since = None;
+        while !self.shared.stopping() {
             let view = view.load();
             let mut left = Left::Nothing;
-            if let Some(receiver) = &mut self.receiver {
-                match receiver.turn(view) {
-                    Ok(Left::Nothing) => self.errors = 0,
-                    Ok(Left::Perhaps) => (self.errors, left) = (0, Left::Perhaps),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => left = Left::Perhaps,
-                    Err(error) if self.errors < ERRORS_MAX => {
-                        (self.errors, left) = (self.errors + 1, Left::Perhaps);
-                        tracing::debug!(%error, "the sleeve's socket reports an error");
-                    }
-                    Err(error) => {
-                        return Err(format!(
-                            "the sleeve's UDP socket gives no more datagrams ({error}): restart the router"
-                        ));
-                    }
+            let mut patience = None;
+            if !self.is_helped.load(SeqCst) {
+                let mut receiver = lock(&self.receiver);
+                left = receive(&mut receiver, view, &mut errors)?;
+                patience = receiver.patience();
+            }
+            if self.send(&mut sender, view)? == Left::Perhaps {
+                left = Left::Perhaps;
+            }
+            if left == Left::Perhaps {
+                let now = Instant::now();
+                let since = *busy_since.get_or_insert(now);
+                if has_helper && now.saturating_duration_since(since) > BUSY && !self.is_helped.load(SeqCst) {
+                    self.is_helped.store(true, SeqCst);
+                    self.call.ring();
                 }
+                continue;
             }
-            if let Some(sender) = &mut self.sender {
-                match sender.turn(view) {
-                    Ok(Left::Nothing) => {}
-                    Ok(Left::Perhaps) => left = Left::Perhaps,
-                    Err(error) => {
-                        return Err(format!(
-                            "the TAP device {} gives no more frames ({error}): it was removed while the engine \
-                             used it; restart the router to have it again",
-                            self.tap_name
-                        ));
-                    }
-                }
-            }
-            if left == Left::Nothing {
-                self.wait().map_err(|error| {
-                    format!("the engine cannot wait for frames: {error}; restart the router")
-                })?;
-            }
+            busy_since = None;
+            let socket = (!self.is_helped.load(SeqCst)).then(|| self.shared.socket.as_fd());
+            let watched = [Some(sender.source()), socket, Some(self.recall.as_fd())];
+            self.wait(watched, patience)?;
+            self.recall.clear();
         }
         Ok(())
     }
 
-    /// Returns when there is something to do.
-    fn wait(&self) -> Result<(), Errno> {
+    /// The second thread: receives while the first one is busy.
+    fn help(&self) -> Result<(), Failure> {
+        let mut view = arc_swap::Cache::new(&self.shared.view);
+        let mut errors = 0;
+        while !self.shared.stopping() {
+            self.wait([Some(self.call.as_fd()), None, None], None)?;
+            self.call.clear();
+            if !self.is_helped.load(SeqCst) {
+                continue;
+            }
+            let mut receiver = lock(&self.receiver);
+            let mut last = Instant::now();
+            while !self.shared.stopping() {
+                if receive(&mut receiver, view.load(), &mut errors)? == Left::Perhaps {
+                    last = Instant::now();
+                    continue;
+                }
+                let left = IDLE.saturating_sub(last.elapsed());
+                if left.is_zero() {
+                    break;
+                }
+                let patience = receiver.patience().map_or(left, |patience| patience.min(left));
+                self.wait([Some(self.shared.socket.as_fd()), None, None], Some(patience))?;
+            }
+            drop(receiver);
+            self.is_helped.store(false, SeqCst);
+            self.recall.ring();
+        }
+        Ok(())
+    }
+
+    fn send(&self, sender: &mut Sender, view: &View) -> Result<Left, Failure> {
+        sender.turn(view).map_err(|error| {
+            format!(
+                "the TAP device {} gives no more frames ({error}): it was removed while the engine used it; restart \
+                 the router to have it again",
+                self.tap_name
+            )
+        })
+    }
+
+    /// Returns when one of the descriptors has something, or the time is up, or the engine stops.
+    fn wait(&self, on: [Option<BorrowedFd<'_>>; 3], patience: Option<Duration>) -> Result<(), Failure> {
         let bell = readable(self.shared.bell());
-        let tap = self.sender.as_ref().map(Sender::source);
-        let socket = self.receiver.as_ref().map(|_| self.shared.socket.as_fd());
-        let patience = self.receiver.as_ref().and_then(Receiver::patience).map(timespec);
-        let waited = match (tap.map(readable), socket.map(readable)) {
-            (Some(tap), Some(socket)) => poll(&mut [bell, tap, socket], patience.as_ref()),
-            (Some(one), None) | (None, Some(one)) => poll(&mut [bell, one], patience.as_ref()),
-            (None, None) => poll(&mut [bell], None),
+        let patience = patience.map(timespec);
+        let waited = match on {
+            [Some(a), Some(b), Some(c)] => poll(
+                &mut [bell, readable(a), readable(b), readable(c)],
+                patience.as_ref(),
+            ),
+            [Some(a), None, Some(c)] => poll(&mut [bell, readable(a), readable(c)], patience.as_ref()),
+            [Some(a), ..] => poll(&mut [bell, readable(a)], patience.as_ref()),
+            [None, ..] => poll(&mut [bell], patience.as_ref()),
         };
         match waited {
             Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(format!(
+                "the engine cannot wait for frames: {error}; restart the router"
+            )),
         }
     }
+}
+
+fn receive(receiver: &mut Receiver, view: &View, errors: &mut u32) -> Result<Left, Failure> {
+    match receiver.turn(view) {
+        Ok(left) => {
+            *errors = 0;
+            Ok(left)
+        }
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Left::Perhaps),
+        Err(error) if *errors < ERRORS_MAX => {
+            *errors += 1;
+            tracing::debug!(%error, "the sleeve's socket reports an error");
+            Ok(Left::Perhaps)
+        }
+        Err(error) => Err(format!(
+            "the sleeve's UDP socket gives no more datagrams ({error}): restart the router"
+        )),
+    }
+}
+
+/// A descriptor that is readable from [`Signal::ring`] to [`Signal::clear`].
+struct Signal(OwnedFd);
+
+impl Signal {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn ring(&self) {
+        // It fails only when the counter is full, and then it rings already.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    fn clear(&self) {
+        // It fails only when nobody has rung.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
+
+fn lock<T>(half: &Mutex<T>) -> MutexGuard<'_, T> {
+    half.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn timespec(patience: Duration) -> Timespec {

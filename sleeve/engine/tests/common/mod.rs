@@ -14,10 +14,12 @@ use std::os::fd::AsRawFd as _;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use tun_tap::{Iface, Mode};
-use weft_kernel::{Namespace, link, tap};
+use weft_kernel::link::{VethEnd, create_veth};
+use weft_kernel::{Namespace, addr, link, tap};
 use weft_sleeve::{Cipher, ForwardingTable, PeerPath, SessionKeys};
 use weft_sleeve_engine::{Engine, EngineChoice, EngineConfig, EngineError, EngineEvent};
 use weft_wire::api::Traffic;
@@ -214,6 +216,77 @@ impl Host {
     }
 }
 
+pub(crate) const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
+pub(crate) const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
+
+/// The engine of each of two hosts.
+pub(crate) struct Engines([EngineChoice; 2]);
+
+impl From<EngineChoice> for Engines {
+    fn from(both: EngineChoice) -> Self {
+        Self([both; 2])
+    }
+}
+
+impl From<[EngineChoice; 2]> for Engines {
+    fn from(each: [EngineChoice; 2]) -> Self {
+        Self(each)
+    }
+}
+
+/// Two hosts joined by a cable of this MTU, with a session between them. Each listens at its address.
+pub(crate) fn two_hosts(
+    engines: impl Into<Engines>,
+    cipher: Cipher,
+    underlay: u32,
+    mtu: u32,
+    listen: [&str; 2],
+    reach: [&str; 2],
+) -> [Host; 2] {
+    let Engines(engines) = engines.into();
+    let namespaces = [Namespace::new().unwrap(), Namespace::new().unwrap()];
+    let end = |at: usize| VethEnd::inside("under", &namespaces[at]).mtu(underlay);
+    namespaces[0]
+        .run(|| create_veth(&end(0), &end(1)).unwrap())
+        .unwrap();
+    for (namespace, n) in namespaces.iter().zip(1..) {
+        let addresses: [IpNet; 2] = [
+            format!("192.0.2.{n}/24").parse().unwrap(),
+            format!("2001:db8::{n}/64").parse().unwrap(),
+        ];
+        namespace
+            .run(|| {
+                link::set_up("under").unwrap();
+                for address in addresses {
+                    addr::add("under", address).unwrap();
+                }
+            })
+            .unwrap();
+    }
+    let [one, other] = [0, 1].map(|at| {
+        Host::new(
+            &namespaces[at],
+            at as u8 + 1,
+            mtu,
+            listen[at].parse().unwrap(),
+            engines[at],
+        )
+    });
+    one.engine
+        .install(&keys(other.node, cipher, 100, 200, 11, 22))
+        .unwrap();
+    other
+        .engine
+        .install(&keys(one.node, cipher, 200, 100, 22, 11))
+        .unwrap();
+    one.publish(other.node, Some(100), Some(reach[1].parse().unwrap()), &[B]);
+    other.publish(one.node, Some(200), Some(reach[0].parse().unwrap()), &[A]);
+    [one, other]
+}
+
+pub(crate) const IPV4: [&str; 2] = ["192.0.2.1:6783", "192.0.2.2:6783"];
+pub(crate) const IPV6: [&str; 2] = ["[2001:db8::1]:6783", "[2001:db8::2]:6783"];
+
 pub(crate) fn await_value<T: PartialEq + Debug>(read: impl Fn() -> T, expected: &T) {
     let end = Instant::now() + PATIENCE;
     while read() != *expected {
@@ -252,6 +325,7 @@ pub(crate) fn frame(to: Mac, from: Mac, then: &[u8], length: usize) -> Vec<u8> {
     frame
 }
 
+#[allow(unused_macros, reason = "each test binary uses its part")]
 /// Makes a test of each of these functions for each engine.
 macro_rules! with_each_engine {
     ($($test:ident),+ $(,)?) => {
@@ -269,4 +343,5 @@ macro_rules! with_each_engine {
         }
     };
 }
+#[allow(unused_imports, reason = "each test binary uses its part")]
 pub(crate) use with_each_engine;

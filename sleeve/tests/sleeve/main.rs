@@ -11,4 +11,5 @@ mod lifecycle;
 mod load;
 mod path_mtu;
 mod refusals;
+mod relay;
 mod vectors;

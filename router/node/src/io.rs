@@ -18,7 +18,7 @@ use weft_wire::{DropReason, GenesisId, Mac, NodeId, RejectReason, SessionIndex};
 pub enum Input<'a> {
     /// A mesh connection, the operator, or the disk.
     Mesh(weft_gossip::Input),
-    /// An INIT, RESP or COOKIE datagram arrived.
+    /// An INIT, RESP or COOKIE datagram arrived, or a RELAY datagram with one of them.
     Handshake {
         /// Address it came from.
         from: SocketAddr,
@@ -29,8 +29,8 @@ pub enum Input<'a> {
     Opened {
         /// The session.
         local: SessionIndex,
-        /// Address the datagram came from.
-        from: SocketAddr,
+        /// Address the datagram came from; `None` when it came by relay.
+        from: Option<SocketAddr>,
     },
     /// An authenticated datagram came from a new address.
     Roamed {
@@ -90,6 +90,8 @@ pub enum Input<'a> {
         frames: u64,
         /// Of these, the datagrams longer than `weft_sleeve::path_mtu::FLOOR`.
         large: u64,
+        /// Of those opened, the ones that came by relay.
+        relayed: u64,
     },
     /// A probe was answered.
     ProbeAnswered {

@@ -6,6 +6,7 @@
 //! | [`probes`] | questions about the path, and answers to those of peers |
 //! | [`inlet`] | from a datagram to the frame in it: every check that all engines make |
 //! | [`outlet`] | the socket as a sending worker sees it |
+//! | [`relay`] | datagrams of others, passed on unread |
 //! | [`pieces`] | frames larger than the path |
 //! | [`workers`] | the threads, and their end |
 
@@ -13,5 +14,6 @@ pub(crate) mod inlet;
 pub(crate) mod outlet;
 pub(crate) mod pieces;
 mod probes;
+pub(crate) mod relay;
 pub(crate) mod shared;
 pub(crate) mod workers;

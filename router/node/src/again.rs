@@ -666,7 +666,7 @@ impl Node {
                 return true;
             }
             S::Way { peer, way } => {
-                self.change_former_path(peer, |path| path.take_way(way));
+                self.change_former_path(peer, |path| path.take_way(now, way));
                 return true;
             }
             S::Up { .. } => return true,

@@ -299,6 +299,15 @@ pub enum Notice {
         /// Cipher of the session.
         cipher: Cipher,
     },
+    /// Frames to a peer go another way than before: by relay or another one, or straight again.
+    Way {
+        /// The peer.
+        peer: NodeId,
+        /// Its nickname, when known.
+        name: String,
+        /// Who passes them on; `None` when nobody does.
+        relay: Option<String>,
+    },
     /// Frames can no longer travel to a peer.
     SleeveDown {
         /// The peer.

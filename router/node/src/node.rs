@@ -685,7 +685,7 @@ impl Node {
                 });
             }
             weft_sleeve::Output::Way { peer, way } => {
-                return self.change_path(peer, |path| path.take_way(way));
+                return self.on_way(now, peer, way);
             }
             weft_sleeve::Output::Up { peer, cipher } => {
                 self.change_path(peer, |path| (path.down, path.since) = (None, now));

@@ -1,5 +1,6 @@
 //! Who relays for whom: routes from gossip for the sleeve, and for the forwarding table what this host passes on.
 
+use crate::io::{Notice, Output};
 use crate::node::{Node, Path};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -46,7 +47,10 @@ impl Relays {
 
 impl Path {
     /// Frames go this way from now on.
-    pub(crate) fn take_way(&mut self, way: Way) {
+    pub(crate) fn take_way(&mut self, now: Time, way: Way) {
+        if self.relay.is_some() != matches!(way, Way::Relay(_)) {
+            self.since = now;
+        }
         match way {
             Way::Direct(endpoint) => (self.endpoint, self.relay) = (Some(endpoint), None),
             Way::Relay(relay) => self.relay = Some(relay),
@@ -61,6 +65,23 @@ impl Path {
 }
 
 impl Node {
+    /// Frames to a peer go this way from now on.
+    pub(crate) fn on_way(&mut self, now: Time, peer: NodeId, way: Way) {
+        let before = self.paths.get(&peer).and_then(|path| path.relay);
+        self.change_path(peer, |path| path.take_way(now, way));
+        let relay = match way {
+            Way::Direct(_) => None,
+            Way::Relay(relay) => Some(relay),
+        };
+        if relay != before {
+            self.outputs.push_back(Output::Notice(Notice::Way {
+                peer,
+                name: self.name_of(&peer),
+                relay: relay.map(|relay| self.name_of(&relay)),
+            }));
+        }
+    }
+
     /// Where datagrams to a peer go: its address or its relay's.
     pub(crate) fn next_hop(&self, path: &Path) -> Option<SocketAddr> {
         match path.relay {

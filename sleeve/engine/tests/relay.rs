@@ -283,46 +283,6 @@ fn each_refusal_is_counted_under_its_reason() {
 }
 
 #[test]
-fn a_neighbour_that_wants_more_than_its_share_is_held_to_it() {
-    let scene = Scene::new();
-    let one = [
-        shim(8, NEAR[0].peer_hash(), NEAR[1].peer_hash()),
-        sealed_for_others(40),
-    ]
-    .concat();
-    let run = one.repeat(64);
-    let sender = UdpSocketState::new((&scene.near[0]).into()).unwrap();
-    let transmit = Transmit {
-        destination: scene.host.address,
-        ecn: None,
-        contents: &run,
-        segment_size: Some(one.len()),
-        src_ip: None,
-    };
-    let refused = || scene.host.engine.counters().drops[DropReason::RelayRate as usize];
-    let (end, mut sent) = (std::time::Instant::now() + PATIENCE, 0);
-    while refused() == 0 {
-        assert!(
-            std::time::Instant::now() < end,
-            "of {sent} runs nothing was refused: {:?}, {:?}",
-            scene.host.engine.counters().relayed,
-            scene.host.drops()
-        );
-        sent += u64::from(sender.try_send((&scene.near[0]).into(), &transmit).is_ok());
-    }
-    assert!(scene.host.engine.counters().relayed.datagrams > 10_000);
-    // Another neighbour has its own share.
-    let other = [
-        shim(8, NEAR[1].peer_hash(), NEAR[0].peer_hash()),
-        sealed_for_others(40),
-    ]
-    .concat();
-    scene.near[0].set_nonblocking(false).unwrap();
-    scene.send(1, &other);
-    assert_eq!(scene.receive(0)[RELAY_SHIM_LEN..], other[RELAY_SHIM_LEN..]);
-}
-
-#[test]
 fn frames_and_signs_of_life_leave_by_relay_behind_a_shim() {
     let scene = Scene::new();
     let unicast = frame(FAR, POD, &[0x88, 0xb5], 100);

@@ -175,6 +175,10 @@ fn send(shared: &Shared, view: &View, to: SocketAddr, datagrams: &[u8], size: us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use weft_sleeve::{ForwardingTable, NextHops, Relaying};
     use weft_wire::PeerHash;
 
     fn datagram(destination: u8, length: usize) -> Vec<u8> {
@@ -196,5 +200,50 @@ mod tests {
         assert_eq!(run_of(&[&one[..], &datagram(2, 60)].concat(), 60), 60);
         assert_eq!(run_of(&[&one[..], &one[..19]].concat(), 60), 60);
         assert_eq!(run_of(&one, 0), 0);
+    }
+
+    #[test]
+    fn a_neighbour_that_wants_more_than_its_share_is_held_to_it() {
+        let socket = || UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (shared, _) = Shared::start(socket(), Box::new(|_| true)).unwrap();
+        let to = socket();
+        let neighbours: [SocketAddr; 2] = ["192.0.2.1:1", "192.0.2.2:1"].map(|text| text.parse().unwrap());
+        let next = NextHops {
+            first: to.local_addr().unwrap(),
+            second: None,
+        };
+        let mut table = ForwardingTable::empty(PeerHash([7; 8]));
+        table.relaying = Arc::new(Relaying {
+            neighbours: neighbours.into(),
+            next: [(PeerHash([1; 8]), next)].into(),
+        });
+        shared.publish(&table);
+        let view = shared.view.load();
+        let mut one = datagram(1, 60);
+        one[RELAY_SHIM_LEN + 1] = FLAG_BY_RELAY;
+        let mut relay = Relay::new();
+        let now = Instant::now();
+        let mut take = |from, at| {
+            let mut run = one.repeat(100);
+            assert_eq!(
+                relay.take(&shared, &view, from, &mut run, one.len(), at),
+                run.len()
+            );
+            let refused = shared.tally.drops()[DropReason::RelayRate as usize];
+            (refused, shared.relayed.read().datagrams)
+        };
+        for _ in 0..NEIGHBOUR.burst / 100 {
+            assert_eq!(take(neighbours[0], now).0, 0);
+        }
+        let burst = u64::from(NEIGHBOUR.burst);
+        assert_eq!(take(neighbours[0], now), (100, burst));
+        assert_eq!(
+            take(neighbours[1], now),
+            (100, burst + 100),
+            "another one has its own"
+        );
+        let later = now + Duration::from_secs(1) * 100 / NEIGHBOUR.a_second;
+        assert_eq!(take(neighbours[0], later), (100, burst + 200));
+        assert_eq!(take(neighbours[0], later), (200, burst + 200));
     }
 }

@@ -61,7 +61,7 @@ pub const CHECK_PATIENCE: Duration = Duration::from_secs(1);
 /// First pause between such tries; doubled up to [`CHECK_MAX`].
 pub const CHECK_MIN: Duration = Duration::from_secs(1);
 /// Longest pause between them: a straight path that works again is used within it. A try costs each end a millisecond.
-pub const CHECK_MAX: Duration = Duration::from_secs(10);
+pub const CHECK_MAX: Duration = Duration::from_secs(5);
 /// Relays to one peer that are remembered.
 pub const RELAYS_MAX: usize = 3;
 

@@ -1,8 +1,8 @@
 //! The areas, and running those that were named.
 
 use crate::figure::{Figure, Sample};
-use crate::ipam;
-use std::path::Path;
+use crate::{ipam, sleeve};
+use std::path::PathBuf;
 
 /// What can be measured by name.
 #[derive(Clone, Copy, Debug)]
@@ -11,15 +11,57 @@ pub struct Area {
     pub name: &'static str,
     /// What it measures.
     pub about: &'static str,
-    run: fn(&Path) -> anyhow::Result<Vec<Sample>>,
+    /// Names of parts of it that can be measured alone; mostly none.
+    pub rows: fn() -> Vec<&'static str>,
+    measure: fn(&Plan) -> anyhow::Result<Measured>,
+}
+
+/// How something is measured.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How often each figure is measured.
+    pub runs: usize,
+    /// Files are written below this folder.
+    pub folder: PathBuf,
+    /// What only the area `sleeve` asks.
+    pub sleeve: sleeve::Options,
+}
+
+/// What an area came to.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Measured {
+    /// The figures.
+    pub figures: Vec<Figure>,
+    /// Sentences that belong to them.
+    pub notes: Vec<String>,
 }
 
 /// Every area.
-pub const AREAS: &[Area] = &[Area {
-    name: "ipam",
-    about: "an address in the core, the same answered durably, one whose space another host has, and merging 65,536 slots",
-    run: ipam::run,
-}];
+pub const AREAS: &[Area] = &[
+    Area {
+        name: "ipam",
+        about: "an address in the core, the same answered durably, one whose space another host has, and merging 65,536 slots",
+        rows: Vec::new,
+        measure: |plan| repeated(plan, |plan| ipam::run(&plan.folder)),
+    },
+    Area {
+        name: "sleeve",
+        about: "pod to pod on two hosts, beside kernel VXLAN and other tunnels; needs root and iperf3",
+        rows: sleeve::row_names,
+        measure: sleeve::measure,
+    },
+];
+
+/// An area that is measured whole, one run after the other.
+fn repeated(plan: &Plan, run: fn(&Plan) -> anyhow::Result<Vec<Sample>>) -> anyhow::Result<Measured> {
+    let runs = (0..plan.runs)
+        .map(|_| run(plan))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Measured {
+        figures: Figure::of_runs(&runs),
+        notes: Vec::new(),
+    })
+}
 
 /// No area has this name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,15 +88,12 @@ pub fn select(names: &[String]) -> Result<Vec<Area>, UnknownArea> {
 }
 
 impl Area {
-    /// Measures it so many times; files are written below `folder`.
+    /// Measures it by plan.
     ///
     /// # Errors
-    /// A file cannot be written, or a part of weft refuses what it should take.
-    pub fn measure(&self, runs: usize, folder: &Path) -> anyhow::Result<Vec<Figure>> {
-        let runs = (0..runs)
-            .map(|_| (self.run)(folder))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Figure::of_runs(&runs))
+    /// A file cannot be written, a part of weft refuses what it should take, or something is missing on this machine.
+    pub fn measure(&self, plan: &Plan) -> anyhow::Result<Measured> {
+        (self.measure)(plan)
     }
 }
 

@@ -1,5 +1,6 @@
 //! One number, of several runs.
 
+use crate::goal::{Goal, Reached};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ pub struct Sample {
     pub unit: &'static str,
     /// The number.
     pub value: f64,
+    /// What it should be, where somebody has said so.
+    pub goal: Option<Goal>,
 }
 
 impl Sample {
@@ -21,6 +24,16 @@ impl Sample {
             what: what.into(),
             unit,
             value,
+            goal: None,
+        }
+    }
+
+    /// With what it should be.
+    #[must_use]
+    pub fn goal(self, goal: Goal) -> Self {
+        Self {
+            goal: Some(goal),
+            ..self
         }
     }
 }
@@ -40,6 +53,15 @@ pub struct Figure {
     pub max: f64,
     /// How many runs there were.
     pub runs: usize,
+    /// What the median should be, where somebody has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<Goal>,
+    /// How much of that it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reached: Option<Reached>,
+    /// The median of the last stored run that has this figure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<f64>,
 }
 
 impl Figure {
@@ -54,13 +76,17 @@ impl Figure {
                 .filter_map(|run| run.get(at).map(|sample| sample.value))
                 .collect();
             values.sort_by(f64::total_cmp);
+            let median = rank(&values, 0.5);
             Self {
                 what: sample.what.clone(),
                 unit: sample.unit,
-                median: rank(&values, 0.5),
+                median,
                 min: rank(&values, 0.0),
                 max: rank(&values, 1.0),
                 runs: values.len(),
+                goal: sample.goal,
+                reached: sample.goal.map(|goal| goal.reached(median)),
+                last: None,
             }
         };
         first.iter().enumerate().map(figure).collect()

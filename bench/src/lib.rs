@@ -4,16 +4,25 @@
 //! |---|---|
 //! | [`area`] | the areas, and running those that were named |
 //! | [`figure`] | [`Figure`]: one number, of several runs |
+//! | [`goal`] | [`Goal`]: what a number should be |
 //! | [`machine`] | what else the machine was doing |
-//! | [`report`] | the table and the JSON |
+//! | [`report`] | the tables and the JSON |
+//! | [`archive`] | runs as files, and what the last one said |
 //! | [`ipam`] | addresses: allocation in the core, through the store, and merging |
+//! | [`sleeve`] | pod to pod: weft beside the kernel's VXLAN and other tunnels |
+//!
+//! `src/bin/naive-sleeve.rs` is one of those other tunnels: the yardstick.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod area;
 pub mod figure;
+pub mod goal;
 pub mod ipam;
 pub mod machine;
 pub mod report;
+pub mod sleeve;
 
-pub use area::Area;
+pub use area::{Area, Plan};
 pub use figure::Figure;
+pub use goal::Goal;

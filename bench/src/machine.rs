@@ -10,7 +10,7 @@ const IDLE_SHARE: f64 = 0.25;
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// The machine at one moment.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Machine {
     /// Processors that this process may use.
     pub processors: usize,
@@ -45,5 +45,26 @@ impl Machine {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             in_memory: files.f_type == TMPFS_MAGIC,
         })
+    }
+    /// In lines.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut text = format!(
+            "{} processors, Linux {}, load average {:.2}: {}\n",
+            self.processors,
+            self.kernel,
+            self.load,
+            if self.idle {
+                "the machine was idle"
+            } else {
+                "the machine was NOT idle, so figures of areas without an idle gate are worse than they would be"
+            }
+        );
+        if self.in_memory {
+            text.push_str(
+                "files are in memory (tmpfs): the durable figures say nothing about a disk; see --dir\n",
+            );
+        }
+        text
     }
 }

@@ -72,7 +72,9 @@ impl Mesh {
         }
         let peers = self.registers.of_kind(PeerRecord::KIND);
         let others = peers.filter(|e| e.key().owner != self.node);
-        Some(DurableState::of(&membership, others))
+        // At the next start the shell's word for who was removed comes again, and takes these out of the registers.
+        let removed = self.removed.values().flatten();
+        Some(DurableState::of(&membership, others.chain(removed)))
     }
 
     pub(crate) fn persist(&mut self, waiting: Waiting) {

@@ -348,8 +348,8 @@ pub struct Mesh {
     pub(crate) refusals: [u64; RejectReason::COUNT],
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) stopping: bool,
-    /// Members that were removed, with the nicknames that they had.
-    pub(crate) removed: BTreeMap<NodeId, String>,
+    /// Members that were removed, with what they last said of themselves: people go on calling them by their nicknames.
+    pub(crate) removed: BTreeMap<NodeId, Option<Envelope>>,
     /// Newcomers are let in.
     pub(crate) is_admitting: bool,
 }

@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use weft_wire::envelope::RegisterKey;
 use weft_wire::ipam::VoteRecord;
-use weft_wire::record::{Admission, Body};
+use weft_wire::record::{Admission, Body, PeerRecord};
 use weft_wire::{Envelope, NodeId};
 
 impl Mesh {
@@ -21,8 +21,11 @@ impl Mesh {
             if *node == self.node || self.removed.contains_key(node) {
                 continue;
             }
-            let name = self.peer_record(node).map(|record| record.name);
-            self.removed.insert(*node, name.unwrap_or_default());
+            let key = RegisterKey {
+                kind: PeerRecord::KIND,
+                owner: *node,
+            };
+            self.removed.insert(*node, self.registers.get(&key).cloned());
             self.dialer.forget_peer(node);
             for key in self.registers.forget(node) {
                 for up in self.conns.values_mut().filter_map(Conn::up_mut) {
@@ -57,8 +60,10 @@ impl Mesh {
     }
 
     /// The nickname that a removed host had.
-    pub fn removed_name(&self, node: &NodeId) -> Option<&String> {
-        self.removed.get(node).filter(|name| !name.is_empty())
+    pub fn removed_name(&self, node: &NodeId) -> Option<String> {
+        let record = self.removed.get(node)?.as_ref()?;
+        let record = PeerRecord::from_envelope(record).ok()?;
+        Some(record.name).filter(|name| !name.is_empty())
     }
 
     /// True when a record may go to this host: all, unless it was removed.

@@ -236,6 +236,7 @@ impl Ipam {
             self.silent.insert(to, now + SILENCE);
             for waiting in self.waiting.iter_mut().filter(|waiting| waiting.ask == Some(ask)) {
                 (waiting.ask, waiting.silent) = (None, Some(to));
+                waiting.may_be_lent = true;
             }
         }
     }
@@ -272,7 +273,8 @@ impl Ipam {
         waiting.ask = None;
         waiting.silent = None;
         waiting.is_unlendable = why == Refusal::TooManyLoans && waiting.want.named.is_some();
-        let is_given_up = is_over(waiting.grace, now);
+        // What came too late was a loan, maybe, and is on its way back: it was sent before this refusal.
+        let is_given_up = !core::mem::take(&mut waiting.may_be_lent) && is_over(waiting.grace, now);
         let named = waiting
             .want
             .named

@@ -7,7 +7,7 @@
 use crate::io::{AllocError, Request, RequestId};
 use crate::space::AddressSpace;
 use crate::state::{Held, IpamState};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -59,10 +59,12 @@ struct Entry {
     refusal: Option<AllocError>,
 }
 
-/// The claims of one host that the cluster has not granted.
+/// The claims of one host that the cluster has not granted, and what became of the others.
 #[derive(Default)]
 pub struct Claims {
     entries: BTreeMap<Claim, Entry>,
+    /// What was granted to this process, for people: at most as many as there were claims.
+    kept: BTreeSet<Claim>,
     asked: u64,
 }
 
@@ -75,8 +77,14 @@ impl Claims {
         };
         Self {
             entries: claims.into_iter().map(|claim| (claim, entry())).collect(),
+            kept: BTreeSet::new(),
             asked: 0,
         }
+    }
+
+    /// Addresses that were claimed and granted, and that their pods still have.
+    pub fn kept(&self) -> impl Iterator<Item = &Claim> {
+        self.kept.iter()
     }
 
     /// The claims that are left, as they are to be stored.
@@ -149,7 +157,8 @@ impl Claims {
         };
         let Some(refusal) = refusal else {
             self.entries.remove(&claim);
-            return Answered::Granted;
+            self.kept.insert(claim.clone());
+            return Answered::Granted(claim);
         };
         let Some(entry) = self.entries.get_mut(&claim) else {
             return Answered::Nobodys;
@@ -176,8 +185,10 @@ impl Claims {
     /// A pod is gone, or one of its addresses: nothing of it is claimed any longer. The requests are to be cancelled.
     pub fn forget(&mut self, id: &str, address: Option<IpAddr>) -> Vec<(IpAddr, Option<RequestId>)> {
         let mut gone = Vec::new();
+        let stays = |claim: &Claim| claim.id != id || address.is_some_and(|address| address != claim.address);
+        self.kept.retain(stays);
         self.entries.retain(|claim, entry| {
-            let stays = claim.id != id || address.is_some_and(|address| address != claim.address);
+            let stays = stays(claim);
             if !stays {
                 gone.push((
                     claim.address,
@@ -197,7 +208,7 @@ impl Claims {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answered {
     /// The address is this host's; the claim is done.
-    Granted,
+    Granted(Claim),
     /// It was refused, for this reason for the first time.
     Refused(Claim),
     /// It was refused, as before.
@@ -234,8 +245,12 @@ mod tests {
         assert_eq!(asked.len(), 2);
         assert!(asked.iter().all(|(_, request)| Claims::is_claim(*request)));
         assert_eq!(claims.poll_timeout(), None);
-        assert_eq!(claims.answered(now, asked[0].1, None), Answered::Granted);
+        assert_eq!(
+            claims.answered(now, asked[0].1, None),
+            Answered::Granted(claim(1))
+        );
         assert_eq!(claims.list(), [claim(2)]);
+        assert_eq!(claims.kept().collect::<Vec<_>>(), [&claim(1)]);
 
         // Somebody has it: it is listed, and asked for again after a while.
         let taken = AllocError::TakenElsewhere {
@@ -250,8 +265,14 @@ mod tests {
         let again = numbers(&mut claims, now + CLAIM_PAUSE);
         assert_eq!(claims.answered(now, again[0].1, Some(taken)), Answered::Same);
         let again = numbers(&mut claims, now + CLAIM_PAUSE);
-        assert_eq!(claims.answered(now, again[0].1, None), Answered::Granted);
+        assert_eq!(
+            claims.answered(now, again[0].1, None),
+            Answered::Granted(claim(2))
+        );
         assert!(claims.is_empty());
+        // Whose pod is gone keeps nothing.
+        assert_eq!(claims.forget("pod1", None), []);
+        assert_eq!(claims.kept().collect::<Vec<_>>(), [&claim(2)]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::removal::RemovalError;
 use crate::space::{AddressError, AddressSpace};
 use crate::state::{Change, IpamState};
 use crate::subnet::SubnetError;
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -128,6 +129,11 @@ pub enum Request {
     Leave,
     /// It stays after all; what was handed on is the others'.
     Stay,
+    /// A host that leaves has waited long enough: the members are asked to go on without it, whatever it has still to hand on.
+    Depart,
+    /// These hosts have been silent for so long that the shell wants them removed, as long as this list names them: it
+    /// replaces the one before, and is not stored. Nobody vouches for anything.
+    RemoveSilent(BTreeSet<NodeId>),
 }
 
 /// Something that happened.

@@ -100,6 +100,8 @@ pub(crate) struct Waiting {
     pub(crate) ask: Option<AskId>,
     /// The named address cannot be lent, so its slot is asked for.
     pub(crate) is_unlendable: bool,
+    /// A question for it was not answered in time: what another host has lent may be lent to this one.
+    pub(crate) may_be_lent: bool,
     /// Who was asked last and let the time pass.
     pub(crate) silent: Option<NodeId>,
 }
@@ -200,6 +202,8 @@ pub struct Ipam {
     pub(crate) hints: (u8, u8),
     pub(crate) places: PlacesVersion,
     pub(crate) leaving: Option<Leave>,
+    /// Hosts that this one, of itself, wants removed; not stored.
+    pub(crate) silent_hosts: BTreeSet<NodeId>,
     delta: Vec<Change>,
     pub(crate) flush_due: Time,
     staged: Vec<Output>,
@@ -316,6 +320,7 @@ impl Ipam {
             hints: (0, 0),
             places: PlacesVersion::default(),
             leaving: None,
+            silent_hosts: BTreeSet::new(),
             delta: Vec::new(),
             flush_due: Time::NEVER,
             staged: Vec::new(),

@@ -1,16 +1,20 @@
 //! A host that goes for good hands its part of the range to the others first.
 //!
 //! It offers its wholly free slots to the members of the epoch in turn; one that takes the offer asks for slots as ever, so a
-//! slot goes only to a host that is there and has room for it. What cannot be handed on (slots with addresses that
-//! others have borrowed, slots that have changed hands too often) is what an epoch without this host gives to another.
+//! slot goes only to a host that is there and has room for it. A slot whose addresses are all lent to one member goes to
+//! that one, with the addresses. When all is handed on that can be, the members are asked to go on without this host
+//! ([`depart`](crate::depart)); what is left (slots with addresses of several borrowers, slots that have changed hands
+//! too often) is what that epoch gives to another one.
 
 use crate::asks::SPACE_ASKS_MAX;
+use crate::depart::Departure;
 use crate::ipam::{ASK_TIMEOUT, Asked, Ipam, SILENCE, Standing};
 use crate::message::Message;
+use crate::rules;
 use crate::state::Held;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use weft_wire::ipam::{GIVEN_MAX, GRANT_CHAIN_MAX, SLOT_RUNS_MAX};
+use weft_wire::ipam::{GIVEN_MAX, GRANT_CHAIN_MAX, SLOT_RUNS_MAX, SlotRun};
 use weft_wire::{NodeId, Time};
 
 /// A host on its way out.
@@ -26,6 +30,8 @@ pub(crate) struct Leave {
     /// The next round begins then at the earliest, or at once if somebody took something in this one.
     round_due: Time,
     was_taken: bool,
+    /// The members are asked to go on without this host.
+    pub(crate) asks_removal: bool,
 }
 
 /// Where handing on stands. Addresses are counted by the slots that they are in.
@@ -33,7 +39,7 @@ pub(crate) struct Leave {
 pub struct Leaving {
     /// Addresses in slots that were granted to others.
     pub handed: u64,
-    /// Addresses in slots that are free and still to be granted.
+    /// Addresses in slots that are free, or lent to one member, and still to be granted.
     pub left: u64,
     /// Addresses in slots that were granted and whose new owner has not said that it has them.
     pub unconfirmed: u64,
@@ -52,13 +58,20 @@ pub struct Leaving {
     pub silent: Vec<NodeId>,
     /// There is nobody to hand anything to.
     pub is_alone: bool,
+    /// Where the decision to go on without this host stands.
+    pub departure: Departure,
 }
 
 impl Leaving {
     /// True when all is handed on that can be.
-    pub fn is_done(&self) -> bool {
+    pub fn is_handed_on(&self) -> bool {
         let waits = self.left + self.unconfirmed + self.resting;
         self.used + self.returning == 0 && (waits == 0 || self.is_alone)
+    }
+
+    /// True when nothing is left to wait for: the members go on without this host, or there are none.
+    pub fn is_done(&self) -> bool {
+        self.departure == Departure::Known || (self.is_alone && self.is_handed_on())
     }
 }
 
@@ -75,6 +88,7 @@ impl Ipam {
             handed: 0,
             round_due: now,
             was_taken: false,
+            asks_removal: false,
         });
         self.insert_own_vote();
         self.serve_waiting(now);
@@ -92,12 +106,20 @@ impl Ipam {
         let (late, open): (Vec<_>, Vec<_>) = leave.offered.iter().partition(|(_, until)| *until <= now);
         leave.offered = open;
         leave.silent.extend(late.into_iter().map(|(node, _)| node));
-        if self.standing != Standing::Confirmed || !self.has_slot_to_hand_on() {
+        if self.standing != Standing::Confirmed {
             return;
         }
-        let others = self.heirs();
+        let asks_removal = leave.asks_removal;
+        let others = self.takers();
+        if !asks_removal && self.leaving().is_some_and(|leaving| leaving.is_handed_on()) {
+            self.ask_for_removal();
+        }
+        if others.is_empty() {
+            return;
+        }
         let Some(leave) = &mut self.leaving else { return };
         let is_due = leave.was_taken || leave.round_due <= now;
+        leave.round.retain(|node| others.contains(node));
         if leave.round.is_empty() && leave.offered.is_empty() && is_due {
             // Those who were silent are asked again only when nobody else is there.
             let awake: Vec<NodeId> = others
@@ -105,7 +127,7 @@ impl Ipam {
                 .copied()
                 .filter(|node| !leave.silent.contains(node))
                 .collect();
-            leave.round = if awake.is_empty() { others } else { awake };
+            leave.round = if awake.is_empty() { others.clone() } else { awake };
             leave.round_due = now + SILENCE;
             leave.was_taken = false;
         }
@@ -132,22 +154,70 @@ impl Ipam {
         members.copied().filter(|node| *node != self.node).collect()
     }
 
-    fn has_slot_to_hand_on(&self) -> bool {
+    /// Who could take something now: everybody while there are free slots, then those that have borrowed. Who has not
+    /// confirmed what it was granted last gets nothing more meanwhile.
+    fn takers(&self) -> Vec<NodeId> {
         let span = self.space.whole().span();
-        !self
-            .pool
-            .take_empty(1, 1, GRANT_CHAIN_MAX, span, &self.state)
-            .is_empty()
+        let find = || self.pool.take_empty(1, 1, GRANT_CHAIN_MAX, span, &self.state);
+        let has_empty = self.pool.empty_slots() > 0 && !find().is_empty();
+        let mut takers = match has_empty {
+            true => self.heirs(),
+            false => self.slots_of_borrowers().into_keys().collect(),
+        };
+        takers.retain(|node| self.state.given().values().all(|grant| grant.to != *node));
+        takers
+    }
+
+    /// Slots of which every held address is lent, and to one member: they can go to that one.
+    fn slots_of_borrowers(&self) -> BTreeMap<NodeId, Vec<SlotRun>> {
+        let size = self.space.slot_size();
+        let mut slots: BTreeMap<u32, Option<NodeId>> = BTreeMap::new();
+        for (offset, held) in self.state.addresses() {
+            let borrower = match held {
+                Held::Lent { to, .. } => Some(*to),
+                _ => None,
+            };
+            let of_slot = slots.entry(offset / size).or_insert(borrower);
+            *of_slot = of_slot.filter(|to| Some(*to) == borrower);
+        }
+        let mut out: BTreeMap<NodeId, Vec<SlotRun>> = BTreeMap::new();
+        for (slot, borrower) in slots {
+            let (Some(to), Some(register)) = (borrower, self.state.table().get(slot)) else {
+                continue;
+            };
+            let run = SlotRun {
+                first: slot,
+                count: 1,
+                version: register.version,
+            };
+            if rules::may_grant(&self.state, &self.node, &to, size, &run).is_err() {
+                continue;
+            }
+            let runs = out.entry(to).or_default();
+            match runs.last_mut() {
+                Some(last) if last.slots().end == slot && last.version == run.version => last.count += 1,
+                _ => runs.push(run),
+            }
+        }
+        out
+    }
+
+    /// What a host that leaves gives to whoever asks before it gives free slots: those whose addresses it has lent to it.
+    pub(crate) fn slots_lent_to(&self, to: &NodeId, runs: usize) -> Vec<SlotRun> {
+        let mut slots = match &self.leaving {
+            Some(_) => self.slots_of_borrowers().remove(to).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        slots.truncate(runs);
+        slots
     }
 
     /// When leaving needs attention.
     pub(crate) fn leave_deadline(&self) -> Option<Time> {
         let leave = self.leaving.as_ref()?;
         let offers = leave.offered.iter().map(|(_, until)| *until).min();
-        let waits_for_round = leave.round.is_empty()
-            && self.standing == Standing::Confirmed
-            && !self.heirs().is_empty()
-            && self.has_slot_to_hand_on();
+        let waits_for_round =
+            leave.round.is_empty() && self.standing == Standing::Confirmed && !self.takers().is_empty();
         offers.or(waits_for_round.then_some(leave.round_due))
     }
 
@@ -222,6 +292,7 @@ impl Ipam {
             stuck: 0,
             silent: leave.silent.iter().copied().collect(),
             is_alone: self.heirs().is_empty(),
+            departure: self.departure(),
         };
         for held in self.state.addresses().values() {
             let count = match held {
@@ -241,6 +312,13 @@ impl Ipam {
             .take_empty(slots, slots as usize, GRANT_CHAIN_MAX, span, &self.state);
         let free = free.iter().map(|run| u64::from(run.count)).sum::<u64>();
         leaving.left = free * size;
+        // Whoever has borrowed and does not answer keeps its addresses by the epoch without this host.
+        for (_, runs) in { self.slots_of_borrowers() }
+            .iter()
+            .filter(|(to, _)| !leave.silent.contains(to))
+        {
+            leaving.left += runs.iter().map(|run| u64::from(run.count)).sum::<u64>() * size;
+        }
         leaving.stuck = u64::from(self.pool.empty_slots()).saturating_sub(free) * size;
         Some(leaving)
     }

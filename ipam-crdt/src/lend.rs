@@ -10,7 +10,7 @@ use crate::rules::KEPT_ASK;
 use crate::state::{Change, Held};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use weft_wire::ipam::{BORROWERS_MAX, LENT_MAX, LentRecord, Loan};
+use weft_wire::ipam::{BORROWERS_MAX, Grant, LENT_MAX, LentRecord, Loan};
 use weft_wire::{NodeId, Time};
 
 impl Ipam {
@@ -28,6 +28,14 @@ impl Ipam {
         });
         if let Some((offset, number)) = before {
             return self.send(from, &Message::Lend { ask, offset, number });
+        }
+        if let Wish::This(offset) = wish
+            && let Some(Held::Lent { to, number, ask }) = self.state.addresses().get(&offset).cloned()
+            && to == from
+        {
+            // The answer to an earlier question was lost, or that question is closed. Said again it brings the address
+            // back, and the one who asks gets it by the next question.
+            self.send(from, &Message::Lend { ask, offset, number });
         }
         match self.find_to_lend(from, wish) {
             Ok(offset) => {
@@ -157,8 +165,21 @@ impl Ipam {
             && *held == number
         {
             self.rest(now, offset);
+        } else if self.is_being_granted(offset, &from) {
+            // It rests where it will be owned.
+            return;
         }
         self.send(from, &Message::Returned { offset, number });
+    }
+
+    /// True while this host is handing the slot of an address to another one.
+    fn is_being_granted(&self, offset: u32, to: &NodeId) -> bool {
+        let slot = offset / self.space.slot_size();
+        let has = |grant: &Grant| grant.runs.iter().any(|run| run.slots().contains(&slot));
+        self.state
+            .given()
+            .values()
+            .any(|grant| grant.to == *to && has(grant))
     }
 
     /// The lender has an address back.

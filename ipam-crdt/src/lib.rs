@@ -23,8 +23,8 @@
 //! | [`ipam`] | [`Ipam`]: the machine |
 //!
 //! Private parts of the machine: `requests` (allocate, claim, free), `transfer` (slots that change hands), `lend`
-//! (single addresses), `asks` (whom to ask for what is missing), `leave` (a host that goes for good), `records` (records
-//! and messages of others, and this host's own), `fork` (two chains of epochs).
+//! (single addresses), `asks` (whom to ask for what is missing), `leave` (a host that goes for good), `depart` (how its
+//! membership ends), `records` (records and messages of others, and this host's own), `fork` (two chains of epochs).
 //!
 //! # The contract with the shell
 //!
@@ -45,6 +45,7 @@ extern crate alloc;
 mod asks;
 pub mod check;
 pub mod claim;
+mod depart;
 pub mod epoch;
 mod fork;
 pub mod genesis;
@@ -69,6 +70,7 @@ pub mod table;
 mod transfer;
 
 pub use claim::{Answered, Claim, Claims};
+pub use depart::Departure;
 pub use io::{
     AllocError, Allocation, Event, FreezeReason, Input, IpamConfig, Lookup, Output, PersistToken, Request,
     RequestId, Role, WaitReason, Wanted,

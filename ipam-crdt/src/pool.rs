@@ -150,7 +150,7 @@ impl Pool {
         // Only taking it back begins the count of grants anew.
         let is_late =
             register.is_some_and(|register| register.version.seq == 0 && register.version.epoch > 0);
-        self.late.set(slot, is_late);
+        self.late.set(slot, mine && is_late);
         let usable = self.usable(slot);
         self.open.set(slot, mine && busy < usable);
         let is_empty = mine && busy == 0 && usable > 0;

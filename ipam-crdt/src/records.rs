@@ -246,7 +246,9 @@ impl Ipam {
             && self.leaving.is_none()
             && !self.state.members().contains(&self.node)
             && !self.is_removed();
-        vote_record(&self.state, &self.key, &self.genesis, wants, proposal)
+        let mut record = vote_record(&self.state, &self.key, &self.genesis, wants, proposal);
+        self.add_passing_wishes(&mut record.wishes);
+        record
     }
 
     pub(crate) fn insert_own_vote(&mut self) {
@@ -305,6 +307,12 @@ impl Ipam {
                 if proposing.value.is_some() {
                     return false;
                 }
+                let wished = self.votes.removals(&self.state, &self.node).0;
+                if !own.removed.iter().all(|host| wished.contains(host)) {
+                    // Nobody wants it any longer, or somebody vouches for some of them by now.
+                    self.give_up_proposal(now);
+                    return false;
+                }
                 match self.votes.promised(&self.state, (ballot, &off), &own) {
                     Err(_) => {
                         self.give_up_proposal(now);
@@ -321,8 +329,12 @@ impl Ipam {
                 }
             }
             None => {
-                // Nobody proposes to remove itself; others do, and others it goes on to propose.
-                let (removed, fenced) = self.votes.removals(&self.state, &self.node);
+                // Nobody proposes to remove itself; others do, and others it goes on to propose. Who leaves is not
+                // to become the one that takes slots back.
+                let (removed, fenced) = match self.leaving {
+                    None => self.votes.removals(&self.state, &self.node),
+                    Some(_) => (Vec::new(), false),
+                };
                 let mut added = self.votes.candidates(&self.state, &self.members);
                 // Other votes count for a fenced epoch than for one that adds.
                 added.retain(|node| !fenced && !removed.contains(node));

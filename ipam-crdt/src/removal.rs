@@ -374,7 +374,7 @@ impl Ipam {
     }
 
     /// Votes that decide a removal, and whose are not there yet: for the proposal that has come farthest.
-    fn missing_votes(&self, hosts: &[NodeId], fenced: bool) -> (usize, Vec<NodeId>) {
+    pub(crate) fn missing_votes(&self, hosts: &[NodeId], fenced: bool) -> (usize, Vec<NodeId>) {
         let next = self.state.epoch() + 1;
         let current = |node: &NodeId| self.votes.of(node).filter(|record| record.number == next);
         let voters = self.state.members();

@@ -37,6 +37,8 @@ impl Ipam {
             Request::Flush => self.flush_due = now,
             Request::Leave => self.begin_leaving(now),
             Request::Stay => self.stop_leaving(),
+            Request::Depart => self.ask_for_removal(),
+            Request::RemoveSilent(hosts) => self.on_remove_silent(hosts),
             Request::Remove {
                 hosts,
                 fenced,
@@ -98,6 +100,7 @@ impl Ipam {
             grace: now + RETURN_GRACE,
             ask: None,
             is_unlendable: false,
+            may_be_lent: false,
             silent: None,
         };
         if let Some(waiting) = self.try_serve(now, waiting) {

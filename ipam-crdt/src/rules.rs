@@ -32,7 +32,8 @@ pub type Claims<'a> = &'a dyn Fn(&NodeId) -> Option<&'a [SlotRun]>;
 /// `runs` carry the versions at which `node` owns them.
 ///
 /// # Errors
-/// Why it may not: a slot is not its own, holds an address, or rests; `to` is in no epoch; too many grants are under way.
+/// Why it may not: a slot is not its own, holds an address that is not lent to `to`, or rests; `to` is in no epoch; too
+/// many grants are under way.
 pub fn grantable(
     state: &IpamState,
     node: &NodeId,
@@ -47,26 +48,63 @@ pub fn grantable(
         return Err(Refusal::NoRoom);
     }
     for run in runs {
-        let is_own = state.table().registers_in(run).all(|(_, _, register)| {
-            register.owner == *node && !register.is_frozen && register.version == run.version
-        });
-        let is_whole = run.count > 0 && run.slots().end <= state.table().len();
-        if !is_own || !is_whole {
-            return Err(Refusal::NotOwner);
-        }
-        let first = run.first * slot_size;
-        // The end of the largest range is 2^32, which does not fit.
-        let last = (run.slots().end - 1) * slot_size + (slot_size - 1);
-        let is_used = state.addresses().range(first..=last).next().is_some()
-            || state.resting_slots().range(run.slots()).next().is_some();
-        if run.version.seq >= GRANT_CHAIN_MAX || is_used {
-            return Err(Refusal::NothingFree);
-        }
+        may_grant(state, node, to, slot_size, run)?;
     }
     if runs.is_empty() {
         return Err(Refusal::NothingFree);
     }
     Ok(next_versions(runs, state.epoch()))
+}
+
+/// Whether `node` may hand these slots to `to`, whatever else is under way.
+///
+/// An address in them may be lent, if it is lent to `to`: nobody else gives it out or has it, before the grant because
+/// this host has noted the loan, and afterwards because `to` owns the slot and knows what its pods have.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn may_grant(
+    state: &IpamState,
+    node: &NodeId,
+    to: &NodeId,
+    slot_size: u32,
+    run: &SlotRun,
+) -> Result<(), Refusal> {
+    if !state.members().contains(to) {
+        return Err(Refusal::NotInEpoch);
+    }
+    let is_own = state.table().registers_in(run).all(|(_, _, register)| {
+        register.owner == *node && !register.is_frozen && register.version == run.version
+    });
+    let is_whole = run.count > 0 && run.slots().end <= state.table().len();
+    if !is_own || !is_whole {
+        return Err(Refusal::NotOwner);
+    }
+    let mut held = state.addresses().range(offsets_of(run, slot_size));
+    let is_used = held.any(|(_, held)| !matches!(held, Held::Lent { to: other, .. } if other == to))
+        || state.resting_slots().range(run.slots()).next().is_some();
+    if run.version.seq >= GRANT_CHAIN_MAX || is_used {
+        return Err(Refusal::NothingFree);
+    }
+    Ok(())
+}
+
+/// The addresses of a run, which must not be empty.
+fn offsets_of(run: &SlotRun, slot_size: u32) -> core::ops::RangeInclusive<u32> {
+    // The end of the largest range is 2^32, which does not fit.
+    run.first * slot_size..=(run.slots().end - 1) * slot_size + (slot_size - 1)
+}
+
+/// Loans that a grant ends for the host that signed it; behind [`granted`], so that a log that is torn between them has
+/// no address free that is lent. What is left so is a loan of which the new owner knows nothing, and which it returns.
+pub fn loans_ended(state: &IpamState, grant: &Grant, slot_size: u32) -> Vec<Change> {
+    let offsets = grant
+        .runs
+        .iter()
+        .filter(|run| run.count > 0)
+        .flat_map(|run| state.addresses().range(offsets_of(run, slot_size)));
+    let lent = offsets.filter(|(_, held)| matches!(held, Held::Lent { to, .. } if *to == grant.to));
+    lent.map(|(offset, _)| Change::Address(*offset, None)).collect()
 }
 
 /// What giving a grant does to the state of the host that signed it; before it leaves. The first change is the grant, which

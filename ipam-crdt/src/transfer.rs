@@ -47,7 +47,8 @@ impl Ipam {
             Ok(runs) => {
                 let slots = runs.iter().map(|run| run.count).sum();
                 let grant = Grant::sign(&self.key, &self.genesis, from, runs);
-                for change in rules::granted(&grant) {
+                let ended = rules::loans_ended(&self.state, &grant, self.space.slot_size());
+                for change in rules::granted(&grant).into_iter().chain(ended) {
                     self.change(change);
                 }
                 self.own_runs = self.state.table().runs_of(&self.node);
@@ -103,10 +104,18 @@ impl Ipam {
         let slots = self
             .leave_share()
             .unwrap_or(fair.max(need.min(half)).max(need.min(1)));
-        let chosen = self
-            .pool
-            .take_empty(slots, runs, GRANT_CHAIN_MAX, span, &self.state);
-        let chosen = self.with_proofs_that_fit(chosen);
+        let lent = if is_whole {
+            self.slots_lent_to(&to, runs)
+        } else {
+            Vec::new()
+        };
+        let mut chosen = self.with_proofs_that_fit(lent);
+        if chosen.is_empty() {
+            let empty = self
+                .pool
+                .take_empty(slots, runs, GRANT_CHAIN_MAX, span, &self.state);
+            chosen = self.with_proofs_that_fit(empty);
+        }
         rules::grantable(&self.state, &self.node, &to, self.space.slot_size(), &chosen)
     }
 

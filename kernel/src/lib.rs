@@ -5,13 +5,14 @@
 //! |---|---|
 //! | [`netns`] | network namespaces: make, open, run code or a child inside |
 //! | [`userns`] | become root of a new user namespace |
-//! | [`link`] | veth pairs, bridges, link and bridge port attributes |
+//! | [`link`] | veth pairs, bridges, VXLAN devices, link and bridge port attributes |
+//! | [`offload`] | what a device does in the kernel's stead: segmentation, checksums |
 //! | [`addr`], [`route`] | addresses and routes |
 //! | [`fdb`] | the bridge's forwarding database |
 //! | [`nft`], [`xtables`] | the packet filters: chains that see what is forwarded, and rules of our own in them |
 //! | [`sysctl`] | `/proc/sys` of the calling thread's namespace |
-//! | [`tap`] | persistent TAP devices |
-//! | [`socket`] | receive buffers and peer credentials |
+//! | [`tap`] | persistent TAP devices, and those with offloads |
+//! | [`socket`] | receive buffers, peer credentials, times of arrival |
 //! | [`capture`] | frames seen by an interface, from a ring shared with the kernel |
 //! | [`process`] | bounded waiting for children |
 //! | [`announce`] | tell everybody where an address lives now: gratuitous ARP, unsolicited advertisements
@@ -27,7 +28,7 @@
 //! runtime panics; it is used where events are awaited, in the fastpath driver.
 //!
 //! This is the only package with `unsafe` code. It is allowed in the modules that need it
-//! ([`netns`], [`userns`], [`tap`], [`socket`], [`capture`], [`xtables`]), and each block carries its proof.
+//! ([`netns`], [`userns`], [`tap`], [`socket`], [`capture`], [`offload`], [`xtables`]), and each block carries its proof.
 
 #![warn(missing_docs)]
 
@@ -42,6 +43,7 @@ pub mod link;
 mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod offload;
 pub mod process;
 pub mod route;
 pub mod socket;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -74,6 +75,74 @@ pub fn peer_credentials(stream: impl AsFd) -> Result<PeerCredentials> {
     })
 }
 
+/// Makes the kernel note when each datagram came in, for [`receive_with_age`].
+///
+/// # Errors
+/// When the descriptor is not a socket.
+pub fn note_arrivals(socket: impl AsFd) -> Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: SO_TIMESTAMPNS reads one `int`, whose address and size are given and which outlives the call. The
+    // descriptor is borrowed, so it is open.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_TIMESTAMPNS,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result < 0 {
+        return Err(Error::io(
+            "have the arrivals at a socket noted",
+            io::Error::last_os_error(),
+        ));
+    }
+    Ok(())
+}
+
+/// Receives one datagram: its length, and how long it had waited for that. Without [`note_arrivals`] that is nothing.
+///
+/// # Errors
+/// As recvmsg(2): `EAGAIN` when the socket has a time limit and it has passed.
+pub fn receive_with_age(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Duration)> {
+    // As many as CMSG_SPACE of a `struct timespec`, with the alignment of its header.
+    let mut control = [0_u64; 8];
+    let mut slice = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: zeros are a valid `struct msghdr`: no name, no buffers.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: the kernel writes to `buffer` and `control`, at most as much as their lengths say; both and the structures
+    // that lead to them outlive the call. The descriptor is borrowed, so it is open.
+    let length = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, 0) };
+    let Ok(length) = usize::try_from(length) else {
+        return Err(io::Error::last_os_error());
+    };
+    // SAFETY: `message` is as recvmsg has left it, and `control` still lives.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    let mut age = Duration::ZERO;
+    // SAFETY: CMSG_FIRSTHDR gives null or a header inside `control`, which is aligned for it.
+    if let Some(header) = unsafe { first.as_ref() }
+        && (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS)
+    {
+        // SAFETY: the kernel puts a whole `struct timespec` behind such a header. It may stand at any address.
+        let stamp = unsafe { libc::CMSG_DATA(first).cast::<libc::timespec>().read_unaligned() };
+        let seconds = u64::try_from(stamp.tv_sec).unwrap_or(0);
+        let arrival = Duration::new(seconds, u32::try_from(stamp.tv_nsec).unwrap_or(0));
+        // Nothing when the clock was set back in between.
+        age = SystemTime::now()
+            .duration_since(UNIX_EPOCH + arrival)
+            .unwrap_or_default();
+    }
+    Ok((length, age))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +153,32 @@ mod tests {
         let reached = set_receive_buffer(&socket, 65_536).unwrap();
         assert_eq!(reached, 65_536);
         assert_eq!(sockopt::socket_recv_buffer_size(&socket).unwrap(), 2 * 65_536);
+    }
+
+    #[test]
+    fn a_datagram_tells_how_long_it_has_waited() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut buffer = [0; 16];
+        let send = || socket.send_to(b"hello", socket.local_addr().unwrap()).unwrap();
+        send();
+        assert_eq!(
+            receive_with_age(&socket, &mut buffer).unwrap(),
+            (5, Duration::ZERO)
+        );
+        note_arrivals(&socket).unwrap();
+        let before = std::time::Instant::now();
+        send();
+        // As long as it takes to see that the clock goes on.
+        while before.elapsed() < Duration::from_millis(2) {}
+        let (length, age) = receive_with_age(&socket, &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"hello");
+        assert!(
+            age >= Duration::from_millis(1) && age <= before.elapsed(),
+            "{age:?}"
+        );
+        socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let nothing = receive_with_age(&socket, &mut buffer).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

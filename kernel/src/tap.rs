@@ -9,6 +9,10 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use crate::error::{Error, Result};
 use crate::link;
 
+mod vnet;
+
+pub use vnet::{Offload, VNET_HEADER_LEN, VnetHeader, VnetTap, clear_offload};
+
 const DEVICE: &str = "/dev/net/tun";
 
 /// How a TAP device is made.
@@ -50,18 +54,7 @@ impl Tap {
     pub fn open(name: &str, options: &TapOptions) -> Result<Self> {
         link::check_name(name)?;
         let file = open_device()?;
-        let mut request = IfRequest {
-            name: [0; libc::IFNAMSIZ],
-            flags: 0,
-            padding: [0; 22],
-        };
-        request.name[..name.len()].copy_from_slice(name.as_bytes());
-        // Both fit: 0x0002 and 0x1000.
-        request.flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
-        // SAFETY: TUNSETIFF reads and writes one `struct ifreq`. `request` has its layout and its full
-        // size of 40 bytes (asserted below), is initialised, and outlives the call; `file` is open.
-        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };
-        check(result, || format!("open the TAP device {name}"))?;
+        IfRequest::new(name, libc::IFF_TAP | libc::IFF_NO_PI).attach(&file, name)?;
         let tap = Self { file };
         if let Some(user) = options.owner {
             set_number(
@@ -95,6 +88,32 @@ struct IfRequest {
     name: [u8; libc::IFNAMSIZ],
     flags: i16,
     padding: [u8; 22],
+}
+
+impl IfRequest {
+    /// Asks for the device `name`, which [`link::check_name`] has passed or the kernel has told.
+    fn new(name: &str, flags: libc::c_int) -> Self {
+        let mut request = Self {
+            name: [0; libc::IFNAMSIZ],
+            // All flags of TAP devices fit.
+            flags: flags as i16,
+            padding: [0; 22],
+        };
+        // One octet is left, so that the name ends.
+        let room = &mut request.name[..libc::IFNAMSIZ - 1];
+        for (to, from) in room.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        request
+    }
+
+    /// Makes an open descriptor one of the device.
+    fn attach(&mut self, file: &File, name: &str) -> Result<()> {
+        // SAFETY: TUNSETIFF reads and writes one `struct ifreq`. `self` has its layout and its full
+        // size of 40 bytes (asserted below), is initialised, and outlives the call; `file` is open.
+        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut *self) };
+        check(result, || format!("open the TAP device {name}"))
+    }
 }
 
 const _: () = assert!(size_of::<IfRequest>() == size_of::<libc::ifreq>());

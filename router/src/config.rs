@@ -9,6 +9,7 @@ use weft_wire::limits::{DEFAULT_PORT, ENDPOINTS_MAX, FOUNDERS_MAX, NAME_MAX};
 use weft_wire::mtu::{POD_MTU_CAP, POD_MTU_MIN};
 
 use weft_ipam_crdt::genesis::Expected;
+use weft_sleeve_engine::EngineChoice;
 use weft_store::{CrashAt, DEFAULT_MACHINE_ID_FILE};
 
 /// File that is read when it exists and `--config` names no other.
@@ -50,6 +51,26 @@ pub(crate) enum LogLevel {
     Debug,
     /// And single packets.
     Trace,
+}
+
+/// What carries the frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EngineName {
+    /// The fastest that the kernel allows.
+    #[default]
+    Best,
+    /// One frame at a time, without offloads: slow, and the same on every kernel.
+    Plain,
+}
+
+impl From<EngineName> for EngineChoice {
+    fn from(name: EngineName) -> Self {
+        match name {
+            EngineName::Best => Self::Best,
+            EngineName::Plain => Self::Plain,
+        }
+    }
 }
 
 /// Options of `weft up`; the same keys stand in the TOML file.
@@ -107,6 +128,10 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "WEFT_MTU")]
     mtu: Option<u16>,
 
+    /// What carries the frames of the pods; `weft status` names it [default: best].
+    #[arg(long, value_enum, env = "WEFT_ENGINE")]
+    engine: Option<EngineName>,
+
     /// Directory of the durable state [default: /var/lib/weft].
     #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -156,6 +181,7 @@ pub(crate) struct Settings {
     /// True when the operator named the range.
     pub(crate) range_is_given: bool,
     pub(crate) mtu: Option<u16>,
+    pub(crate) engine: EngineName,
     pub(crate) state_dir: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) machine_id_file: PathBuf,
@@ -287,6 +313,7 @@ impl UpOptions {
                     .unwrap_or_else(|_| unreachable!("the default range is a CIDR")),
             },
             mtu,
+            engine: self.engine.or(file.engine).unwrap_or_default(),
             state_dir: self
                 .state_dir
                 .or(file.state_dir)

@@ -24,6 +24,7 @@
 //! | [`content`] | layout of what stands sealed in DATA, FLOOD and KEEPALIVE |
 //! | [`path_mtu`] | [`PathMtu`]: how large a datagram may be on a path |
 //! | [`fragment`] | cuts frames that are larger than the path, and [`Reassembler`] puts them together |
+//! | [`segment`] | super-frames: how they are cut into slices, and what a part of one looks like |
 //! | [`timing`] | every interval and count of the session lifecycle, with its reason |
 //!
 //! # Life of a session
@@ -57,6 +58,7 @@ pub mod path_mtu;
 mod peer;
 pub mod relaying;
 pub mod replay;
+pub mod segment;
 mod shared;
 pub mod solicit;
 pub mod table;

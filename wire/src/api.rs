@@ -311,6 +311,10 @@ pub struct IpamStatus {
     /// Hosts that were removed, in order of their ids.
     #[serde(default)]
     pub removed: Vec<HostName>,
+    /// Addresses that pods of this host had before it began again, that this cluster has given it since the router
+    /// started, and that the pods still have. Those that it has not are in `unclaimed`.
+    #[serde(default)]
+    pub kept: Vec<UsedAddress>,
 }
 
 /// A host by id and nickname.
@@ -450,6 +454,9 @@ pub struct Unclaimed {
     pub id: String,
     /// Why it is not this host's, in words; none while it is being asked for.
     pub refusal: Option<String>,
+    /// The host that has it, or that owns what it lies in; none while that is not known.
+    #[serde(default)]
+    pub holder: Option<HostName>,
 }
 
 /// `POST /v1/ipam/adopt`: leave this cluster for another one, with all hosts of this one; root only.
@@ -601,7 +608,7 @@ pub struct TakenDown {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LeaveStatus {
-    /// True when all is handed on that can be.
+    /// True when there is nothing left to wait for: the other hosts go on without this one, and know it; or there are none.
     pub done: bool,
     /// Addresses that other hosts own now.
     pub handed: u64,
@@ -621,6 +628,9 @@ pub struct LeaveStatus {
     pub waits_for: Vec<String>,
     /// What cannot be handed on and why, in words.
     pub stays: Vec<String>,
+    /// True when the members have decided to go on without this host.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 /// Answer to `POST /v1/leave/end`: the router stops, and its identity cannot come back.

@@ -57,6 +57,8 @@ reasons! {
         RuntFrame => "runt_frame",
         /// The frame is longer than the engine carries.
         OversizeFrame => "oversize_frame",
+        /// The frame stands for many in a way that the engine cannot take apart.
+        UnknownOffload => "unknown_offload",
         /// The piece lies outside its frame, or says another length or kind than the pieces before it.
         BadFragment => "bad_fragment",
         /// The piece repeats octets of its frame that came already.

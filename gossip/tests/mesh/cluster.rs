@@ -442,7 +442,7 @@ fn a_removed_host_is_talked_to_and_nothing_of_it_is_merged() {
     };
     assert_eq!(records_of(&net, 0), [weft_wire::record::Admission::KIND]);
     assert_eq!(net.mesh(0).members().len(), 2);
-    assert_eq!(net.mesh(0).removed_name(&gone), Some(&"host".to_owned()));
+    assert_eq!(net.mesh(0).removed_name(&gone).as_deref(), Some("host"));
 
     // Its link stands: it may not know yet, and can see that there is something to ask for.
     net.give(0, vote(7));

@@ -3,7 +3,7 @@
 use crate::world::{BAD, World};
 use std::time::Duration;
 use weft_ipam_crdt::ipam::REST;
-use weft_ipam_crdt::{AllocError, Input, Leaving, Request, Role};
+use weft_ipam_crdt::{AllocError, Departure, Event, FreezeReason, Input, Leaving, Request, Role};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -40,19 +40,26 @@ fn all_that_is_free_goes_to_the_others_in_equal_parts() {
         assert_eq!(world.hosts[2].answers[&refused], Err(AllocError::Leaving));
         let left = leaving(&world, 2);
         assert!(left.is_done() && left.handed > 0, "{left:?}");
-        // In IPv4 the last address of the range is nobody's, so it makes no slot of one address free.
+        // It is out by a decision of all, and what was left with it is taken back. In IPv4 the last address of the range
+        // is nobody's, so it makes no slot of one address free.
+        assert_eq!(left.departure, Departure::Known);
+        assert_eq!(world.removed(), [world.id(2)].into());
+        assert_eq!(world.state(0).members().len(), 2);
+        let out = (2, Event::Frozen(FreezeReason::Removed));
+        assert!(world.events.contains(&out));
         let kept = owned(&world, 2, 0);
-        assert!(kept <= 1, "{kept}");
+        assert_eq!(kept, 0, "{kept}");
         let (one, other) = (owned(&world, 0, 1), owned(&world, 1, 0));
-        assert_eq!(one + other + kept, all);
+        assert_eq!(one + other, all);
         assert!(one.abs_diff(other) <= all / 10, "{one} {other}");
         assert!(world.is_converged());
-        for host in 0..3 {
+        for host in 0..2 {
             assert_eq!(world.findings(host), []);
         }
         // It takes nothing back, and is asked for nothing.
         world.run(30 * SECOND);
-        assert_eq!(owned(&world, 2, 0), kept);
+        assert_eq!(owned(&world, 2, 0), 0);
+        assert_eq!(world.state(0).epoch(), world.state(2).epoch());
     }
 }
 
@@ -109,6 +116,7 @@ fn borrowed_addresses_go_back_and_lent_ones_stay_with_their_pods() {
     }
     world.run(5 * SECOND);
     assert!(leaving(&world, 2).is_done());
+    assert_eq!(world.removed(), [world.id(lender), world.id(2)].into());
 }
 
 #[test]
@@ -121,13 +129,19 @@ fn whoever_does_not_answer_gets_nothing_and_is_named() {
     let left = leaving(&world, 2);
     assert!(left.is_done(), "{left:?}");
     assert_eq!(owned(&world, 1, 2), before);
-    // Alone among the living it waits for the others, names them, and may stay after all.
+    assert_eq!(
+        world.removed(),
+        [world.id(2)].into(),
+        "two of three have decided it"
+    );
+    // Alone among the living it waits for the other, names it, and may stay after all.
     world.sides = vec![0, 1, 1];
     leave(&mut world, 0);
     world.run(20 * SECOND);
     let left = leaving(&world, 0);
     assert!(!left.is_done() && left.left > 0, "{left:?}");
-    assert_eq!(left.silent.len(), 2, "{left:?}");
+    assert_eq!(left.silent, [world.id(1)], "{left:?}");
+    assert_eq!(left.departure, Departure::AwaitingHandover);
     world.give(0, Input::Request(Request::Stay));
     let back = world.allocate(0, "back");
     world.run(SECOND);

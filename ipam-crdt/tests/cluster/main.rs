@@ -5,6 +5,7 @@
 
 mod addresses;
 mod check;
+mod departure;
 mod failures;
 mod faults;
 mod leave;

@@ -482,6 +482,35 @@ fn only_the_borrower_ends_a_loan_and_only_by_its_number() {
 }
 
 #[test]
+fn a_loan_whose_message_was_lost_comes_back_and_is_lent_again() {
+    let mut world = started("10.32.0.0/24", 2, 2);
+    let theirs = Lookup::Host(world.id(0));
+    let address = (1..255).map(|at| IpAddr::from([10, 32, 0, at]));
+    let address = { address }
+        .find(|address| world.ipam(1).lookup(*address) == theirs)
+        .unwrap();
+    let request = world.claim(1, "moved", &address.to_string());
+    // The question is on its way, and its answer is lost; nothing is heard for long.
+    world.faults.loss_percent = 100;
+    world.run(SECOND + SECOND / 2);
+    let mut held = world.state(0).addresses().values();
+    assert!(held.any(|held| matches!(held, Held::Lent { .. })));
+    assert!(world.state(1).addresses().is_empty());
+    // The next question brings back what answered the one before, while nothing else tells of it.
+    world.faults.loss_percent = 0;
+    let ask = AskId {
+        incarnation: 1,
+        count: 1_000,
+    };
+    let offset = *world.state(0).addresses().first_key_value().unwrap().0;
+    let wish = Wish::This(offset);
+    let (from, bytes) = (world.id(1), Message::AskLoan { ask, wish }.encode());
+    world.give(0, Input::Message { from, bytes });
+    world.run(Duration::from_millis(10));
+    assert_eq!(world.answer(1, request).unwrap(), format!("{address}/24"));
+}
+
+#[test]
 fn a_slow_disk_holds_back_what_leaves_the_host_and_no_answer() {
     let mut world = World::new(1, "10.32.0.0/24", 2, 2);
     world.faults.sync_max_ms = 0;

@@ -530,7 +530,11 @@ impl World {
 
     /// What a host finds in a check.
     pub(crate) fn findings(&self, host: usize) -> Vec<Finding> {
-        self.ipam(host).check(self.hosts[host].gossip.values())
+        let gone = self.state(host).gone();
+        let records = self.hosts[host].gossip.values();
+        // The mesh keeps no records of those.
+        let records = records.filter(|envelope| !gone.contains_key(&envelope.key().owner));
+        self.ipam(host).check(records)
     }
 
     /// What must hold after every step.
@@ -578,6 +582,10 @@ impl World {
         let up: Vec<&IpamState> = members.filter_map(|h| Some(h.ipam.as_ref()?.state())).collect();
         up.windows(2)
             .all(|pair| pair[0].table() == pair[1].table() && pair[0].epoch() == pair[1].epoch())
+    }
+
+    pub(crate) fn offset(&self, address: IpAddr) -> u32 {
+        self.space.offset(address).expect("an address of the range")
     }
 
     pub(crate) fn genesis_id(&self) -> weft_wire::GenesisId {

@@ -2,11 +2,13 @@
 
 mod bridge;
 mod veth;
+mod vxlan;
 
 pub use bridge::{
     BridgeAttributes, MulticastRouter, PortFlags, create_bridge, set_bridge_attributes, set_port_flags,
 };
 pub use veth::{VethEnd, create_veth};
+pub use vxlan::{Vxlan, create_vxlan};
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
@@ -281,6 +283,18 @@ pub fn set_queue_length(name: &str, frames: u32) -> Result<()> {
         name,
         LinkAttribute::TxQueueLen(frames),
         &format!("its queue length to {frames}"),
+    )
+}
+
+/// Sets how many segments a packet may stand for that is handed to the interface; 1 has the kernel cut all before.
+///
+/// # Errors
+/// When it does not exist or the kernel refuses.
+pub fn set_segments(name: &str, segments: u32) -> Result<()> {
+    set(
+        name,
+        LinkAttribute::GsoMaxSegs(segments),
+        &format!("its segments in one packet to {segments}"),
     )
 }
 

@@ -49,7 +49,13 @@ impl Node {
                 },
                 other => other,
             };
-            return self.ipam(now, weft_ipam_crdt::Input::Request(request));
+            let stays = matches!(request, Request::Stay);
+            self.ipam(now, weft_ipam_crdt::Input::Request(request));
+            if stays {
+                // The others may have decided meanwhile: then it comes back as a new host.
+                self.on_epoch(now);
+            }
+            return;
         }
         match request {
             Request::Allocate { request, .. }
@@ -72,7 +78,12 @@ impl Node {
                     result: Err(NO_CLUSTER.into()),
                 });
             }
-            Request::Cancel(_) | Request::Flush | Request::Leave | Request::Stay => {}
+            Request::Cancel(_)
+            | Request::Flush
+            | Request::Leave
+            | Request::Stay
+            | Request::Depart
+            | Request::RemoveSilent(_) => {}
         }
     }
 
@@ -146,12 +157,17 @@ impl Node {
     /// An error with the nicknames of the hosts in it.
     pub(crate) fn words(&self, error: &AllocError) -> String {
         match error {
-            AllocError::TakenElsewhere { address, owner } => {
-                format!(
+            AllocError::TakenElsewhere { address, owner } => match self.holder(error) {
+                Some(holder) if holder != *owner => format!(
+                    "address {address} is in use: host {} has borrowed it from host {}",
+                    self.owner_name(&holder),
+                    self.name_of(owner)
+                ),
+                _ => format!(
                     "address {address} is in use or at rest: host {} keeps it",
                     self.name_of(owner)
-                )
-            }
+                ),
+            },
             AllocError::Deadline {
                 why: WaitReason::Space(node) | WaitReason::Loan(node),
                 within,
@@ -233,6 +249,9 @@ impl Node {
                     self.name_of(&held),
                     self.name_of(&other)
                 ));
+            }
+            Event::Frozen(FreezeReason::Removed) if self.goes_for_good() => {
+                self.outputs.push_back(Output::Notice(Notice::Ipam(event)));
             }
             Event::Frozen(reason) => self.warn(format!("no addresses are given out: {reason}")),
             Event::Misbehaved { node, why } => {

@@ -6,9 +6,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
-use weft_ipam_crdt::{AllocError, Allocation, Answered, Input, Request, RequestId};
-use weft_wire::Time;
-use weft_wire::api::Unclaimed;
+use weft_ipam_crdt::{AllocError, Allocation, Answered, Input, Lookup, Request, RequestId};
+use weft_wire::api::{Unclaimed, UsedAddress};
+use weft_wire::{NodeId, Time};
 
 /// Refused claims that the status names; all are in `weft ipam`.
 const SHOWN_MAX: usize = 8;
@@ -39,8 +39,12 @@ impl Node {
         };
         let words = refusal.as_ref().map(|refusal| self.words(refusal));
         match self.claims.answered(now, request, refusal) {
-            Answered::Granted => {
+            Answered::Granted(claim) => {
                 self.store_claims();
+                self.outputs.push_back(Output::Notice(crate::io::Notice::Kept {
+                    id: claim.id,
+                    address: claim.address,
+                }));
                 if let Some(mac) = allocation.and_then(|allocation| self.mac_of(allocation.address.addr())) {
                     self.on_attached(mac);
                 }
@@ -87,8 +91,32 @@ impl Node {
             address: claim.address,
             id: claim.id.clone(),
             refusal: refusal.map(|refusal| self.words(refusal)),
+            holder: refusal
+                .and_then(|refusal| self.holder(refusal))
+                .map(|holder| self.host_name(&holder)),
         });
         open.collect()
+    }
+
+    /// Every claim that was granted since the router started, for `weft ipam`.
+    pub(crate) fn kept(&self) -> Vec<UsedAddress> {
+        let kept = self.claims.kept().map(|claim| UsedAddress {
+            address: claim.address,
+            id: claim.id.clone(),
+        });
+        kept.collect()
+    }
+
+    /// The host that has an address which was refused; the one that owns what it lies in, where that has not said to
+    /// whom it has lent it.
+    pub(crate) fn holder(&self, refusal: &AllocError) -> Option<NodeId> {
+        let AllocError::TakenElsewhere { address, owner } = refusal else {
+            return None;
+        };
+        match self.member.as_ref()?.ipam.lookup(*address) {
+            Lookup::Host(node) => Some(node),
+            _ => Some(*owner),
+        }
     }
 
     /// Sentences on the claims that were refused.

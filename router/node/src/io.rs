@@ -285,6 +285,13 @@ pub enum Notice {
         /// Addresses of running pods that it asks for.
         claims: usize,
     },
+    /// A running pod keeps the address that it had before this host began again.
+    Kept {
+        /// The pod.
+        id: String,
+        /// Its address.
+        address: core::net::IpAddr,
+    },
     /// An address of a running pod is not this host's.
     Unclaimed {
         /// Which, why, and the cure.

@@ -4,6 +4,8 @@ use crate::node::Node;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use weft_ipam_crdt::Departure;
+use weft_wire::NodeId;
 use weft_wire::api::LeaveStatus;
 
 /// Silent hosts that are named.
@@ -42,20 +44,43 @@ impl Node {
             }
             waits_for.push(format!("no answer from {}", names.join(", ")));
         }
-        waits_for.extend(ipam.standing_hindrance());
+        let removed = matches!(leaving.departure, Departure::AwaitingWitness | Departure::Known);
+        match &leaving.departure {
+            // What is decided cannot be waited for any longer.
+            Departure::Known => waits_for.clear(),
+            Departure::AwaitingWitness => {
+                waits_for = ["it is decided that the other hosts go on without this one; none of them has said yet that it \
+                              knows"
+                    .to_string()]
+                .into();
+            }
+            Departure::AwaitingMajority { needed, missing } => {
+                waits_for.push(self.missing_words(*needed, missing));
+                waits_for.extend(ipam.standing_hindrance());
+            }
+            Departure::AwaitingHandover => waits_for.extend(ipam.standing_hindrance()),
+        }
+        let goes = match removed {
+            true => "goes to another host",
+            false => "goes to another host when this one is removed",
+        };
         let mut stays: Vec<String> = Vec::new();
         if leaving.lent > 0 {
             stays.push(format!(
-                "{} addresses are lent to other hosts, whose pods keep them; their part of the range goes to another host \
-                 when this one is removed",
+                "{} addresses are lent to other hosts, whose pods keep them; their part of the range {goes}",
                 leaving.lent
             ));
         }
         if leaving.stuck > 0 {
             stays.push(format!(
-                "{} addresses have changed hands too often to be handed on once more; they go to another host when this \
-                 one is removed",
+                "{} addresses have changed hands too often to be handed on once more; their part of the range {goes}",
                 leaving.stuck
+            ));
+        }
+        let rest = leaving.left + leaving.unconfirmed + leaving.resting + leaving.used;
+        if removed && rest > 0 {
+            stays.push(format!(
+                "{rest} addresses were not handed on in time; another host takes them over, and gives them out in a day"
             ));
         }
         if leaving.is_alone {
@@ -72,6 +97,26 @@ impl Node {
             lent: leaving.lent,
             waits_for,
             stays,
+            removed,
         })
+    }
+
+    /// True for a host that leaves the cluster.
+    pub(crate) fn goes_for_good(&self) -> bool {
+        self.member
+            .as_ref()
+            .is_some_and(|member| member.ipam.is_leaving())
+    }
+
+    fn missing_words(&self, needed: usize, missing: &[NodeId]) -> String {
+        if missing.is_empty() {
+            return "the members decide just now to go on without this host".to_string();
+        }
+        let mut names: Vec<String> = missing.iter().map(|node| self.name_of(node)).collect();
+        names.sort();
+        format!(
+            "{needed} votes decide to go on without this host, and these are missing: {}",
+            names.join(", ")
+        )
     }
 }

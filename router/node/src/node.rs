@@ -348,7 +348,7 @@ impl Node {
     /// Nickname of a peer, or the short form of its id.
     pub fn name_of(&self, peer: &NodeId) -> String {
         let name = self.mesh.peer_record(peer).map(|record| record.name);
-        name.or_else(|| self.mesh.removed_name(peer).cloned())
+        name.or_else(|| self.mesh.removed_name(peer))
             .unwrap_or_else(|| peer.short())
     }
 

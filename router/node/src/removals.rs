@@ -98,7 +98,7 @@ impl Node {
 
     /// A host by its names, also one that was removed.
     pub fn host_name(&self, host: &NodeId) -> HostName {
-        let removed = self.mesh.removed_name(host).cloned();
+        let removed = self.mesh.removed_name(host);
         HostName {
             node: host.to_string(),
             name: removed.unwrap_or_else(|| match *host == self.id() {

@@ -46,7 +46,8 @@ impl Node {
 
     /// The members have decided to go on without this host: it is to come back as a new one.
     fn on_own_removal(&mut self, now: Time, removed: &BTreeSet<NodeId>) {
-        if self.is_leaving() || self.comes_back() {
+        // Who goes for good has asked for it, and does not come back.
+        if self.goes_for_good() || self.is_leaving() || self.comes_back() {
             return;
         }
         if self.config.token.is_none() {

@@ -121,6 +121,7 @@ impl Node {
             unclaimed: self.unclaimed(),
             removals: self.removals(),
             removed: self.removed(),
+            kept: self.kept(),
         })
     }
 

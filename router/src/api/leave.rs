@@ -1,4 +1,4 @@
-//! `/v1/leave`, `/v1/leave/end` and `/v1/stay`: a host goes for good.
+//! `/v1/leave`, `/v1/leave/depart`, `/v1/leave/end` and `/v1/stay`: a host goes for good.
 
 use super::server::{Api, Caller, Refusal, no_cluster, root_only};
 use crate::daemon::Request;
@@ -15,6 +15,16 @@ pub(super) async fn begin(
 ) -> Result<Response, Refusal> {
     root_only(caller)?;
     let status = api.ask(Request::Leave).await?.ok_or_else(no_cluster)?;
+    Ok(Json(status).into_response())
+}
+
+/// Asks the members to go on without this host, whatever it has still to hand on; says how far that is.
+pub(super) async fn depart(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let status = api.ask(Request::Depart).await?.ok_or_else(no_cluster)?;
     Ok(Json(status).into_response())
 }
 

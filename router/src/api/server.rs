@@ -177,6 +177,7 @@ pub(crate) async fn serve(
         .route("/v1/peers/remove", post(remove))
         .route("/v1/peers/keep", post(keep))
         .route("/v1/leave", post(leave::begin))
+        .route("/v1/leave/depart", post(leave::depart))
         .route("/v1/leave/end", post(leave::end))
         .route("/v1/stay", post(leave::stay))
         .route("/v1/stop", post(stop))

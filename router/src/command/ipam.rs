@@ -1,6 +1,6 @@
 //! `weft ipam`: who owns which addresses, and addresses given out by hand.
 
-use super::owners;
+use super::{from_before, owners};
 use crate::api::client::Client;
 use crate::cli::{IpamArgs, IpamCommand};
 use crate::config::read_token;
@@ -15,7 +15,7 @@ use weft_wire::api::{
 };
 
 /// Ranges and used addresses that the screen shows; all are in the JSON.
-const LINES_SHOWN: usize = 20;
+pub(super) const LINES_SHOWN: usize = 20;
 
 pub(crate) fn ipam(args: &IpamArgs) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.socket);
@@ -157,6 +157,7 @@ fn write_screen(out: &mut String, status: &IpamStatus) -> std::fmt::Result {
         let names: Vec<&str> = removal.hosts.iter().map(|host| host.name.as_str()).collect();
         writeln!(out, "removing    {}: {}", names.join(", "), removal.waits_for)?;
     }
+    from_before::write_summary(out, status)?;
     owners::write_silent(out, status)?;
     writeln!(out, "\n{}", owners::table(status))?;
     owners::write_rest(out, status)?;
@@ -187,14 +188,6 @@ fn write_screen(out: &mut String, status: &IpamStatus) -> std::fmt::Result {
     for used in status.used.iter().take(LINES_SHOWN) {
         writeln!(out, "used        {}  {}", used.address, used.id)?;
     }
-    for claim in status.unclaimed.iter().take(LINES_SHOWN) {
-        let refusal = claim.refusal.as_deref().unwrap_or("being asked for");
-        writeln!(out, "unclaimed   {}  {}: {refusal}", claim.address, claim.id)?;
-    }
-    if status.unclaimed.len() > LINES_SHOWN {
-        let more = status.unclaimed.len() - LINES_SHOWN;
-        writeln!(out, "and {more} more: weft ipam --json")?;
-    }
     if status.used.len() > LINES_SHOWN {
         writeln!(
             out,
@@ -202,7 +195,7 @@ fn write_screen(out: &mut String, status: &IpamStatus) -> std::fmt::Result {
             status.used.len() - LINES_SHOWN
         )?;
     }
-    Ok(())
+    from_before::write_addresses(out, status)
 }
 
 #[cfg(test)]
@@ -258,6 +251,7 @@ mod tests {
             unclaimed: Vec::new(),
             removals: Vec::new(),
             removed: Vec::new(),
+            kept: Vec::new(),
         }
     }
 

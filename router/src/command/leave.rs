@@ -8,6 +8,8 @@ use weft_wire::api::{FreeRequest, IpamStatus, LeaveEnd, LeaveStatus, Pod, PodAdd
 
 /// Handing on is looked at this often.
 const POLL: Duration = Duration::from_millis(250);
+/// Who leaves by force is given so long to be out by a decision of the others: a try takes two seconds at most.
+const DEPART_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hands on what can be, then ends the router and puts its identity aside. Returns what became of the addresses, and
 /// where the identity is.
@@ -37,20 +39,25 @@ pub(super) fn leave(args: &DownArgs, client: &Client, pods: &[Pod]) -> anyhow::R
         })?;
     }
     let progress = async || {
-        let status = ask(client).await.ok()?;
+        let status = ask(client, "/v1/leave").await.ok()?;
         Some(status.waits_for.join("; "))
     };
     let deadline = Instant::now() + Duration::from_secs(args.deadline);
-    let handing = hand_on(client, deadline);
-    let status = super::block_on_watched("handing this host's addresses to the others", progress, handing)?;
-    if !status.done && !args.force {
-        super::block_on(super::ASKING, client.post_empty("/v1/stay"))?;
-        bail!(
-            "not all addresses were handed on within {} s: {}. This host stays a member and nothing is lost: run it again, \
-             or leave with --force; then another host takes the rest when this one is removed there (`weft peer remove`)",
-            args.deadline,
-            status.waits_for.join("; ")
-        );
+    let leaving = wait(client, "/v1/leave", deadline);
+    let mut status = super::block_on_watched("leaving the cluster", progress, leaving)?;
+    if !status.done && !status.removed {
+        if !args.force {
+            super::block_on(super::ASKING, client.post_empty("/v1/stay"))?;
+            bail!(
+                "this host could not leave properly within {} s: {}. It stays a member and nothing is lost: run it again, \
+                 or leave with --force; then another host takes what it has once a majority has removed it, which they do \
+                 by themselves when enough of them are connected, or by `weft peer remove`",
+                args.deadline,
+                status.waits_for.join("; ")
+            );
+        }
+        let departing = wait(client, "/v1/leave/depart", Instant::now() + DEPART_PATIENCE);
+        status = super::block_on_watched("leaving the cluster", progress, departing)?;
     }
     let answer = super::block_on("waiting for the router to stop", client.end("/v1/leave/end"))?
         .context("the router ended while it was leaving: start it, and run `weft down --leave` again")?;
@@ -60,15 +67,15 @@ pub(super) fn leave(args: &DownArgs, client: &Client, pods: &[Pod]) -> anyhow::R
 }
 
 /// Begins, or goes on; how far it is.
-async fn ask(client: &Client) -> anyhow::Result<LeaveStatus> {
-    let answer = client.post_empty("/v1/leave").await?;
+async fn ask(client: &Client, path: &str) -> anyhow::Result<LeaveStatus> {
+    let answer = client.post_empty(path).await?;
     serde_json::from_slice(&answer).context("the router's answer cannot be read: is it of another version?")
 }
 
-/// Until all is handed on that can be, or the deadline.
-async fn hand_on(client: &Client, deadline: Instant) -> anyhow::Result<LeaveStatus> {
+/// Until nothing is left to wait for, or the deadline.
+async fn wait(client: &Client, path: &str, deadline: Instant) -> anyhow::Result<LeaveStatus> {
     loop {
-        let status = ask(client).await?;
+        let status = ask(client, path).await?;
         if status.done || Instant::now() >= deadline {
             return Ok(status);
         }
@@ -83,8 +90,13 @@ pub(super) fn words(status: &LeaveStatus, identity: &str) -> String {
         words.push_str("\nnot handed on: ");
         words.push_str(rest);
     }
-    if status.handed > 0 {
-        words.push_str("\nit still counts as a voter: `weft peer remove` on another host ends that");
+    if status.removed {
+        words.push_str("\nthe other hosts go on without it: it is no member any longer");
+    } else if status.handed > 0 {
+        words.push_str(
+            "\nit still counts as a voter: a majority of the others removes it as soon as they are connected; if they still \
+             list it then, `weft peer remove` on one of them ends that",
+        );
     }
     words.push_str("\nthe host's former identity is kept as ");
     words.push_str(identity);

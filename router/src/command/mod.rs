@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 mod check;
 pub(crate) mod down;
+mod from_before;
 pub(crate) mod ipam;
 mod leave;
 mod owners;

@@ -92,6 +92,8 @@ pub(crate) enum Request {
     Forget(String, oneshot::Sender<Result<String, TargetRefusal>>),
     /// Hand this host's part of the range on; where that stands, or none before this host is a member.
     Leave(oneshot::Sender<Option<LeaveStatus>>),
+    /// Be out of the cluster, whatever is still to be handed on; as [`Request::Leave`].
+    Depart(oneshot::Sender<Option<LeaveStatus>>),
     /// Stay after all.
     Stay(oneshot::Sender<()>),
     /// Give the identity up. Nothing is saved from here on; whoever asks asks the router to stop next.
@@ -475,6 +477,10 @@ impl Daemon {
             }
             Request::Leave(answer) => {
                 self.input(Input::Ipam(Ipam::Leave));
+                let _ = answer.send(self.node.leave_status());
+            }
+            Request::Depart(answer) => {
+                self.input(Input::Ipam(Ipam::Depart));
                 let _ = answer.send(self.node.leave_status());
             }
             Request::Stay(answer) => {

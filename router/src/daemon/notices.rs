@@ -38,6 +38,11 @@ fn write(notice: &Notice) {
         Notice::LinkDown { peer, name, reason } => tracing::info!(?peer, name, %reason, "mesh link down"),
         Notice::LinkRefused { with, reason } => tracing::warn!(with, %reason, "mesh connection refused"),
         Notice::Foreign { sentence, .. } | Notice::Unclaimed { sentence } => tracing::warn!("{sentence}"),
+        Notice::Kept { id, address } => {
+            tracing::info!(
+                "pod {id} keeps {address}: the cluster has given it to this host, now that it is a new member"
+            )
+        }
         Notice::BeganAgain {
             node,
             left,

@@ -23,7 +23,7 @@ use weft_ipam_crdt::{AddressSpace, Role};
 use weft_kernel::link;
 use weft_node::{Node, NodeConfig};
 use weft_sleeve::Cipher;
-use weft_sleeve_engine::{Engine as _, EngineConfig, PlainEngine};
+use weft_sleeve_engine::EngineConfig;
 use weft_store::{MachineId, Save, State, Store};
 use weft_wire::mtu::{OVERHEAD, pod_mtu};
 use weft_wire::record::Genesis;
@@ -82,11 +82,14 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     let (failures, failed) = mpsc::channel(1);
     let (requests, asked) = mpsc::channel(REQUESTS_MAX);
     let engine_events = events.clone();
-    let engine = PlainEngine::start(EngineConfig {
-        tap: TAP.into(),
-        socket: udp,
-        events: Box::new(move |event| engine_events.try_send(super::NodeEvent::Engine(event)).is_ok()),
-    })?;
+    let engine = weft_sleeve_engine::start(
+        settings.engine.into(),
+        EngineConfig {
+            tap: TAP.into(),
+            socket: udp,
+            events: Box::new(move |event| engine_events.try_send(super::NodeEvent::Engine(event)).is_ok()),
+        },
+    )?;
     for lack in engine.description().degradations {
         tracing::warn!("{lack}");
     }
@@ -153,7 +156,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         clock,
         node,
         connections: tcp::Connections::new(events),
-        engine: Box::new(engine),
+        engine,
         saves,
         save_trouble: None,
         disk_trouble: None,

@@ -245,6 +245,19 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// Why a TAP device cannot be opened.
+    pub(crate) fn of_tap(name: &str, error: weft_kernel::Error) -> Self {
+        match error {
+            weft_kernel::Error::Io { source, .. } => Self::OpenTap {
+                name: name.into(),
+                source,
+            },
+            other => Self::Kernel(other),
+        }
+    }
+}
+
 fn open_cure(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ResourceBusy => "; another process holds it: stop that router first",

@@ -91,14 +91,41 @@ impl Session {
     /// Completes a datagram in place: the content stands behind the room for the header and before the room for
     /// the tag. `flags` stand in the header.
     pub(crate) fn seal(&self, kind: Kind, flags: u8, datagram: &mut [u8]) -> Result<(), DropReason> {
-        let length = datagram.len();
+        let counter = self.next.fetch_add(1, Relaxed);
+        self.seal_as(kind, flags, counter, datagram)?;
+        if matches!(kind, Kind::Data | Kind::Flood | Kind::Frag | Kind::FloodFrag) {
+            self.count_frames(1, u64::from(datagram.len() > usize::from(FLOOR)));
+        }
+        Ok(())
+    }
+
+    /// Takes the numbers of `count` datagrams in a row, and returns the first.
+    pub(crate) fn reserve(&self, count: u16) -> u64 {
+        self.next.fetch_add(u64::from(count), Relaxed)
+    }
+
+    /// Counts sealed datagrams with frames, of which `large` are longer than [`FLOOR`].
+    pub(crate) fn count_frames(&self, frames: u64, large: u64) {
+        self.frames.fetch_add(frames, Relaxed);
+        if large > 0 {
+            self.large.fetch_add(large, Relaxed);
+        }
+    }
+
+    /// As [`Session::seal`], with a number from [`Session::reserve`], and uncounted.
+    pub(crate) fn seal_as(
+        &self,
+        kind: Kind,
+        flags: u8,
+        counter: u64,
+        datagram: &mut [u8],
+    ) -> Result<(), DropReason> {
         let parts = datagram
             .split_first_chunk_mut::<HEADER_LEN>()
             .and_then(|(header, rest)| Some((header, rest.split_last_chunk_mut::<TAG_LEN>()?)));
         let Some((header, (content, tag))) = parts else {
             return Err(DropReason::DatagramTooShort);
         };
-        let counter = self.next.fetch_add(1, Relaxed);
         if counter >= COUNTER_LIMIT {
             return Err(DropReason::CountersExhausted);
         }
@@ -117,12 +144,6 @@ impl Session {
             // Only a content of 64 GiB is refused (RFC 5116 §5.1).
             .map_err(|_| DropReason::OversizeFrame)?;
         tag.copy_from_slice(sealed.as_ref());
-        if matches!(kind, Kind::Data | Kind::Flood | Kind::Frag | Kind::FloodFrag) {
-            self.frames.fetch_add(1, Relaxed);
-            if length > usize::from(FLOOR) {
-                self.large.fetch_add(1, Relaxed);
-            }
-        }
         Ok(())
     }
 

@@ -70,14 +70,14 @@ pub(crate) struct PeerTraffic {
 }
 
 impl PeerTraffic {
-    pub(crate) fn sent(&self, frame: usize) {
-        self.tx_frames.fetch_add(1, Relaxed);
-        self.tx_bytes.fetch_add(frame as u64, Relaxed);
+    pub(crate) fn sent(&self, frames: u64, octets: usize) {
+        self.tx_frames.fetch_add(frames, Relaxed);
+        self.tx_bytes.fetch_add(octets as u64, Relaxed);
     }
 
-    pub(crate) fn received(&self, frame: usize) {
-        self.rx_frames.fetch_add(1, Relaxed);
-        self.rx_bytes.fetch_add(frame as u64, Relaxed);
+    pub(crate) fn received(&self, frames: u64, octets: usize) {
+        self.rx_frames.fetch_add(frames, Relaxed);
+        self.rx_bytes.fetch_add(octets as u64, Relaxed);
     }
 
     /// A frame that was counted as sent went in pieces.

@@ -9,12 +9,12 @@ use std::net::{SocketAddr, UdpSocket};
 
 use chacha20poly1305::aead::{Aead as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
-use common::{Host, PATIENCE, await_value, frame, keys};
+use common::{Host, PATIENCE, await_value, frame, keys, with_each_engine};
 use quinn_udp::{Transmit, UdpSocketState};
 use weft_kernel::Namespace;
 use weft_sleeve::Cipher;
 use weft_sleeve::replay::WINDOW;
-use weft_sleeve_engine::{Engine, EngineEvent};
+use weft_sleeve_engine::{EngineChoice, EngineEvent};
 use weft_wire::datagram::{FloodPrefix, FragPrefix, HEADER_LEN, Header, Kind, Meta, ProbeBody, nonce};
 use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
 
@@ -34,9 +34,9 @@ struct Peer {
     counter: u64,
 }
 
-fn host_and_peer() -> (Host, Peer) {
+fn host_and_peer(engine: EngineChoice) -> (Host, Peer) {
     let namespace = Namespace::new().unwrap();
-    let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap());
+    let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap(), engine);
     let peer = Peer {
         socket: socket(&namespace),
         namespace,
@@ -120,9 +120,19 @@ impl Peer {
     }
 }
 
-#[test]
-fn the_engine_seals_as_another_library_opens() {
-    let (host, peer) = host_and_peer();
+with_each_engine!(
+    the_engine_seals_as_another_library_opens,
+    each_bad_datagram_is_dropped_for_its_reason,
+    pieces_in_any_order_make_the_frame_and_what_is_missing_is_given_up,
+    a_probe_is_answered_with_a_small_datagram,
+    handshakes_pass_unread,
+    a_peer_that_moves_is_reported,
+    datagrams_that_the_kernel_joined_are_taken_apart,
+    a_full_queue_is_counted_and_the_news_comes_again,
+);
+
+fn the_engine_seals_as_another_library_opens(engine: EngineChoice) {
+    let (host, peer) = host_and_peer(engine);
     let unicast = frame(FAR, POD, &[0x88, 0xb5], 100);
     let broadcast = frame(Mac::BROADCAST, POD, &[0x88, 0xb5], 100);
     host.write(&unicast);
@@ -155,9 +165,8 @@ fn the_engine_seals_as_another_library_opens() {
     assert_eq!(host.drops(), []);
 }
 
-#[test]
-fn each_bad_datagram_is_dropped_for_its_reason() {
-    let (mut host, mut peer) = host_and_peer();
+fn each_bad_datagram_is_dropped_for_its_reason(engine: EngineChoice) {
+    let (mut host, mut peer) = host_and_peer(engine);
     let good = frame(POD, FAR, &[0x88, 0xb5], 60);
     let replayed = peer.datagram(Kind::Data, &data(&good));
     peer.send(&replayed);
@@ -227,11 +236,11 @@ fn each_bad_datagram_is_dropped_for_its_reason() {
         (DropReason::RelayNotANeighbour, vec![Kind::Relay as u8; 60]),
         (DropReason::DatagramTooShort, vec![Kind::Relay as u8; 19]),
         (
-            DropReason::KindNotServed,
+            DropReason::BadContent,
             peer.datagram(Kind::Data, &[&slice.to_bytes()[..], &good].concat()),
         ),
         (
-            DropReason::KindNotServed,
+            DropReason::BadContent,
             peer.datagram(Kind::Data, &[&checksum.to_bytes()[..], &good].concat()),
         ),
         (DropReason::UnknownNetwork, elsewhere),
@@ -303,9 +312,8 @@ fn piece(frame: u64, offset: u32, length: u32, octets: &[u8]) -> Vec<u8> {
     [&prefix.to_bytes()[..], octets].concat()
 }
 
-#[test]
-fn pieces_in_any_order_make_the_frame_and_what_is_missing_is_given_up() {
-    let (mut host, mut peer) = host_and_peer();
+fn pieces_in_any_order_make_the_frame_and_what_is_missing_is_given_up(engine: EngineChoice) {
+    let (mut host, mut peer) = host_and_peer(engine);
     let unicast = frame(POD, FAR, &[0x88, 0xb5], 1_300);
     let broadcast = frame(Mac::BROADCAST, FAR, &[0x88, 0xb5], 1_300);
     let prefix = FloodPrefix {
@@ -346,9 +354,8 @@ fn pieces_in_any_order_make_the_frame_and_what_is_missing_is_given_up() {
     await_value(counted, &(2, 2));
 }
 
-#[test]
-fn a_probe_is_answered_with_a_small_datagram() {
-    let (host, mut peer) = host_and_peer();
+fn a_probe_is_answered_with_a_small_datagram(engine: EngineChoice) {
+    let (host, mut peer) = host_and_peer(engine);
     let body = ProbeBody {
         number: 77,
         size: 1_400,
@@ -374,9 +381,8 @@ fn large_init() -> Vec<u8> {
     .concat()
 }
 
-#[test]
-fn handshakes_pass_unread() {
-    let (host, peer) = host_and_peer();
+fn handshakes_pass_unread(engine: EngineChoice) {
+    let (host, peer) = host_and_peer(engine);
     let from = peer.socket.local_addr().unwrap();
     for kind in [Kind::Init, Kind::Resp, Kind::Cookie] {
         let bytes = [&Header::new(kind, SessionIndex(9), 3).to_bytes()[..], b"unread"].concat();
@@ -386,9 +392,8 @@ fn handshakes_pass_unread() {
     assert_eq!(host.drops(), []);
 }
 
-#[test]
-fn a_peer_that_moves_is_reported() {
-    let (mut host, mut peer) = host_and_peer();
+fn a_peer_that_moves_is_reported(engine: EngineChoice) {
+    let (mut host, mut peer) = host_and_peer(engine);
     peer.send_frame(&mut host);
     let home = peer.socket.local_addr().unwrap();
     assert_eq!(
@@ -428,9 +433,8 @@ fn a_peer_that_moves_is_reported() {
     );
 }
 
-#[test]
-fn datagrams_that_the_kernel_joined_are_taken_apart() {
-    let (mut host, mut peer) = host_and_peer();
+fn datagrams_that_the_kernel_joined_are_taken_apart(engine: EngineChoice) {
+    let (mut host, mut peer) = host_and_peer(engine);
     let frames: Vec<_> = (0..20u8)
         .map(|n| frame(POD, FAR, &[0x88, 0xb5, n], 300))
         .collect();
@@ -457,9 +461,8 @@ fn datagrams_that_the_kernel_joined_are_taken_apart() {
     assert_eq!(host.drops(), []);
 }
 
-#[test]
-fn a_full_queue_is_counted_and_the_news_comes_again() {
-    let (mut host, mut peer) = host_and_peer();
+fn a_full_queue_is_counted_and_the_news_comes_again(engine: EngineChoice) {
+    let (mut host, mut peer) = host_and_peer(engine);
     let from = peer.socket.local_addr().unwrap();
     let init = Header::new(Kind::Init, SessionIndex(9), 3).to_bytes();
     // The queue of these tests holds 1,024 events.

@@ -7,13 +7,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::sync_channel;
 
-use common::{Host, PATIENCE, TAP, await_value, frame, keys, start};
+use common::{Host, PATIENCE, TAP, await_value, frame, keys, start, with_each_engine};
 use ipnet::IpNet;
 use pnet_datalink::{Channel, Config, channel};
 use weft_kernel::link::{VethEnd, create_veth};
 use weft_kernel::{Namespace, addr, link};
 use weft_sleeve::{Cipher, ForwardingTable, PeerPath, Probe};
-use weft_sleeve_engine::{Engine, EngineConfig, EngineError, EngineEvent, PlainEngine};
+use weft_sleeve_engine::{Engine, EngineChoice, EngineConfig, EngineError, EngineEvent, PlainEngine};
 use weft_wire::api::Traffic;
 use weft_wire::datagram::{FLOOD_PREFIX_LEN, HEADER_LEN, META_LEN, TAG_LEN};
 use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
@@ -25,8 +25,54 @@ const EXPERIMENTAL: &[u8] = &[0x88, 0xb5];
 /// UDP and IPv4 headers of the underlay.
 const IPV4_UDP: usize = 28;
 
+with_each_engine!(
+    frames_cross_over_ipv4,
+    frames_cross_over_ipv6,
+    frames_cross_between_dual_stack_sockets,
+    a_bare_header_crosses,
+    the_longest_frame_of_an_ordinary_path_crosses_whole,
+    the_longest_frame_of_the_largest_path_crosses_whole,
+    what_the_kernel_refuses_goes_in_pieces,
+    probes_are_answered_refused_or_lost,
+    frames_wait_for_session_endpoint_and_table,
+    a_stopped_engine_leaves_its_tap_to_the_next,
+    a_wrong_tap_is_refused_by_name,
+    a_removed_tap_is_reported_once,
+);
+
+#[test]
+fn frames_cross_between_different_engines() {
+    let (fast, plain) = (EngineChoice::Best, EngineChoice::Plain);
+    for engines in [[fast, plain], [plain, fast]] {
+        all_shapes_cross(two_hosts(engines, Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4));
+    }
+}
+
+/// The engine of each of two hosts.
+struct Engines([EngineChoice; 2]);
+
+impl From<EngineChoice> for Engines {
+    fn from(both: EngineChoice) -> Self {
+        Self([both; 2])
+    }
+}
+
+impl From<[EngineChoice; 2]> for Engines {
+    fn from(each: [EngineChoice; 2]) -> Self {
+        Self(each)
+    }
+}
+
 /// Two hosts joined by a cable of this MTU, with a session between them. Each listens at its address.
-fn two_hosts(cipher: Cipher, underlay: u32, mtu: u32, listen: [&str; 2], reach: [&str; 2]) -> [Host; 2] {
+fn two_hosts(
+    engines: impl Into<Engines>,
+    cipher: Cipher,
+    underlay: u32,
+    mtu: u32,
+    listen: [&str; 2],
+    reach: [&str; 2],
+) -> [Host; 2] {
+    let Engines(engines) = engines.into();
     let namespaces = [Namespace::new().unwrap(), Namespace::new().unwrap()];
     let end = |at: usize| VethEnd::inside("under", &namespaces[at]).mtu(underlay);
     namespaces[0]
@@ -46,8 +92,15 @@ fn two_hosts(cipher: Cipher, underlay: u32, mtu: u32, listen: [&str; 2], reach: 
             })
             .unwrap();
     }
-    let [one, other] =
-        [0, 1].map(|at| Host::new(&namespaces[at], at as u8 + 1, mtu, listen[at].parse().unwrap()));
+    let [one, other] = [0, 1].map(|at| {
+        Host::new(
+            &namespaces[at],
+            at as u8 + 1,
+            mtu,
+            listen[at].parse().unwrap(),
+            engines[at],
+        )
+    });
     one.engine
         .install(&keys(other.node, cipher, 100, 200, 11, 22))
         .unwrap();
@@ -132,22 +185,27 @@ fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
     );
 }
 
-#[test]
-fn frames_cross_over_ipv4() {
-    all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4));
+fn frames_cross_over_ipv4(engine: EngineChoice) {
+    all_shapes_cross(two_hosts(engine, Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4));
 }
 
-#[test]
-fn frames_cross_over_ipv6() {
-    all_shapes_cross(two_hosts(Cipher::ChaCha20Poly1305, 1_500, 1_400, IPV6, IPV6));
-}
-
-#[test]
-fn frames_cross_between_dual_stack_sockets() {
-    let any = ["[::]:6783", "[::]:6783"];
-    all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, any, IPV4));
-    all_shapes_cross(two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, any, IPV6));
+fn frames_cross_over_ipv6(engine: EngineChoice) {
     all_shapes_cross(two_hosts(
+        engine,
+        Cipher::ChaCha20Poly1305,
+        1_500,
+        1_400,
+        IPV6,
+        IPV6,
+    ));
+}
+
+fn frames_cross_between_dual_stack_sockets(engine: EngineChoice) {
+    let any = ["[::]:6783", "[::]:6783"];
+    all_shapes_cross(two_hosts(engine, Cipher::Aes256Gcm, 1_500, 1_400, any, IPV4));
+    all_shapes_cross(two_hosts(engine, Cipher::Aes256Gcm, 1_500, 1_400, any, IPV6));
+    all_shapes_cross(two_hosts(
+        engine,
         Cipher::Aes256Gcm,
         1_500,
         1_400,
@@ -158,9 +216,8 @@ fn frames_cross_between_dual_stack_sockets() {
 
 /// An Ethernet header and nothing behind it. The kernel's bridge does not pass such a frame, so it is put onto the
 /// engine's own device, and seen there at the other host.
-#[test]
-fn a_bare_header_crosses() {
-    let [one, other] = two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
+fn a_bare_header_crosses(engine: EngineChoice) {
+    let [one, other] = two_hosts(engine, Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
     let open = |host: &Host| {
         let config = Config {
             read_timeout: Some(PATIENCE),
@@ -184,8 +241,8 @@ fn a_bare_header_crosses() {
 }
 
 /// The longest frame that fits goes whole, and one octet more goes in pieces: datagrams are never fragmented.
-fn the_edge_is_exact(underlay: u32, mtu: u32, path: usize) {
-    let [one, mut other] = two_hosts(Cipher::Aes256Gcm, underlay, mtu, IPV4, IPV4);
+fn the_edge_is_exact(engine: EngineChoice, underlay: u32, mtu: u32, path: usize) {
+    let [one, mut other] = two_hosts(engine, Cipher::Aes256Gcm, underlay, mtu, IPV4, IPV4);
     let there = Some(IPV4[1].parse().unwrap());
     let limit = u16::try_from(path - IPV4_UDP).unwrap();
     one.publish_path(other.node, Some(100), there, &[B], limit);
@@ -209,21 +266,18 @@ fn the_edge_is_exact(underlay: u32, mtu: u32, path: usize) {
     assert_eq!(one.pending_events(), [], "the kernel refused nothing");
 }
 
-#[test]
-fn the_longest_frame_of_an_ordinary_path_crosses_whole() {
-    the_edge_is_exact(1_500, 1_500, 1_500);
+fn the_longest_frame_of_an_ordinary_path_crosses_whole(engine: EngineChoice) {
+    the_edge_is_exact(engine, 1_500, 1_500, 1_500);
 }
 
-#[test]
-fn the_longest_frame_of_the_largest_path_crosses_whole() {
-    the_edge_is_exact(65_535, 65_521, 65_535);
+fn the_longest_frame_of_the_largest_path_crosses_whole(engine: EngineChoice) {
+    the_edge_is_exact(engine, 65_535, 65_521, 65_535);
 }
 
 /// The device shrinks under a table that has not heard of it: no frame is lost, and the router hears of it once.
-#[test]
-fn what_the_kernel_refuses_goes_in_pieces() {
+fn what_the_kernel_refuses_goes_in_pieces(engine: EngineChoice) {
     for listen in [IPV4, IPV6] {
-        let [one, mut other] = two_hosts(Cipher::Aes256Gcm, 1_500, 1_500, listen, listen);
+        let [one, mut other] = two_hosts(engine, Cipher::Aes256Gcm, 1_500, 1_500, listen, listen);
         let there = Some(listen[1].parse().unwrap());
         one.publish_path(other.node, Some(100), there, &[B], 1_472);
         let shrink = |mtu| {
@@ -259,9 +313,8 @@ fn what_the_kernel_refuses_goes_in_pieces() {
     }
 }
 
-#[test]
-fn probes_are_answered_refused_or_lost() {
-    let [mut one, mut other] = two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
+fn probes_are_answered_refused_or_lost(engine: EngineChoice) {
+    let [mut one, mut other] = two_hosts(engine, Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
     let local = SessionIndex(100);
     let probe = |number, size| Probe { number, size };
     one.engine.probe(local, probe(1, 1_472));
@@ -315,9 +368,8 @@ fn probes_are_answered_refused_or_lost() {
     assert_eq!(one.read(), back);
 }
 
-#[test]
-fn frames_wait_for_session_endpoint_and_table() {
-    let [mut one, mut other] = two_hosts(Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
+fn frames_wait_for_session_endpoint_and_table(engine: EngineChoice) {
+    let [mut one, mut other] = two_hosts(engine, Cipher::Aes256Gcm, 1_500, 1_400, IPV4, IPV4);
     let there = IPV4[1].parse().unwrap();
     one.publish(other.node, None, Some(there), &[B]);
     one.write(&frame(B, A, EXPERIMENTAL, 60));
@@ -350,32 +402,30 @@ fn frames_wait_for_session_endpoint_and_table() {
     ));
 }
 
-#[test]
-fn a_stopped_engine_leaves_its_tap_to_the_next() {
+fn a_stopped_engine_leaves_its_tap_to_the_next(engine: EngineChoice) {
     let namespace = Namespace::new().unwrap();
-    let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap());
+    let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap(), engine);
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let second = namespace.run(|| start(any).0).unwrap();
+    let second = namespace.run(|| start(engine, any).0).unwrap();
     let Err(error @ EngineError::OpenTap { .. }) = second else {
         panic!("two engines hold one TAP device")
     };
     assert!(error.to_string().contains("another process holds it"), "{error}");
     let began = std::time::Instant::now();
-    Box::new(host.engine).stop();
+    host.engine.stop();
     assert!(
         began.elapsed() < PATIENCE / 10,
         "stopping took {:?}",
         began.elapsed()
     );
     assert!(namespace.run(|| link::find(TAP).unwrap().is_some()).unwrap());
-    namespace.run(|| start(any).0).unwrap().unwrap();
+    namespace.run(|| start(engine, any).0).unwrap().unwrap();
 }
 
-#[test]
-fn a_wrong_tap_is_refused_by_name() {
+fn a_wrong_tap_is_refused_by_name(engine: EngineChoice) {
     let namespace = Namespace::new().unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let started = || namespace.run(|| start(any).0.err().unwrap()).unwrap();
+    let started = || namespace.run(|| start(engine, any).0.err().unwrap()).unwrap();
     assert!(matches!(started(), EngineError::NoTap { name } if name == TAP));
     assert!(
         namespace.run(|| link::find(TAP).unwrap().is_none()).unwrap(),
@@ -387,10 +437,9 @@ fn a_wrong_tap_is_refused_by_name() {
     assert!(matches!(started(), EngineError::NotATap { name } if name == TAP));
 }
 
-#[test]
-fn a_removed_tap_is_reported_once() {
+fn a_removed_tap_is_reported_once(engine: EngineChoice) {
     let namespace = Namespace::new().unwrap();
-    let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap());
+    let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap(), engine);
     assert!(namespace.run(|| link::delete(TAP).unwrap()).unwrap());
     let EngineEvent::Failed { what } = host.event() else {
         panic!("another event")
@@ -398,7 +447,7 @@ fn a_removed_tap_is_reported_once() {
     assert!(what.contains(TAP) && what.contains("restart"), "{what}");
     assert!(host.engine.description().degradations.contains(&what));
     let began = std::time::Instant::now();
-    Box::new(host.engine).stop();
+    host.engine.stop();
     assert!(began.elapsed() < PATIENCE / 10);
 }
 

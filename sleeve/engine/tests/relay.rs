@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use chacha20poly1305::aead::{Aead as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
-use common::{Host, PATIENCE, await_value, frame, keys};
+use common::{Host, PATIENCE, await_value, frame, keys, with_each_engine};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use weft_kernel::Namespace;
 use weft_sleeve::{Cipher, ForwardingTable, NextHops, PeerPath, Relaying};
-use weft_sleeve_engine::{Engine, EngineEvent};
+use weft_sleeve_engine::{EngineChoice, EngineEvent};
 use weft_wire::datagram::{
     FLAG_BY_RELAY, HEADER_LEN, Header, Kind, Meta, ProbeBody, RELAY_SHIM_LEN, RelayShim, nonce,
 };
@@ -38,9 +38,9 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    fn new(choice: EngineChoice) -> Self {
         let namespace = Namespace::new().unwrap();
-        let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap());
+        let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap(), choice);
         let socket = || {
             let socket = namespace.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -160,9 +160,16 @@ fn opened(host: &Host, relayed: &[u8], kind: Kind, counter: u64) -> Vec<u8> {
         .unwrap()
 }
 
-#[test]
-fn a_neighbours_datagram_goes_on_unread_with_one_hop_less() {
-    let scene = Scene::new();
+with_each_engine!(
+    a_neighbours_datagram_goes_on_unread_with_one_hop_less,
+    what_came_at_once_goes_on_at_once,
+    each_refusal_is_counted_under_its_reason,
+    frames_and_signs_of_life_leave_by_relay_behind_a_shim,
+    what_comes_by_relay_is_taken_and_the_relay_is_not_learned,
+);
+
+fn a_neighbours_datagram_goes_on_unread_with_one_hop_less(choice: EngineChoice) {
+    let scene = Scene::new(choice);
     let inner = sealed_for_others(900);
     for (from, to, destination) in [(0, 1, NEAR[1]), (1, 0, NEAR[0]), (0, 1, BEHIND)] {
         let source = NodeId([77; 32]).peer_hash();
@@ -184,9 +191,8 @@ fn a_neighbours_datagram_goes_on_unread_with_one_hop_less() {
     await_value(relayed, &(3, 3 * 920));
 }
 
-#[test]
-fn what_came_at_once_goes_on_at_once() {
-    let scene = Scene::new();
+fn what_came_at_once_goes_on_at_once(choice: EngineChoice) {
+    let scene = Scene::new(choice);
     let [_, b] = scene.addresses();
     let one = [
         shim(8, NEAR[0].peer_hash(), NEAR[1].peer_hash()),
@@ -231,9 +237,8 @@ fn what_came_at_once_goes_on_at_once() {
     assert_eq!(scene.host.drops(), []);
 }
 
-#[test]
-fn each_refusal_is_counted_under_its_reason() {
-    let scene = Scene::new();
+fn each_refusal_is_counted_under_its_reason(choice: EngineChoice) {
+    let scene = Scene::new(choice);
     let own = scene.host.node.peer_hash();
     let [near, far] = NEAR.map(|node| node.peer_hash());
     let inner = sealed_for_others(60);
@@ -282,9 +287,8 @@ fn each_refusal_is_counted_under_its_reason() {
     assert_eq!(scene.host.pending_events(), []);
 }
 
-#[test]
-fn frames_and_signs_of_life_leave_by_relay_behind_a_shim() {
-    let scene = Scene::new();
+fn frames_and_signs_of_life_leave_by_relay_behind_a_shim(choice: EngineChoice) {
+    let scene = Scene::new(choice);
     let unicast = frame(FAR, POD, &[0x88, 0xb5], 100);
     scene.host.write(&unicast);
     let content = [&Meta::default().to_bytes()[..], &unicast].concat();
@@ -309,9 +313,8 @@ fn frames_and_signs_of_life_leave_by_relay_behind_a_shim() {
     assert_eq!(scene.host.drops(), []);
 }
 
-#[test]
-fn what_comes_by_relay_is_taken_and_the_relay_is_not_learned() {
-    let mut scene = Scene::new();
+fn what_comes_by_relay_is_taken_and_the_relay_is_not_learned(choice: EngineChoice) {
+    let mut scene = Scene::new(choice);
     let [a, b] = scene.addresses();
     let frame = frame(POD, FAR, &[0x88, 0xb5], 60);
     let content = [&Meta::default().to_bytes()[..], &frame].concat();

@@ -12,4 +12,5 @@ mod load;
 mod path_mtu;
 mod refusals;
 mod relay;
+mod segment;
 mod vectors;

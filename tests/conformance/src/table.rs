@@ -58,7 +58,11 @@ pub const PACKAGES: &[Package] = &[
         ],
     ),
     shell("weft-cni", "cni", &[WIRE, KERNEL]),
-    shell("bench", "bench", &[WIRE, GOSSIP, IPAM, STORE]),
+    shell(
+        "bench",
+        "bench",
+        &[WIRE, GOSSIP, IPAM, SLEEVE, ENGINE, STORE, KERNEL, LAB],
+    ),
     // The store for the names of its write points.
     test(LAB, "tests/lab", &[WIRE, KERNEL, STORE]),
     test("weft-sim", "tests/sim", &[WIRE, GOSSIP, IPAM, SLEEVE, NODE]),

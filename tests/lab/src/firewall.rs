@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use crate::error::{Error, Result};
 use crate::program;
@@ -59,6 +60,17 @@ impl Firewall {
         self.add(&format!("tcp dport {port} drop"))
     }
 
+    /// Loses UDP datagrams that come in: of so many one, each by chance.
+    ///
+    /// # Errors
+    /// When `nft` is missing or refuses.
+    pub fn lose_udp(&self, one_in: NonZeroU32) -> Result<()> {
+        self.add_to(
+            &["input"],
+            &format!("meta l4proto udp numgen random mod {one_in} 0 drop"),
+        )
+    }
+
     /// Drops everything that comes in from this address; what goes out to it passes.
     ///
     /// # Errors
@@ -87,17 +99,24 @@ impl Firewall {
     }
 
     fn add(&self, rule: &str) -> Result<()> {
+        self.add_to(&["input", "output"], rule)
+    }
+
+    fn add_to(&self, chains: &[&str], rule: &str) -> Result<()> {
         let hook = |name: &str| {
             format!(
                 "add chain inet weft_lab {name} {{ type filter hook {name} priority 0; policy accept; }}\n"
             )
         };
-        let rules = ["input", "output"].map(|chain| format!("add rule inet weft_lab {chain} {rule}\n"));
+        let rules: String = chains
+            .iter()
+            .map(|chain| format!("add rule inet weft_lab {chain} {rule}\n"))
+            .collect();
         let text = format!(
             "add table inet weft_lab\n{}{}{}",
             hook("input"),
             hook("output"),
-            rules.concat()
+            rules
         );
         run(&self.station, &text)
     }

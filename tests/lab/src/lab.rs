@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::crossover::Crossover;
 use crate::error::{Error, Result};
 use crate::host::HostBuilder;
 use crate::nat::{self, NatBox};
@@ -113,6 +114,14 @@ impl Lab {
     /// When the kernel refuses a namespace or a bridge.
     pub fn switch(&self) -> Result<Switch> {
         Switch::new(self.next_underlay()?)
+    }
+
+    /// A cable for two hosts: the underlay that costs least.
+    ///
+    /// # Errors
+    /// When the kernel refuses a namespace.
+    pub fn crossover(&self) -> Result<Crossover> {
+        Crossover::new(self.next_underlay()?)
     }
 
     /// A switch in userspace that does harm to what it carries.

@@ -20,6 +20,7 @@
 //! | [`lab`] | [`Lab`]: names, the folder for files, the interrupt that ends every wait |
 //! | [`underlay`] | [`Underlay`]: what hosts are plugged into, and how it is partitioned |
 //! | [`switch`] | [`Switch`]: a kernel bridge; fast |
+//! | [`crossover`] | [`Crossover`]: a cable between two hosts; fastest
 //! | [`wire`] | [`Wire`]: a switch in userspace that delays, loses, reorders and doubles |
 //! | [`host`] | [`Host`]: a namespace with one or more interfaces, where `weft` runs |
 //! | [`router`] | [`Router`]: a running `weft up` |
@@ -40,6 +41,7 @@
 
 pub mod api;
 mod cluster;
+pub mod crossover;
 mod error;
 pub mod firewall;
 pub mod frames;
@@ -60,6 +62,7 @@ pub mod underlay;
 pub mod wire;
 
 pub use api::Api;
+pub use crossover::Crossover;
 pub use error::{Error, Result};
 pub use firewall::Firewall;
 pub use frames::{Ear, Frame};

@@ -12,7 +12,7 @@ use pnet_packet::icmp::{self, IcmpCode, IcmpPacket, IcmpTypes, echo_reply, echo_
 use pnet_packet::icmpv6::{self, Icmpv6Code, Icmpv6Types};
 use pnet_packet::ipv4::Ipv4Packet;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use weft_kernel::link;
+use weft_kernel::{link, socket};
 
 use crate::error::{Error, Result};
 use crate::lab::Shared;
@@ -153,6 +153,7 @@ impl Pinger {
         };
         let socket = Socket::new(domain, Type::RAW, Some(protocol))
             .map_err(|e| Error::io("open a raw socket for echo requests", e))?;
+        socket::note_arrivals(&socket)?;
         let destination = match to {
             IpAddr::V6(v6) if v6.is_unicast_link_local() => {
                 SocketAddrV6::new(v6, 0, 0, link::get(interface)?.index).into()
@@ -227,8 +228,8 @@ impl Pinger {
             // A time below a microsecond would be taken for none, and a wait without end.
             let wait = left.clamp(SHORTEST, GLANCE);
             self.socket.set_read_timeout(Some(wait)).map_err(failed)?;
-            let length = match io::Read::read(&mut &self.socket, &mut buffer) {
-                Ok(length) => length,
+            let (length, age) = match socket::receive_with_age(&self.socket, &mut buffer) {
+                Ok(received) => received,
                 Err(e) if is_harmless(&e) => continue,
                 Err(e) => return Err(failed(e)),
             };
@@ -245,7 +246,8 @@ impl Pinger {
             match self.report.answers.entry(sequence) {
                 Entry::Occupied(_) => self.report.doubled += 1,
                 Entry::Vacant(place) => {
-                    place.insert(now - *sent_at);
+                    // Until it came in; when this thread got to run says nothing about the way.
+                    place.insert((now - *sent_at).saturating_sub(age));
                 }
             }
         }

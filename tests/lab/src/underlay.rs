@@ -12,7 +12,8 @@ use crate::lab::MAX_MEMBERS;
 /// A port of an underlay, numbered from 0 in the order of plugging in.
 pub type Port = u32;
 
-/// What hosts are plugged into: a [`Switch`](crate::Switch) or a [`Wire`](crate::Wire).
+/// What hosts are plugged into: a [`Switch`](crate::Switch), a [`Wire`](crate::Wire) or a
+/// [`Crossover`](crate::Crossover) cable.
 ///
 /// Cloning a handle does not copy the underlay; it lives until its last handle and its last host are gone.
 pub trait Underlay: Send + Sync {

@@ -63,6 +63,13 @@ fn pair(
             .build()
             .unwrap()
     });
+    for host in [&a, &b] {
+        // A virtual wire carries what stands for many packets as one, whatever its MTU is. A card cuts it.
+        host.namespace()
+            .run(|| link::set_segments("eth0", 1))
+            .unwrap()
+            .unwrap();
+    }
     let routers = join(lab, [&a, &b], a.address().unwrap(), arguments);
     (routers, pods([&a, &b]))
 }

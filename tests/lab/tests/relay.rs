@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use weft_lab::router::{is_relayed, is_up};
-use weft_lab::{Content, Lab, Pod, Router, frames};
+use weft_lab::{Content, Firewall, Lab, Pod, Result, Router, frames};
 use weft_wire::api::{PeerStatus, Status};
 
 /// For anything that needs no timeout to pass first.
@@ -14,10 +14,8 @@ const SOON: Duration = Duration::from_secs(15);
 const QUIET: Duration = Duration::from_millis(300);
 /// A dead relay is replaced within this.
 const REPLACED: Duration = Duration::from_secs(5);
-/// A session's path that breaks is left after fifteen seconds without a sign of life, and a moment of the other end's.
-const LEFT: Duration = Duration::from_secs(20);
-/// The straight way is tried every ten seconds at last.
-const BACK: Duration = Duration::from_secs(12);
+/// The straight way is tried every five seconds at last.
+const BACK: Duration = Duration::from_secs(8);
 
 fn peer<'a>(status: &'a Status, name: &str) -> Option<&'a PeerStatus> {
     status.peers.iter().find(|peer| peer.name == name)
@@ -31,11 +29,6 @@ fn wait_relayed(from: &Router, to: &str, relay: &str, patience: Duration) {
     .unwrap();
 }
 
-fn addresses(router: &Router) -> [IpAddr; 2] {
-    let host = router.host();
-    [host.ipv4().unwrap(), host.ipv6().unwrap()]
-}
-
 fn pods(routers: &[Router]) -> Vec<Pod> {
     let all = (1..).zip(routers);
     all.map(|(n, router)| {
@@ -43,6 +36,30 @@ fn pods(routers: &[Router]) -> Vec<Pod> {
         router.host().pod(&name, [10, 32, 0, n]).unwrap()
     })
     .collect()
+}
+
+/// Hosts with these names in one cluster, the last of which joins by way of the second. What passes between it and the
+/// first is dropped before it starts, by the packet filter that is returned.
+fn apart(lab: &Lab, names: &[&str], drop: fn(&Firewall, IpAddr) -> Result<()>) -> (Vec<Router>, Firewall) {
+    let (last, others) = names.split_last().unwrap();
+    let (switch, mut routers) = lab.cluster(others, &[], SOON).unwrap();
+    let host = lab.host(last).on(&switch).build().unwrap();
+    let firewall = routers[0].host().firewall();
+    for address in [host.ipv4().unwrap(), host.ipv6().unwrap()] {
+        drop(&firewall, address).unwrap();
+    }
+    let token = lab
+        .secret_file("last-token", &routers[0].token().unwrap())
+        .unwrap();
+    let peer = routers[1].host().address().unwrap().to_string();
+    let arguments = [
+        "--peer".as_ref(),
+        peer.as_ref(),
+        "--token-file".as_ref(),
+        token.as_os_str(),
+    ];
+    routers.push(host.up(arguments).unwrap());
+    (routers, firewall)
 }
 
 /// One broadcast reaches every other pod once.
@@ -60,18 +77,12 @@ fn broadcast_once(pods: &[Pod], text: &str) {
 #[test]
 fn two_hosts_that_cannot_reach_each_other_talk_through_a_third() {
     let lab = Lab::new("relay").unwrap();
-    let (_switch, routers) = lab.cluster(&["a", "b", "c"], &[], SOON).unwrap();
+    // Neither datagrams nor mesh links pass between a and c.
+    let (routers, firewall) = apart(&lab, &["a", "b", "c"], Firewall::drop_all_with);
     let pods = pods(&routers);
     let [a, b, c] = &routers[..] else { unreachable!() };
-    pods[0].ping_until(pods[2].address().unwrap(), SOON).unwrap();
-    // Neither datagrams nor mesh links between a and c: the session that stands is left for the relay, and goes on.
-    let before = a.status().unwrap();
-    let firewall = a.host().firewall();
-    for address in addresses(c) {
-        firewall.drop_all_with(address).unwrap();
-    }
-    wait_relayed(a, "c", "b", LEFT);
-    wait_relayed(c, "a", "b", LEFT);
+    wait_relayed(a, "c", "b", SOON);
+    wait_relayed(c, "a", "b", SOON);
     pods[0].ping_until(pods[2].address().unwrap(), SOON).unwrap();
     broadcast_once(&pods, "to everybody, once, through whomever it takes");
     let content = Content::with_needle(8 << 20, 3, b"the relay does not read this", 700);
@@ -90,10 +101,10 @@ fn two_hosts_that_cannot_reach_each_other_talk_through_a_third() {
         status.relayed
     );
     let status = a.status().unwrap();
-    let (now, then) = (peer(&status, "c").unwrap(), peer(&before, "c").unwrap());
+    let now = peer(&status, "c").unwrap();
     assert!(now.reason.starts_with("via b:"), "{}", now.reason);
     assert_eq!(now.endpoint, peer(&status, "b").unwrap().endpoint);
-    assert!(now.path_mtu.unwrap() > 1_400 && then.relay.is_none());
+    assert!(now.path_mtu.unwrap() > 1_400);
 
     // The straight way is taken again once it works.
     firewall.clear().unwrap();
@@ -117,25 +128,18 @@ fn two_hosts_that_cannot_reach_each_other_talk_through_a_third() {
 #[test]
 fn a_relay_that_dies_is_replaced_within_five_seconds() {
     let lab = Lab::new("relaydies").unwrap();
-    let (_switch, routers) = lab.cluster(&["a", "b", "c", "d"], &[], SOON).unwrap();
+    // Datagrams only: the mesh link between a and c stands.
+    let (routers, _firewall) = apart(&lab, &["a", "b", "d", "c"], Firewall::drop_udp_with);
     let pods = pods(&routers);
-    let [a, _, c, _] = &routers[..] else {
-        unreachable!()
-    };
-    // Datagrams only: mesh links between a and c stay.
-    let firewall = a.host().firewall();
-    for address in addresses(c) {
-        firewall.drop_udp_with(address).unwrap();
+    let [a, .., c] = &routers[..] else { unreachable!() };
+    for (router, other) in [(a, "c"), (c, "a")] {
+        router
+            .wait_until("the other is relayed", SOON, |status| {
+                peer(status, other).is_some_and(|peer| peer.mode == "relay")
+            })
+            .unwrap();
     }
-    a.wait_until("c is relayed", LEFT, |status| {
-        peer(status, "c").is_some_and(|peer| peer.mode == "relay")
-    })
-    .unwrap();
-    c.wait_until("a is relayed", LEFT, |status| {
-        peer(status, "a").is_some_and(|peer| peer.mode == "relay")
-    })
-    .unwrap();
-    let (from, to) = (&pods[0], pods[2].address().unwrap());
+    let (from, to) = (&pods[0], pods[3].address().unwrap());
     from.ping_until(to, SOON).unwrap();
     let used = peer(&a.status().unwrap(), "c").unwrap().relay.clone().unwrap();
     let dead = routers
@@ -149,7 +153,7 @@ fn a_relay_that_dies_is_replaced_within_five_seconds() {
     assert!(died.elapsed() < REPLACED, "{:?}", died.elapsed());
     wait_relayed(a, "c", other, REPLACED);
     assert!(
-        from.tcp_send(&pods[2], &Content::random(1 << 20, 4))
+        from.tcp_send(&pods[3], &Content::random(1 << 20, 4))
             .unwrap()
             .is_intact()
     );

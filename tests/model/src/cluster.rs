@@ -4,15 +4,18 @@
 //! it had not synced, what it had read, and its try to decide an epoch.
 
 use crate::cast::Cast;
-use crate::intern::{Id, Memo};
-use crate::plan::{Epochs, Flaw, Plan};
+use crate::intern::{Id, Interner, Memo};
+use crate::network::{Net, Tip, add};
+use crate::plan::{Epochs, Flaw, Plan, Vouch};
 use crate::search::First;
-use crate::slots::{Disowned, Sent, Slots};
+use crate::slots::{Sent, Slots};
 use crate::voting::{HOSTS, Part, Quorum, Read, Voting};
 use std::sync::Arc;
-use weft_ipam_crdt::IpamState;
+use weft_ipam_crdt::epoch::{check_decided, is_split};
 use weft_ipam_crdt::message::Decided;
-use weft_wire::ipam::{Epoch, Version, VoteRecord};
+use weft_ipam_crdt::{Change, IpamState};
+use weft_wire::ipam::{Epoch, VoteRecord};
+use weft_wire::reclaim::Reclaim;
 
 /// Epochs that the oracle may decide, each with its place in the plan.
 type Choices = Vec<(usize, Id<Decided>)>;
@@ -33,27 +36,6 @@ pub struct Host {
     pub is_lost: bool,
     /// It has met its own signature under something that it does not remember.
     pub is_frozen: bool,
-}
-
-/// What was said.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Net {
-    /// Vote records of each host, in order.
-    pub said: Vec<Vec<Id<VoteRecord>>>,
-    /// Epochs with their proofs.
-    pub proofs: Vec<Id<Decided>>,
-    /// Grants.
-    pub grants: Vec<Id<Sent>>,
-    /// Grants whose recipients have said that they have them.
-    pub accepted: Vec<Id<Sent>>,
-    /// Hosts that have said in an epoch, the latest of each, that the slot is not theirs.
-    pub disowned: Vec<(usize, u32)>,
-    /// Hosts that ask the members of an epoch for the slot.
-    pub asked: Vec<(u32, usize)>,
-    /// Members that have signed what was asked in an epoch.
-    pub signed: Vec<(u32, usize)>,
-    /// The slot was taken back in this epoch, by that host.
-    pub reclaims: Vec<(u32, usize)>,
 }
 
 /// What may still happen.
@@ -86,7 +68,9 @@ pub struct State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// A host begins a ballot.
-    Propose(usize),
+    ///
+    /// True for one under which somebody vouches that the hosts which it removes are off.
+    Propose(usize, bool),
     /// A host reads on in the others' votes.
     Read(usize, Heard),
     /// The oracle decides this epoch of the plan.
@@ -111,8 +95,10 @@ pub enum Action {
     Sign(usize, u32),
     /// A reclaimer has what it needs.
     Collect(usize, u32),
+    /// A host is shown the proof of an epoch that contradicts one of its own.
+    Notice(usize, Id<Decided>),
     /// A reclaim reaches a host.
-    HearReclaim(usize, u32),
+    HearReclaim(usize, Id<Reclaim>),
     /// A host takes the slot without asking.
     Seize(usize),
 }
@@ -127,18 +113,16 @@ pub struct Cluster {
     pub(crate) slots: Slots,
     pub(crate) agree: Memo<(Id<IpamState>, Id<IpamState>), (bool, bool)>,
     pub(crate) epoch_of: Memo<Id<IpamState>, u32>,
-    number_of: Memo<Id<VoteRecord>, u32>,
+    pub(crate) number_of: Memo<Id<VoteRecord>, u32>,
     is_member: Memo<(usize, Id<IpamState>), bool>,
     decidable: Memo<Vec<Id<Decided>>, Choices>,
+    tips: Interner<[u8; 32]>,
+    tip_of: Memo<Id<IpamState>, Tip>,
+    contradicts: Memo<(Id<IpamState>, Id<Decided>), bool>,
+    pub(crate) proved: Memo<Id<IpamState>, (u32, u8)>,
     pub(crate) endings: Memo<u64, bool>,
     pub(crate) first: First,
-}
-
-/// Puts something into an ordered list, once.
-fn add<T: Ord + Copy>(list: &mut Vec<T>, what: T) {
-    if let Err(at) = list.binary_search(&what) {
-        list.insert(at, what);
-    }
+    pub(crate) only: Option<&'static str>,
 }
 
 impl Cluster {
@@ -159,14 +143,61 @@ impl Cluster {
             number_of: Memo::default(),
             is_member: Memo::default(),
             decidable: Memo::default(),
+            tips: Interner::default(),
+            tip_of: Memo::default(),
+            contradicts: Memo::default(),
+            proved: Memo::default(),
             endings: Memo::default(),
             first: First::default(),
+            only: None,
             plan,
+        }
+    }
+
+    /// Looks for a violation of this property and of no other.
+    pub fn only(self, property: &'static str) -> Self {
+        Self {
+            only: Some(property),
+            ..self
         }
     }
 
     pub(crate) fn epoch(&self, state: Id<IpamState>) -> u32 {
         self.epoch_of.of(&state, || self.voting.states.get(state).epoch())
+    }
+
+    /// The latest epoch that a host knows.
+    pub(crate) fn tip(&self, state: Id<IpamState>) -> Tip {
+        self.tip_of.of(&state, || {
+            let hash = self.voting.states.get(state).epoch_hash();
+            (self.epoch(state), self.tips.put(hash.to_vec(), hash))
+        })
+    }
+
+    /// Number of the last epoch of this model.
+    pub(crate) fn last_epoch(&self) -> u32 {
+        match &self.plan.epochs {
+            Epochs::Voted { count, .. } => 1 + count,
+            Epochs::Decided(choices) => 1 + choices.len() as u32,
+        }
+    }
+
+    /// True when a proved epoch contradicts one that a host has.
+    fn contradicts(&self, memory: Id<IpamState>, proof: Id<Decided>) -> bool {
+        self.contradicts.of(&(memory, proof), || {
+            let (decided, state) = (self.voting.decided.get(proof), self.voting.states.get(memory));
+            is_split(&decided, &state, &self.cast.genesis_id())
+        })
+    }
+
+    /// What a host may propose, under a ballot with a vouch or one without.
+    pub(crate) fn wanted(&self, host: usize, vouched: bool) -> Vec<Epoch> {
+        let Epochs::Voted { wants, .. } = &self.plan.epochs else {
+            return Vec::new();
+        };
+        let mut wanted = wants(&self.cast, host);
+        wanted.retain(|epoch| epoch.fenced == vouched);
+        wanted
     }
 
     /// True when a host is a member by this state.
@@ -225,7 +256,7 @@ impl Cluster {
         state
     }
 
-    fn read(&self, state: &State, heard: &Heard) -> Read {
+    pub(crate) fn read(&self, state: &State, heard: &Heard) -> Read {
         let mut read: Read = [None; HOSTS];
         for (writer, said) in state.net.said.iter().enumerate() {
             let heard = usize::from(heard[writer]);
@@ -266,159 +297,6 @@ impl Cluster {
         }
     }
 
-    /// All that follows at once for a host: its own conclusions, and what leaves it (R2: once it is durable).
-    pub(crate) fn settle(&self, state: &mut State, host: usize, before: Id<IpamState>) {
-        let is_voting = !state.net.said.is_empty();
-        let mut record = None;
-        if is_voting {
-            let read = self.read(state, &state.hosts[host].heard);
-            let moved = self
-                .voting
-                .advance(&self.cast, host, state.hosts[host].part, read);
-            state.hosts[host].part = moved.part;
-            record = Some(moved.record);
-        }
-        let at = &mut state.hosts[host];
-        // Without further crashes, written and not yet synced cannot be told from late.
-        if !self.plan.is_sync_seen || state.left.crashes == 0 {
-            at.durable = at.part.memory;
-        }
-        let (durable, memory) = (at.durable, at.part.memory);
-        if durable == memory || self.plan.flaw == Flaw::SendBeforeSync {
-            if let Some(record) = record.filter(|record| state.net.said[host].last() != Some(record)) {
-                state.net.said[host].push(record);
-            }
-            if memory != before {
-                self.send(state, host, memory);
-            }
-        }
-        self.forget(state, host);
-        self.acknowledge(state);
-        self.expire(state);
-    }
-
-    /// What a host sends because of what is in this state of it.
-    fn send(&self, state: &mut State, host: usize, sent: Id<IpamState>) {
-        if !state.net.said.is_empty() {
-            for decided in self.voting.states.get(sent).epochs().iter().skip(1) {
-                let proof = self.voting.proved(decided.clone());
-                add(&mut state.net.proofs, proof);
-            }
-        }
-        for grant in self.slots.sends(sent) {
-            add(&mut state.net.grants, grant);
-        }
-        let (version, owner) = self.slots.register(sent);
-        let epoch = self.epoch(sent);
-        let signed = (epoch, host);
-        let is_asked = state.net.asked.iter().any(|(asked, _)| *asked == epoch);
-        if self.slots.promised(sent).epoch == epoch && epoch > 0 && is_asked {
-            add(&mut state.net.signed, signed);
-        }
-        if owner != host && self.plan.transfers > 0 && self.slots.last_removal(sent) > 0 {
-            state.net.disowned.retain(|(other, _)| *other != host);
-            add(&mut state.net.disowned, (host, epoch));
-        }
-        if owner == host && version.seq == 0 && version.epoch > 0 {
-            add(&mut state.net.reclaims, (version.epoch, host));
-        }
-    }
-
-    /// The recipient of a grant says that it is settled.
-    fn acknowledge(&self, state: &mut State) {
-        for sent in &state.net.grants {
-            let to = &state.hosts[self.cast.host(&self.slots.sent.get(*sent).grant.to)];
-            let known = match self.plan.flaw {
-                Flaw::SendBeforeSync => to.part.memory,
-                _ => to.durable,
-            };
-            if !to.is_lost && self.slots.is_settled(known, *sent) {
-                add(&mut state.net.accepted, *sent);
-            }
-        }
-    }
-
-    /// Forgets what can reach nobody any longer: everybody it is for knows as much, and will after a crash.
-    fn expire(&self, state: &mut State) {
-        let there = state.hosts.iter().filter(|host| !host.is_lost);
-        let versions = there.map(|host| self.slots.register(host.durable).0);
-        let Some(known) = versions.min() else {
-            return;
-        };
-        let net = &mut state.net;
-        net.grants.retain(|sent| self.slots.version_of(*sent) > known);
-        net.reclaims.retain(|(epoch, _)| {
-            Version {
-                epoch: *epoch,
-                seq: 0,
-            } > known
-        });
-        let hosts = &state.hosts;
-        net.accepted.retain(|sent| {
-            let donor = &hosts[self.cast.host(&self.slots.sent.get(*sent).grant.from)];
-            !donor.is_lost && self.slots.hear_accepted(donor.durable, *sent).is_some()
-        });
-        let past = |epoch: u32, to: usize| self.epoch(hosts[to].durable) > epoch || hosts[to].is_lost;
-        let over: Vec<u32> = net
-            .asked
-            .iter()
-            .filter(|(epoch, to)| past(*epoch, *to))
-            .map(|(epoch, _)| *epoch)
-            .collect();
-        net.asked.retain(|(epoch, _)| !over.contains(epoch));
-        net.signed.retain(|(epoch, _)| !over.contains(epoch));
-    }
-
-    /// Hosts that have disowned the slot since the last removal that this state knows.
-    fn disowned(&self, state: &State, memory: Id<IpamState>) -> Disowned {
-        let since = self.slots.last_removal(memory);
-        let said = state.net.disowned.iter().filter(|(_, epoch)| *epoch >= since);
-        said.fold(0, |bits, (host, _)| bits | 1 << host)
-    }
-
-    /// How many of a host's first records are about epochs up to this one, and say nothing to whoever knows it.
-    fn past(&self, state: &State, writer: usize, epoch: u32) -> u8 {
-        let number = |record: &Id<VoteRecord>| {
-            self.number_of
-                .of(record, || self.voting.records.get(*record).number)
-        };
-        let said = state.net.said[writer].iter();
-        said.take_while(|record| number(record) <= epoch).count() as u8
-    }
-
-    /// Drops what can make no difference any longer: records that count as heard because of what their reader knows,
-    /// and what every host has left behind.
-    fn forget(&self, state: &mut State, host: usize) {
-        if state.net.said.is_empty() {
-            return;
-        }
-        let epoch = self.epoch(state.hosts[host].part.memory);
-        for writer in 0..state.net.said.len() {
-            let past = self.past(state, writer, epoch);
-            let heard = &mut state.hosts[host].heard[writer];
-            *heard = if writer == host { 0 } else { (*heard).max(past) };
-        }
-        let known: Vec<u32> = state.hosts.iter().map(|host| self.epoch(host.durable)).collect();
-        let by_all = known.iter().copied().min().unwrap_or(0);
-        for left in state.left.ballots.iter_mut().take(by_all as usize - 1) {
-            *left = 0;
-        }
-        state
-            .net
-            .proofs
-            .retain(|proof| self.voting.decided.get(*proof).epoch.number > by_all);
-        for writer in 0..state.net.said.len() {
-            let others = known.iter().enumerate().filter(|(reader, _)| *reader != writer);
-            let by_others = others.map(|(_, epoch)| *epoch).min().unwrap_or(0);
-            let last = state.net.said[writer].len() as u8 - 1;
-            let past = self.past(state, writer, by_others).min(last);
-            state.net.said[writer].drain(..usize::from(past));
-            for reader in &mut state.hosts {
-                reader.heard[writer] = reader.heard[writer].saturating_sub(past);
-            }
-        }
-    }
-
     /// The epochs that the oracle may decide next, each with its place in the plan.
     pub(crate) fn decidable(&self, state: &State) -> Choices {
         match &self.plan.epochs {
@@ -434,9 +312,7 @@ impl Cluster {
         let next = choices.get(proofs.len()).into_iter().flatten().enumerate();
         let mut base = self.base();
         for proof in self.in_order(proofs) {
-            base.apply(&weft_ipam_crdt::Change::Decided(Decided::clone(
-                &self.voting.decided.get(proof),
-            )));
+            base.apply(&Change::Decided(Decided::clone(&self.voting.decided.get(proof))));
         }
         let epoch = |epoch: &Epoch| Epoch {
             number: base.epoch() + 1,
@@ -461,18 +337,33 @@ impl Cluster {
         proofs
     }
 
-    /// The state of the host that knows the latest epoch: who counts as a member at this moment.
-    pub(crate) fn latest(&self, state: &State) -> Id<IpamState> {
-        let mut latest = state.hosts[0].part.memory;
-        for host in &state.hosts {
-            if self.epoch(host.part.memory) > self.epoch(latest) {
-                latest = host.part.memory;
+    /// The latest epoch that a host knows and a majority has decided, and its members, one bit each.
+    fn proved(&self, memory: Id<IpamState>) -> (u32, u8) {
+        self.proved.of(&memory, || {
+            let genesis = self.cast.genesis_id();
+            let known = self.voting.states.get(memory);
+            let mut proved = self.cast.newborn();
+            for decided in known.epochs() {
+                if check_decided(decided, &proved, &genesis).is_err() {
+                    break;
+                }
+                proved.apply(&Change::Decided(decided.clone()));
             }
-        }
-        latest
+            let members = proved.members().iter().map(|id| 1 << self.cast.host(id));
+            (proved.epoch(), members.sum())
+        })
     }
 
-    /// As [`Self::latest`], of what no crash takes back.
+    /// Members of the latest epoch that a majority has decided and somebody knows, one bit each: who counts as a member at
+    /// this moment, whatever hosts think that break the rules.
+    pub(crate) fn members(&self, state: &State) -> u8 {
+        let known = state.hosts.iter().map(|host| self.proved(host.part.memory));
+        known
+            .max_by_key(|(epoch, _)| *epoch)
+            .map_or(0, |(_, members)| members)
+    }
+
+    /// The state of the host that knows the latest epoch, of what no crash takes back.
     pub(crate) fn settled(&self, state: &State) -> Id<IpamState> {
         let durable = state.hosts.iter().map(|host| host.durable);
         durable
@@ -510,16 +401,20 @@ impl Cluster {
             host
         };
         let host = match action {
-            Action::Propose(host) => {
-                let Epochs::Voted { wants, .. } = &self.plan.epochs else {
-                    return None;
-                };
+            Action::Propose(host, vouched) => {
+                let wanted = self.wanted(host, vouched);
+                // A host that is dead cannot be told from one that does nothing. So it dies when that is needed.
+                if self.plan.vouch == Some(Vouch::True) && vouched {
+                    for off in wanted.iter().flat_map(|epoch| &epoch.removed) {
+                        state.hosts[cast.host(off)].is_lost = true;
+                    }
+                }
                 // The voters are members of epoch 1 from the start.
                 let epoch = self.epoch(memory(host)) as usize;
                 let left = state.left.ballots.get_mut(epoch - 1).filter(|left| **left > 0)?;
                 *left -= 1;
                 let part = state.hosts[host].part;
-                state.hosts[host].part = voting.start(cast, host, part, &wants(cast, host))?;
+                state.hosts[host].part = voting.start(cast, host, part, &wanted)?;
                 host
             }
             Action::Read(host, heard) => {
@@ -577,27 +472,29 @@ impl Cluster {
             Action::Ask(host) => {
                 let disowned = self.disowned(last, memory(host));
                 let signed = slots.sign(host, memory(host), disowned)?;
-                add(&mut state.net.asked, (self.epoch(memory(host)), host));
+                add(&mut state.net.asked, (self.tip(memory(host)), host));
                 set(&mut state, host, signed)
             }
             Action::Sign(host, _) => {
                 let disowned = self.disowned(last, memory(host));
                 let signed = slots.sign(host, memory(host), disowned)?;
                 if flaw == Flaw::SignWithoutPromise {
-                    add(&mut state.net.signed, (self.epoch(memory(host)), host));
+                    add(&mut state.net.signed, (self.tip(memory(host)), host));
                     return Some(state);
                 }
                 set(&mut state, host, signed)
             }
-            Action::Collect(host, epoch) => {
-                let memory = slots.reclaim(host, memory(host), epoch, host)?;
+            Action::Collect(host, _) => {
+                let memory = slots.reclaim(host, memory(host))?;
                 set(&mut state, host, memory)
             }
-            Action::HearReclaim(host, epoch) => {
-                let of = |reclaim: &&(u32, usize)| reclaim.0 == epoch;
-                let to = last.net.reclaims.iter().find(of)?.1;
-                let memory = slots.reclaim(host, memory(host), epoch, to)?;
+            Action::HearReclaim(host, reclaim) => {
+                let memory = slots.hear_reclaim(memory(host), reclaim)?;
                 set(&mut state, host, memory)
+            }
+            Action::Notice(host, _) => {
+                state.hosts[host].is_frozen = true;
+                host
             }
             Action::Seize(host) => {
                 state.left.faults = state.left.faults.checked_sub(1)?;
@@ -616,30 +513,36 @@ impl Cluster {
     }
 
     /// True when a reclaimer has the signatures that it needs.
-    fn is_complete(&self, state: &State, host: usize, epoch: u32) -> bool {
-        let has = |voter: usize| state.net.signed.contains(&(epoch, voter));
+    fn is_complete(&self, state: &State, host: usize) -> bool {
+        let memory = state.hosts[host].part.memory;
+        let tip = self.tip(memory);
+        let has = |voter: usize| state.net.signed.contains(&(tip, voter));
         if self.plan.flaw == Flaw::OneSidedPromise {
             return has(host);
         }
-        let memory = state.hosts[host].part.memory;
         let members = (0..self.cast.len()).filter(|voter| self.is_member(*voter, memory));
         { members }.all(has)
     }
 
     /// Every step that may come next.
     pub(crate) fn steps(&self, state: &State, actions: &mut Vec<Action>) {
-        actions.extend(
-            self.decidable(state)
-                .into_iter()
-                .map(|(at, _)| Action::Decide(at)),
-        );
+        // What a host has written and not yet synced is seen by nobody, and whoever dies has not done it. So its steps
+        // up to the sync or the crash can be put off until one follows the other.
+        let is_open = |at: &Host| at.durable != at.part.memory && !self.plan.is_every_order;
+        let open = state.hosts.iter().position(is_open);
+        if open.is_none() {
+            let decidable = self.decidable(state).into_iter();
+            actions.extend(decidable.map(|(at, _)| Action::Decide(at)));
+        }
         for (host, at) in state.hosts.iter().enumerate() {
-            if self.is_out(state, host) {
+            if self.is_out(state, host) || open.is_some_and(|open| open != host) {
                 continue;
             }
             if !state.net.said.is_empty() {
                 if state.left.ballots.iter().any(|left| *left > 0) {
-                    actions.push(Action::Propose(host));
+                    let vouched = [false, true].into_iter();
+                    let wanted = vouched.filter(|vouched| !self.wanted(host, *vouched).is_empty());
+                    actions.extend(wanted.map(|vouched| Action::Propose(host, vouched)));
                 }
                 self.readings(state, host, actions);
             }
@@ -676,6 +579,13 @@ impl Cluster {
                 actions.push(Action::Learn(host, *proof));
             }
         }
+        if self.plan.vouch.is_some() && !at.is_frozen {
+            let others = net
+                .proofs
+                .iter()
+                .filter(|proof| self.contradicts(memory, **proof));
+            actions.extend(others.map(|proof| Action::Notice(host, *proof)));
+        }
         if self.plan.transfers == 0 {
             return;
         }
@@ -693,29 +603,30 @@ impl Cluster {
                 actions.push(Action::HearAccepted(host, *sent));
             }
         }
-        let (epoch, disowned) = (self.epoch(memory), self.disowned(state, memory));
+        let (tip, disowned) = (self.tip(memory), self.disowned(state, memory));
         if at.durable == memory && !at.is_frozen {
             // It asks itself first.
             let may_ask = slots.wants(host, memory, disowned) && slots.sign(host, memory, disowned).is_some();
-            if !net.asked.contains(&(epoch, host)) && may_ask {
+            if !net.asked.contains(&(tip, host)) && may_ask {
                 actions.push(Action::Ask(host));
             }
             // The signature waits until the epoch is durable, as all that leaves does.
-            let is_asked = net.asked.iter().any(|(asked, _)| *asked == epoch);
+            let is_asked = net.asked.iter().any(|(asked, _)| *asked == tip);
             let signed = slots.sign(host, memory, disowned);
-            if is_asked && !net.signed.contains(&(epoch, host)) && signed.is_some() {
-                actions.push(Action::Sign(host, epoch));
+            if is_asked && !net.signed.contains(&(tip, host)) && signed.is_some() {
+                actions.push(Action::Sign(host, tip.0));
             }
         }
-        if net.asked.contains(&(epoch, host))
-            && self.is_complete(state, host, epoch)
-            && slots.reclaim(host, memory, epoch, host).is_some()
+        if net.asked.contains(&(tip, host))
+            && self.is_complete(state, host)
+            && slots.reclaim(host, memory).is_some()
         {
-            actions.push(Action::Collect(host, epoch));
+            actions.push(Action::Collect(host, tip.0));
         }
-        for (epoch, to) in &net.reclaims {
-            if *to != host && slots.reclaim(host, memory, *epoch, *to).is_some() {
-                actions.push(Action::HearReclaim(host, *epoch));
+        for reclaim in &net.reclaims {
+            let is_own = slots.reclaims.get(*reclaim).to == self.cast.id(host);
+            if !is_own && slots.hear_reclaim(memory, *reclaim).is_some() {
+                actions.push(Action::HearReclaim(host, *reclaim));
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod cast;
 pub mod cluster;
 pub mod intern;
 pub mod meaning;
+pub mod network;
 pub mod plan;
 pub mod properties;
 pub mod search;

@@ -40,6 +40,15 @@ pub enum Epochs {
     },
 }
 
+/// Whether somebody may vouch that hosts are off for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Vouch {
+    /// Of hosts that are.
+    True,
+    /// At any time, also of hosts that are alive.
+    Blind,
+}
+
 /// What may happen.
 pub struct Plan {
     /// How many hosts act.
@@ -54,8 +63,14 @@ pub struct Plan {
     pub crashes: u8,
     /// Hosts that lose their disks.
     pub losses: u8,
+    /// Ballots under which somebody vouches for what they remove; `None` for no such ballots.
+    pub vouch: Option<Vouch>,
+    /// True where the vouch can split the cluster: two hosts may own the slot then, and have to notice.
+    pub may_split: bool,
     /// True to let written and synced be two moments.
     pub is_sync_seen: bool,
+    /// True to let steps that nobody sees come in every order.
+    pub is_every_order: bool,
     /// What is left out.
     pub flaw: Flaw,
 }
@@ -87,5 +102,13 @@ pub fn adds(cast: &Cast, who: usize) -> Epoch {
     Epoch {
         added: vec![cast.id(who)],
         ..nothing()
+    }
+}
+
+/// An epoch without these hosts under a ballot with a vouch that they are off; that host takes their slots.
+pub fn fences(cast: &Cast, who: &[usize], reclaimer: usize) -> Epoch {
+    Epoch {
+        fenced: true,
+        ..removes(cast, who, reclaimer)
     }
 }

@@ -1,11 +1,12 @@
 //! What must hold, what must be possible, and how a step is told.
 
 use crate::cast::Cast;
-use crate::cluster::{Action, Cluster, State};
-use crate::plan::{Epochs, Flaw};
+use crate::cluster::{Action, Cluster, Host, State};
+use crate::plan::{Epochs, Flaw, Vouch};
 use crate::search::Told;
 use crate::slots::register;
 use stateright::{Model, Property};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use weft_ipam_crdt::message::Decided;
 use weft_wire::ipam::{Ballot, VoteRecord};
@@ -16,6 +17,10 @@ pub const ONE_ALLOCATES: &str = "at most one member allocates from a slot";
 pub const ONE_OWNER: &str = "one owner of each version";
 /// P3: once everything that was said has arrived, some member allocates from the slot.
 pub const SOMEBODY_ALLOCATES: &str = "a slot ends with a member that allocates from it";
+/// As P1, where a vouch can split the cluster.
+pub const ONE_ALLOCATES_OR_SPLIT: &str = "at most one member allocates from a slot, or the cluster is split and whoever meets the other part freezes";
+/// What a vouch that is not true can lead to.
+pub const SPLIT: &str = "the cluster is split, and two hosts allocate from a slot";
 /// No epoch is decided in two ways.
 pub const ONE_EPOCH: &str = "one epoch of each number";
 
@@ -36,21 +41,37 @@ impl Model for Cluster {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties = vec![
-            Property::always(ONE_ALLOCATES, |model: &Self, state: &State| {
-                model.first.check(model.allocators(state).len() <= 1)
-            }),
-            Property::always(ONE_OWNER, |model: &Self, state: &State| {
-                model.first.check(model.agree(state).1)
-            }),
-            Property::always(ONE_EPOCH, |model: &Self, state: &State| {
-                model.first.check(model.agree(state).0)
-            }),
-        ];
+        let mut properties = if self.plan.may_split {
+            vec![
+                Property::always(ONE_ALLOCATES_OR_SPLIT, |model: &Self, state: &State| {
+                    let holds = match model.agree(state).0 {
+                        true => model.allocators(state).len() <= 1,
+                        false => model.split_is_seen(state),
+                    };
+                    model.first.check(holds)
+                }),
+                Property::sometimes(SPLIT, |model: &Self, state: &State| {
+                    !model.agree(state).0 && model.hosts_that_allocate(state) == 2
+                }),
+            ]
+        } else {
+            vec![
+                Property::always(ONE_ALLOCATES, |model: &Self, state: &State| {
+                    model.first.check(model.allocators(state).len() <= 1)
+                }),
+                Property::always(ONE_OWNER, |model: &Self, state: &State| {
+                    model.first.check(model.agree(state).1)
+                }),
+                Property::always(ONE_EPOCH, |model: &Self, state: &State| {
+                    model.first.check(model.agree(state).0)
+                }),
+            ]
+        };
         if self.plan.flaw != Flaw::None {
+            properties.retain(|property| self.only.is_none_or(|only| property.name == only));
             return properties;
         }
-        if self.plan.transfers > 0 && self.plan.losses == 0 {
+        if self.plan.transfers > 0 && self.plan.losses == 0 && self.plan.vouch.is_none() {
             properties.push(Property::always(
                 SOMEBODY_ALLOCATES,
                 |model: &Self, state: &State| model.first.check(model.ends_well(state)),
@@ -66,7 +87,7 @@ impl Model for Cluster {
                 },
             ));
         }
-        if matches!(self.plan.epochs, Epochs::Voted { .. }) {
+        if matches!(self.plan.epochs, Epochs::Voted { .. }) && self.plan.vouch.is_none() {
             properties.push(Property::sometimes(
                 "the last epoch is decided and known to two",
                 |model: &Self, state: &State| {
@@ -88,22 +109,63 @@ impl Model for Cluster {
 impl Cluster {
     /// Members of the latest epoch that would give the slot's address to a pod.
     pub fn allocators(&self, state: &State) -> Vec<usize> {
-        let latest = self.latest(state);
+        let members = self.members(state);
         let does = |host: &usize| {
             let at = &state.hosts[*host];
             !at.is_lost
                 && !at.is_frozen
-                && self.is_member(*host, latest)
+                && members & (1 << host) != 0
                 && self.slots.allocates(*host, at.part.memory)
         };
         (0..state.hosts.len()).filter(does).collect()
     }
 
+    /// How many hosts would give the slot's address to a pod, whatever they are members of.
+    pub fn hosts_that_allocate(&self, state: &State) -> usize {
+        let hosts = state.hosts.iter().enumerate();
+        let does = hosts
+            .filter(|(host, at)| !at.is_lost && !at.is_frozen && self.slots.allocates(*host, at.part.memory));
+        does.count()
+    }
+
     /// True when the slot ends with a member that allocates from it, if from here on nothing is lost, nobody dies and
     /// nobody grants anything.
+    fn ends_well(&self, state: &State) -> bool {
+        self.ends(
+            state,
+            |model, state, host| {
+                // A host that was removed need not do anything any more, once somebody knows of it for good.
+                !model.is_out(state, host) && model.is_member(host, model.settled(state))
+            },
+            |model, state| model.allocators(state).len() == 1,
+        )
+    }
+
+    /// True when in the end all hosts that are there and have decided apart have frozen.
+    fn split_is_seen(&self, state: &State) -> bool {
+        self.ends(
+            state,
+            |_, state, host| !state.hosts[host].is_lost,
+            |model, state| {
+                let hosts = state.hosts.iter().filter(|host| !host.is_lost && !host.is_frozen);
+                let left: Vec<Host> = hosts.cloned().collect();
+                // Whoever has not frozen agrees with all others that are there.
+                let others = || state.hosts.iter().filter(|host| !host.is_lost);
+                let apart = |a: &Host, b: &Host| !model.agree_on(a, b).0;
+                !left.iter().any(|a| others().any(|b| apart(a, b)))
+            },
+        )
+    }
+
+    /// How it ends if from here on nothing is lost, nobody dies and nobody grants anything.
     ///
     /// What arrives only adds to what is known, so one fair order of arrivals stands for all.
-    fn ends_well(&self, state: &State) -> bool {
+    fn ends(
+        &self,
+        state: &State,
+        takes_part: impl Fn(&Self, &State, usize) -> bool,
+        is_well: impl Fn(&Self, &State) -> bool,
+    ) -> bool {
         let mut state = state.clone();
         let mut passed: Vec<u64> = Vec::new();
         loop {
@@ -113,11 +175,7 @@ impl Cluster {
             }
             passed.push(mark);
             let mut actions = Vec::new();
-            for host in 0..state.hosts.len() {
-                // A host that was removed need not do anything any more, once somebody knows of it for good.
-                if self.is_out(&state, host) || !self.is_member(host, self.settled(&state)) {
-                    continue;
-                }
+            for host in (0..state.hosts.len()).filter(|host| takes_part(self, &state, *host)) {
                 self.deliveries(&state, host, &mut actions);
                 if state.hosts[host].durable != state.hosts[host].part.memory {
                     actions.push(Action::Sync(host));
@@ -126,9 +184,26 @@ impl Cluster {
             let next = actions.into_iter().find_map(|action| self.step(&state, action));
             match next {
                 Some(next) => state = next,
-                None => return self.remember(passed, self.allocators(&state).len() == 1),
+                None => return self.remember(passed, is_well(self, &state)),
             }
         }
+    }
+
+    /// Every state that can be reached and in which all that was written is on disk.
+    pub fn settled_states(&self) -> HashSet<State> {
+        let mut seen = HashSet::new();
+        let mut open = vec![self.start()];
+        while let Some(state) = open.pop() {
+            if !seen.insert(state.clone()) {
+                continue;
+            }
+            let mut actions = Vec::new();
+            self.steps(&state, &mut actions);
+            open.extend(actions.into_iter().filter_map(|action| self.step(&state, action)));
+        }
+        let is_settled = |state: &State| state.hosts.iter().all(|host| host.durable == host.part.memory);
+        seen.retain(is_settled);
+        seen
     }
 
     fn remember(&self, passed: Vec<u64>, well: bool) -> bool {
@@ -154,22 +229,26 @@ impl Cluster {
                 .skip(at + 1)
                 .filter(|b| !a.is_lost && !b.is_lost)
             {
-                let (a, b) = (a.part.memory, b.part.memory);
-                let (epochs, owners) = self.agree.of(&(a, b), || {
-                    let (a, b) = (self.voting.states.get(a), self.voting.states.get(b));
-                    let hash = |decided: &Decided| decided.epoch.hash();
-                    let mut epochs = a.epochs().iter().map(hash).zip(b.epochs().iter().map(hash));
-                    let (here, there) = (register(&a), register(&b));
-                    let is_same = here.owner == there.owner || here.is_frozen || there.is_frozen;
-                    (
-                        epochs.all(|(a, b)| a == b),
-                        here.version != there.version || is_same,
-                    )
-                });
+                let (epochs, owners) = self.agree_on(a, b);
                 all = (all.0 && epochs, all.1 && owners);
             }
         }
         all
+    }
+
+    fn agree_on(&self, a: &Host, b: &Host) -> (bool, bool) {
+        let (a, b) = (a.part.memory, b.part.memory);
+        self.agree.of(&(a, b), || {
+            let (a, b) = (self.voting.states.get(a), self.voting.states.get(b));
+            let hash = |decided: &Decided| decided.epoch.hash();
+            let mut epochs = a.epochs().iter().map(hash).zip(b.epochs().iter().map(hash));
+            let (here, there) = (register(&a), register(&b));
+            let is_same = here.owner == there.owner || here.is_frozen || there.is_frozen;
+            (
+                epochs.all(|(a, b)| a == b),
+                here.version != there.version || is_same,
+            )
+        })
     }
 }
 
@@ -185,7 +264,29 @@ impl Told for Cluster {
             format!("{}'s grant ({epoch}, {seq}) to {}", name(&from), name(&to))
         };
         match action {
-            Action::Propose(host) => format!("{} begins a ballot", name(host)),
+            Action::Propose(host, false) => format!("{} begins a ballot", name(host)),
+            Action::Propose(host, true) => {
+                let wanted = self.wanted(*host, true);
+                let off = wanted.first().map(|epoch| self.cast.names(&epoch.removed));
+                let truth = if self.plan.vouch == Some(Vouch::True) {
+                    "dead"
+                } else {
+                    "alive"
+                };
+                let off = off.unwrap_or_default();
+                format!(
+                    "{} begins a ballot with a vouch that {off}, {truth}, will not come back",
+                    name(host)
+                )
+            }
+            Action::Notice(host, proof) => {
+                let other = &self.voting.decided.get(*proof).epoch;
+                let other = self.cast.describe(other);
+                format!(
+                    "{} is shown the {other}, which contradicts its own, and freezes",
+                    name(host)
+                )
+            }
             Action::Read(host, heard) => {
                 let was = before.hosts[*host].heard;
                 let fresh = (0..before.net.said.len()).filter(|writer| heard[*writer] != was[*writer]);
@@ -229,7 +330,8 @@ impl Told for Cluster {
                 format!("{} signs that the slot may be taken in epoch {epoch}", name(host))
             }
             Action::Collect(host, epoch) => format!("{} takes the slot back in epoch {epoch}", name(host)),
-            Action::HearReclaim(host, epoch) => {
+            Action::HearReclaim(host, reclaim) => {
+                let epoch = self.slots.reclaimed_at(*reclaim).epoch;
                 format!(
                     "{} hears that the slot was taken back in epoch {epoch}",
                     name(host)

@@ -38,6 +38,8 @@ pub struct Found {
     pub is_exhausted: bool,
     /// Broken properties, each with the shortest way there.
     pub broken: BTreeMap<&'static str, Vec<String>>,
+    /// Situations that should be possible and were met, each with the shortest way there.
+    pub met: BTreeMap<&'static str, Vec<String>>,
     /// Situations that should be possible and were not met.
     pub unmet: Vec<&'static str>,
     /// How long it took.
@@ -65,15 +67,24 @@ impl Found {
 
     /// The counter-examples, for people.
     pub fn story(&self) -> String {
-        let mut text = String::new();
-        for (property, steps) in &self.broken {
-            let _ = writeln!(text, "not true: «{property}», after {} steps:", steps.len());
-            for (at, step) in steps.iter().enumerate() {
-                let _ = writeln!(text, "  {}. {step}", at + 1);
-            }
-        }
-        text
+        tell("not true", &self.broken)
     }
+
+    /// How one gets to what should be possible, for people.
+    pub fn examples(&self) -> String {
+        tell("met", &self.met)
+    }
+}
+
+fn tell(what: &str, stories: &BTreeMap<&'static str, Vec<String>>) -> String {
+    let mut text = String::new();
+    for (property, steps) in stories {
+        let _ = writeln!(text, "{what}: «{property}», after {} steps:", steps.len());
+        for (at, step) in steps.iter().enumerate() {
+            let _ = writeln!(text, "  {}. {step}", at + 1);
+        }
+    }
+    text
 }
 
 /// How far a search goes.
@@ -105,28 +116,32 @@ where
         Bound::Steps(steps) => builder.target_max_depth(steps + 1),
     };
     let checker = builder.spawn_bfs().join();
-    let (mut broken, mut met) = (BTreeMap::new(), Vec::new());
+    let (mut broken, mut met) = (BTreeMap::new(), BTreeMap::new());
     for (property, path) in checker.discoveries() {
-        met.push(property);
         let is_failure = |(name, kind): &(_, Expectation)| *name == property && kind.discovery_is_failure();
-        if properties.iter().any(is_failure) {
-            let steps = path.into_vec();
-            let told = steps.iter().filter_map(|(state, action)| {
-                let action = action.as_ref()?;
-                Some(checker.model().tell(state, action))
-            });
-            broken.insert(property, told.collect());
-        }
+        let steps = path.into_vec();
+        let told = steps.iter().filter_map(|(state, action)| {
+            let action = action.as_ref()?;
+            Some(checker.model().tell(state, action))
+        });
+        let list = if properties.iter().any(is_failure) {
+            &mut broken
+        } else {
+            &mut met
+        };
+        list.insert(property, told.collect());
     }
-    let unmet = properties
-        .into_iter()
-        .filter(|(name, kind)| *kind == Expectation::Sometimes && !met.contains(name) && broken.is_empty());
+    let is_unmet = |(name, kind): &(_, Expectation)| {
+        *kind == Expectation::Sometimes && !met.contains_key(name) && broken.is_empty()
+    };
+    let unmet = Vec::from_iter(properties.into_iter().filter(is_unmet));
     let depth = checker.max_depth().saturating_sub(1);
     let found = Found {
         states: checker.unique_state_count(),
         depth,
         is_exhausted: broken.is_empty() && !matches!(bound, Bound::Steps(steps) if depth >= steps),
-        unmet: unmet.map(|(name, _)| name).collect(),
+        unmet: unmet.into_iter().map(|(name, _)| name).collect(),
+        met,
         broken,
         took: started.elapsed(),
     };

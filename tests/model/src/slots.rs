@@ -1,20 +1,21 @@
 //! One slot that changes hands, as functions of what a host remembers and what has reached it.
 //!
 //! All that decides is [`weft_ipam_crdt::rules`], and [`Pool`] says who may allocate. What is told here is in which
-//! order `Ipam` asks them. Signatures need no check: nobody in these models forges any.
+//! order `Ipam` asks them. Signatures of grants need no check: nobody in these models forges any.
 
 use crate::cast::Cast;
 use crate::intern::{Id, Interner, Memo};
 use crate::voting::Voting;
 use std::sync::Arc;
 use weft_ipam_crdt::pool::Pool;
+use weft_ipam_crdt::reclaim::is_reclaim_signed;
 use weft_ipam_crdt::rules;
 use weft_ipam_crdt::table::Register;
 use weft_ipam_crdt::{Change, IpamState};
 use weft_wire::NodeId;
 use weft_wire::codec;
 use weft_wire::ipam::{Grant, SlotRun, Version};
-use weft_wire::reclaim::{Proof, Reclaim};
+use weft_wire::reclaim::{Proof, Reclaim, reclaim_message};
 
 /// The slot that is watched; of the others nothing is ever said. With slots of one address, also the address.
 pub const SLOT: u32 = 3;
@@ -50,7 +51,11 @@ pub struct Slots {
     sends: Memo<StateId, Vec<Id<Sent>>>,
     taken: Memo<(usize, StateId, Id<Sent>), Option<Taken>>,
     accepted: Memo<(StateId, Id<Sent>), Option<StateId>>,
-    reclaimed: Memo<(usize, StateId, u32, usize), Option<StateId>>,
+    /// Reclaims with their signatures.
+    pub reclaims: Interner<Reclaim>,
+    reclaimed: Memo<(usize, StateId), Option<StateId>>,
+    own_reclaim: Memo<StateId, Option<Id<Reclaim>>>,
+    heard: Memo<(StateId, Id<Reclaim>), Option<StateId>>,
     signed: Memo<(usize, StateId, Disowned), Option<StateId>>,
     promised: Memo<StateId, Version>,
     settled: Memo<(StateId, Id<Sent>), bool>,
@@ -93,7 +98,10 @@ impl Slots {
             sends: Memo::default(),
             taken: Memo::default(),
             accepted: Memo::default(),
+            reclaims: Interner::default(),
             reclaimed: Memo::default(),
+            own_reclaim: Memo::default(),
+            heard: Memo::default(),
             signed: Memo::default(),
             promised: Memo::default(),
             settled: Memo::default(),
@@ -221,7 +229,10 @@ impl Slots {
                         changes = rules::taken(&state, grant, &steps, &kept);
                     }
                     Proof::Reclaim(reclaim) => {
-                        let steps = rules::reclaim_steps(&state, reclaim);
+                        let mut steps = rules::reclaim_steps(&state, reclaim);
+                        if !is_reclaim_signed(reclaim, &state, &self.cast.genesis_id()) {
+                            steps.clear();
+                        }
                         is_frozen |= !steps.is_empty() && reclaim.to == node;
                         changes = steps.into_iter().map(|step| owned(reclaim.to, step)).collect();
                     }
@@ -298,21 +309,21 @@ impl Slots {
         })
     }
 
-    /// A reclaim of an epoch reaches a host, proved; `None` if it changes nothing. A rest of the slot is over at once:
-    /// to wait longer only makes less possible.
-    pub fn reclaim(&self, host: usize, memory: StateId, epoch: u32, to: usize) -> Option<StateId> {
-        self.reclaimed.of(&(host, memory, epoch, to), || {
+    /// A reclaimer has what it needs and takes the slot, with the signatures of all members of its epoch. A rest of the
+    /// slot is over at once: to wait longer only makes less possible.
+    pub fn reclaim(&self, host: usize, memory: StateId) -> Option<StateId> {
+        self.reclaimed.of(&(host, memory), || {
             let state = self.states.states.get(memory);
-            let reclaim = Reclaim {
-                to: self.cast.id(to),
-                runs: vec![run(Version { epoch, seq: 0 })],
-                votes: Vec::new(),
-            };
-            let steps = rules::reclaim_steps(&state, &reclaim);
-            let step = *steps.first()?;
-            if host != to {
-                return Some(self.changed(&state, [owned(reclaim.to, step)]));
-            }
+            let (to, epoch) = (self.cast.id(host), state.epoch());
+            let runs = vec![run(Version { epoch, seq: 0 })];
+            let message = reclaim_message(&self.cast.genesis_id(), &state.epoch_hash(), &to, &runs);
+            let votes = state.members().iter().zip(0u16..).map(|(member, position)| {
+                let key = self.cast.key(self.cast.host(member));
+                (position, key.sign(&message).into())
+            });
+            let votes = votes.collect();
+            let reclaim = Reclaim { to, runs, votes };
+            rules::reclaim_steps(&state, &reclaim).first()?;
             let over = Change::Rest {
                 first: SLOT,
                 count: 1,
@@ -320,6 +331,35 @@ impl Slots {
             };
             let changes = rules::reclaimed(&state, &reclaim, &[]);
             Some(self.changed(&state, changes.into_iter().chain([over])))
+        })
+    }
+
+    /// The reclaim by which a host with this state owns the slot.
+    pub fn own_reclaim(&self, memory: StateId) -> Option<Id<Reclaim>> {
+        self.own_reclaim.of(&memory, || {
+            let state = self.states.states.get(memory);
+            let version = register(&state).version;
+            let mut reclaims = state.chain().values().filter_map(|proof| match proof {
+                Proof::Reclaim(reclaim) if reclaim.runs[0].version == version => Some(reclaim),
+                _ => None,
+            });
+            let reclaim = reclaims.next()?;
+            Some(self.reclaims.put(codec::encode(reclaim), reclaim.clone()))
+        })
+    }
+
+    /// The version that a reclaim gives.
+    pub fn reclaimed_at(&self, reclaim: Id<Reclaim>) -> Version {
+        self.reclaims.get(reclaim).runs[0].version
+    }
+
+    /// A reclaim of another host reaches a host; `None` if it changes nothing.
+    pub fn hear_reclaim(&self, memory: StateId, reclaim: Id<Reclaim>) -> Option<StateId> {
+        self.heard.of(&(memory, reclaim), || {
+            let (state, reclaim) = (self.states.states.get(memory), self.reclaims.get(reclaim));
+            let step = *rules::reclaim_steps(&state, &reclaim).first()?;
+            let is_signed = is_reclaim_signed(&reclaim, &state, &self.cast.genesis_id());
+            is_signed.then(|| self.changed(&state, [owned(reclaim.to, step)]))
         })
     }
 

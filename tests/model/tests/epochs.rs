@@ -30,6 +30,9 @@ fn run(name: &str, ballots: u8, count: u32, is_sync_seen: bool, flaw: Flaw) -> F
         crashes: 1,
         losses: u8::from(flaw == Flaw::ResumeWithoutDisk),
         is_sync_seen,
+        vouch: None,
+        may_split: false,
+        is_every_order: false,
         flaw,
     };
     search(name, Cluster::new(plan), Bound::None)

@@ -3,7 +3,7 @@
 use weft_model::cast::Cast;
 use weft_model::cluster::Cluster;
 use weft_model::plan::{Epochs, Flaw, Plan, removes};
-use weft_model::properties::ONE_EPOCH;
+use weft_model::properties::{ONE_ALLOCATES, ONE_EPOCH};
 use weft_model::search::{Bound, search};
 use weft_wire::ipam::Epoch;
 
@@ -29,6 +29,9 @@ fn plan(transfers: u8, crashes: u8, flaw: Flaw) -> Plan {
         crashes,
         losses: 0,
         is_sync_seen: false,
+        vouch: None,
+        may_split: false,
+        is_every_order: false,
         flaw,
     }
 }
@@ -70,9 +73,19 @@ fn two_removals_at_once_leave_one_owner_further_on() {
 #[test]
 fn removals_without_a_majority_split_the_cluster() {
     search(
-        "removal without majority",
-        Cluster::new(plan(1, 0, Flaw::NoMajority)),
+        "removal without majority, two epochs",
+        Cluster::new(plan(0, 0, Flaw::NoMajority)),
         Bound::None,
     )
     .must_break(ONE_EPOCH);
+}
+
+#[test]
+fn a_removal_without_a_majority_is_a_duplicate() {
+    search(
+        "removal without majority",
+        Cluster::new(plan(1, 0, Flaw::NoMajority)).only(ONE_ALLOCATES),
+        Bound::None,
+    )
+    .must_break(ONE_ALLOCATES);
 }

@@ -30,6 +30,8 @@ pub(crate) struct Inlet {
 /// What a datagram brought for the bridge.
 pub(crate) struct Carried<'a> {
     pub(crate) session: &'a Session,
+    /// Number of the datagram in its session.
+    pub(crate) counter: u64,
     pub(crate) load: Load<'a>,
 }
 
@@ -140,7 +142,13 @@ impl Inlet {
         session.came_from(from, header.flags, inbound.endpoint, |event| {
             self.shared.emit(event)
         });
-        let carried = |load| Some(Carried { session, load });
+        let carried = |load| {
+            Some(Carried {
+                session,
+                counter: header.counter,
+                load,
+            })
+        };
         Ok(match Content::parse(header.kind, content)? {
             Content::Piece { cut, prefix, octets } => self
                 .joiner

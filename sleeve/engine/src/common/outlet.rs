@@ -44,7 +44,7 @@ impl Outlet {
             return self.no_path(link);
         };
         match pieces::send(self, path, kind, datagram) {
-            Ok(()) => path.session.traffic.sent(frame),
+            Ok(()) => path.session.traffic.sent(1, frame),
             Err(reason) => self.shared.tally.drop(reason, Some(path.hop.endpoint)),
         }
     }
@@ -60,16 +60,21 @@ impl Outlet {
     /// Sends one datagram, and waits for room while the socket is full: so the frames behind it wait in the TAP
     /// device's queue, which tells the pods' kernels to slow down.
     pub(crate) fn send(&mut self, to: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
+        self.send_run(to, datagram, None)
+            .map_err(|error| send_reason(&error))
+    }
+
+    /// The same for a run of datagrams, as [`Shared::transmit_run`].
+    pub(crate) fn send_run(&self, to: SocketAddr, datagrams: &[u8], size: Option<usize>) -> io::Result<()> {
         loop {
-            match self.shared.transmit(to, datagram) {
-                Ok(()) => return Ok(()),
+            match self.shared.transmit_run(to, datagrams, size) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.wait_for_room().map_err(|_| DropReason::SendFailed)?;
+                    self.wait_for_room()?;
                     if self.shared.stopping() {
-                        return Err(DropReason::SendFailed);
+                        return Err(error);
                     }
                 }
-                Err(error) => return Err(send_reason(&error)),
+                done => return done,
             }
         }
     }

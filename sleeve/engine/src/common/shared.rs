@@ -32,8 +32,8 @@ pub(crate) struct Shared {
     pub(crate) tally: Tally,
     pub(crate) switching: Arc<Switching>,
     pub(crate) relayed: RelayTally,
-    /// Why frames are carried no more.
-    failure: Mutex<Option<String>>,
+    /// What was found out while frames were carried: what works less well, or why none are carried any more.
+    troubles: Mutex<Vec<String>>,
     /// The socket speaks IPv6, and takes IPv4 addresses only in their mapped form.
     ipv6: bool,
     events: EventSink,
@@ -97,7 +97,7 @@ impl Shared {
             tally: Tally::new(),
             switching: Arc::default(),
             relayed: RelayTally::default(),
-            failure: Mutex::new(None),
+            troubles: Mutex::default(),
             ipv6,
             events,
             control: Mutex::new(control),
@@ -208,23 +208,31 @@ impl Shared {
         taken
     }
 
+    /// From now on the description says this too. Each worker calls it a few times at most.
+    pub(crate) fn lacks(&self, what: &str) {
+        self.troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(what.to_owned());
+    }
+
     /// Says that frames are carried no more. The sentence stays in the description, even if the event is lost.
     pub(crate) fn fail(&self, what: String) {
         tracing::error!("{what}");
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.clone());
+        self.lacks(&what);
         self.emit(EngineEvent::Failed { what });
     }
 
     /// What the status says of an engine with these degradations.
     pub(crate) fn describe(&self, name: &'static str, degradations: &[String]) -> EngineDescription {
-        let failure = self
-            .failure
+        let troubles = self
+            .troubles
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         EngineDescription {
             name,
-            degradations: degradations.iter().cloned().chain(failure).collect(),
+            degradations: degradations.iter().cloned().chain(troubles).collect(),
         }
     }
 

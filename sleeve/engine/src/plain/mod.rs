@@ -11,11 +11,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tun_tap::{Iface, Mode};
-use weft_kernel::link;
+use weft_kernel::tap::clear_offload;
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
 use weft_wire::{DropReason, SessionIndex};
 
 pub use self::device::FrameDevice;
+use crate::common::check_tap;
 use crate::common::shared::Shared;
 use crate::common::workers::Workers;
 use crate::engine::{Counters, Engine, EngineConfig, EngineDescription, EngineError};
@@ -37,6 +38,13 @@ impl PlainEngine {
     pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
         let tap = open_tap(&config.tap)?;
         Self::start_on(tap, config)
+    }
+
+    /// The same, for want of a better engine; `why` says in a sentence why there is none.
+    pub(crate) fn start_instead(config: EngineConfig, why: String) -> Result<Self, EngineError> {
+        let mut engine = Self::start(config)?;
+        engine.degradations.push(why);
+        Ok(engine)
     }
 
     /// As [`PlainEngine::start`], on a device that is open already; its name in the configuration is for messages only.
@@ -64,10 +72,9 @@ impl PlainEngine {
 
 /// Opens a TAP device that exists, non-blocking. The kernel would make a missing one, which nobody wired.
 fn open_tap(name: &str) -> Result<Iface, EngineError> {
-    let found = link::find(name)?.ok_or_else(|| EngineError::NoTap { name: name.into() })?;
-    if found.kind.as_deref() != Some("tun") {
-        return Err(EngineError::NotATap { name: name.into() });
-    }
+    check_tap(name)?;
+    // A fast engine may have left offloads on it.
+    clear_offload(name).map_err(|error| EngineError::of_tap(name, error))?;
     let failed = |source: io::Error| EngineError::OpenTap {
         name: name.into(),
         source,

@@ -9,9 +9,8 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use quinn_udp::RecvMeta;
-use weft_sleeve::Content;
+use weft_sleeve::{Content, segment};
 use weft_wire::DropReason;
-use weft_wire::datagram::FloodPrefix;
 
 use super::device::FrameDevice;
 use crate::address::normal;
@@ -42,6 +41,8 @@ pub(super) struct Receiver {
 struct Gate {
     tap: Arc<dyn FrameDevice>,
     inlet: Inlet,
+    /// Room for a frame whose checksum must be filled in, or that came as a part of a larger one.
+    room: Vec<u8>,
 }
 
 impl Receiver {
@@ -64,6 +65,7 @@ impl Receiver {
             gate: Gate {
                 tap,
                 inlet: Inlet::new(Arc::clone(&shared)),
+                room: Vec::new(),
             },
             shared,
         })
@@ -159,7 +161,7 @@ impl Gate {
         }
     }
 
-    /// Writes a frame to the TAP device.
+    /// Writes a frame to the TAP device; a super-frame as the frames that it stands for.
     fn frame(
         &mut self,
         view: &View,
@@ -167,34 +169,23 @@ impl Gate {
         session: &Session,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let Some((frame, flood)) = frame_of(content)? else {
-            return Ok(());
+        let (meta, bytes, flood) = match content {
+            Content::Frame { meta, frame } => (meta, frame, None),
+            Content::Slice { meta, bytes } => (meta, bytes, None),
+            Content::Flood { meta, frame, prefix } => (meta, frame, Some(prefix)),
+            Content::Keepalive | Content::Piece { .. } | Content::Probe(_) | Content::ProbeAck(_) => {
+                return Ok(());
+            }
         };
-        self.inlet.admit(view, frame, flood, session, now)?;
-        self.tap.send(frame).map_err(|_| DropReason::TapFailed)?;
-        session.traffic.received(frame.len());
-        Ok(())
-    }
-}
-
-/// A frame and, when it was flooded, who did and its number.
-type Framed<'a> = (&'a [u8], Option<FloodPrefix>);
-
-/// The frame in the content of a datagram; `None` for a kind that carries none.
-fn frame_of(content: Content<'_>) -> Result<Option<Framed<'_>>, DropReason> {
-    let (meta, frame, flood) = match content {
-        Content::Keepalive | Content::Piece { .. } | Content::Probe(_) | Content::ProbeAck(_) => {
-            return Ok(None);
+        self.inlet.admit(view, bytes, flood, session, now)?;
+        let write = |frame: &[u8]| {
+            self.tap.send(frame).map_err(|_| DropReason::TapFailed)?;
+            session.traffic.received(1, frame.len());
+            Ok(())
+        };
+        if segment::is_finished(&meta) {
+            return write(bytes);
         }
-        Content::Slice { .. } => return Err(DropReason::KindNotServed),
-        Content::Frame { meta, frame } => (meta, frame, None),
-        Content::Flood {
-            meta, frame, prefix, ..
-        } => (meta, frame, Some(prefix)),
-    };
-    // A super-frame, or a frame without its checksum, is for an engine with offloads.
-    if meta.gso_type != 0 || meta.flags != 0 {
-        return Err(DropReason::KindNotServed);
+        segment::expand(&meta, bytes, &mut self.room, |frame| write(frame))
     }
-    Ok(Some((frame, flood)))
 }

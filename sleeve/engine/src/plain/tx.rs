@@ -8,12 +8,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use weft_wire::datagram::{FLOOD_PREFIX_LEN, FloodPrefix, HEADER_LEN, Kind, META_LEN, Meta, TAG_LEN};
 use weft_wire::limits::FRAME_MAX;
-use weft_wire::{DropReason, Mac};
 
 use super::device::FrameDevice;
+use crate::common::intake::judge;
 use crate::common::outlet::{Outlet, first_sequence};
 use crate::common::shared::Shared;
-use crate::engine::EngineEvent;
 use crate::switching::{Outgoing, Verdict};
 use crate::view::View;
 
@@ -95,21 +94,8 @@ impl Sender {
 
     /// Sends the frame that stands in the buffer to where the table says.
     fn forward(&mut self, shared: &Shared, view: &View, length: usize) {
-        let frame = &self.frame[HEADROOM..HEADROOM + length.min(FRAME_MAX)];
-        let Some(source) = Mac::source(frame) else {
-            return shared.tally.drop(DropReason::RuntFrame, None);
-        };
-        if length > FRAME_MAX {
-            return shared.tally.drop(DropReason::OversizeFrame, None);
-        }
-        if !source.is_valid_source() {
-            return shared.tally.drop(DropReason::InvalidSource, None);
-        }
-        let moved = || {
-            // An event that finds no room is counted where it is lost; the next frame brings it again.
-            shared.emit(EngineEvent::Local { mac: source });
-        };
-        match self.switching.decide(view, frame, source, moved) {
+        let frame = &self.frame[HEADROOM..HEADROOM + length];
+        match judge(shared, &mut self.switching, view, frame) {
             Verdict::To(link) => {
                 let meta = DATA_START + HEADER_LEN;
                 self.frame[meta..meta + META_LEN].copy_from_slice(&Meta::default().to_bytes());

@@ -19,7 +19,7 @@ use mio::{Events, Interest, Poll, Token};
 use tun_tap::{Iface, Mode};
 use weft_kernel::{Namespace, link, tap};
 use weft_sleeve::{Cipher, ForwardingTable, PeerPath, SessionKeys};
-use weft_sleeve_engine::{Engine, EngineConfig, EngineError, EngineEvent, PlainEngine};
+use weft_sleeve_engine::{Engine, EngineChoice, EngineConfig, EngineError, EngineEvent};
 use weft_wire::api::Traffic;
 use weft_wire::{DropReason, Mac, NodeId, SessionIndex};
 
@@ -31,7 +31,7 @@ pub(crate) struct Host {
     pub(crate) namespace: Namespace,
     pub(crate) node: NodeId,
     pub(crate) address: SocketAddr,
-    pub(crate) engine: PlainEngine,
+    pub(crate) engine: Box<dyn Engine>,
     events: Receiver<EngineEvent>,
     pod: Pod,
 }
@@ -61,9 +61,10 @@ fn wire(mtu: u32) -> Iface {
 }
 
 pub(crate) fn start(
+    choice: EngineChoice,
     address: SocketAddr,
 ) -> (
-    Result<PlainEngine, EngineError>,
+    Result<Box<dyn Engine>, EngineError>,
     SocketAddr,
     Receiver<EngineEvent>,
 ) {
@@ -75,14 +76,26 @@ pub(crate) fn start(
         socket,
         events: Box::new(move |event| sender.try_send(event).is_ok()),
     };
-    (PlainEngine::start(config), address, events)
+    (weft_sleeve_engine::start(choice, config), address, events)
 }
 
 impl Host {
     /// A host whose devices carry packets of `mtu` octets, and whose engine listens at `address`.
-    pub(crate) fn new(namespace: &Namespace, node: u8, mtu: u32, address: SocketAddr) -> Self {
-        let (tap, (engine, address, events)) = namespace.run(|| (wire(mtu), start(address))).unwrap();
+    pub(crate) fn new(
+        namespace: &Namespace,
+        node: u8,
+        mtu: u32,
+        address: SocketAddr,
+        choice: EngineChoice,
+    ) -> Self {
+        let (tap, (engine, address, events)) = namespace.run(|| (wire(mtu), start(choice, address))).unwrap();
         let engine = engine.unwrap();
+        let name = if choice == EngineChoice::Best {
+            "fast"
+        } else {
+            "plain"
+        };
+        assert_eq!(engine.description().name, name, "{:?}", engine.description());
         for port in [TAP, "pod"] {
             let forwarding = namespace
                 .run(|| link::wait_forwarding(port, PATIENCE).unwrap())
@@ -239,3 +252,22 @@ pub(crate) fn frame(to: Mac, from: Mac, then: &[u8], length: usize) -> Vec<u8> {
     frame.extend(filling);
     frame
 }
+
+/// Makes a test of each of these functions for each engine.
+macro_rules! with_each_engine {
+    ($($test:ident),+ $(,)?) => {
+        mod plain {
+            $(#[test]
+            fn $test() {
+                super::$test(weft_sleeve_engine::EngineChoice::Plain);
+            })+
+        }
+        mod fast {
+            $(#[test]
+            fn $test() {
+                super::$test(weft_sleeve_engine::EngineChoice::Best);
+            })+
+        }
+    };
+}
+pub(crate) use with_each_engine;

@@ -1,0 +1,254 @@
+//! From the TAP device to the peers.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+
+use weft_kernel::tap::{VNET_HEADER_LEN, VnetHeader, VnetTap};
+use weft_sleeve::segment::{self, GSO_ECN, Headers, NEEDS_CHECKSUM};
+use weft_wire::DropReason;
+use weft_wire::datagram::{FLOOD_PREFIX_LEN, FloodPrefix, HEADER_LEN, Kind, META_LEN, Meta, TAG_LEN};
+use weft_wire::limits::FRAME_MAX;
+
+use super::lane::{Buffers, Lanes};
+use crate::common::intake::judge;
+use crate::common::outlet::{Outlet, first_sequence};
+use crate::common::shared::Shared;
+use crate::switching::{Outgoing, Verdict};
+use crate::view::{Link, Path, View};
+
+/// Frames that are read before all that waits is sent and other work gets its turn.
+const TURN: usize = 64;
+/// Octets that DATA puts around a frame.
+const AROUND: usize = HEADER_LEN + META_LEN + TAG_LEN;
+
+/// What is left in a queue after a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Left {
+    /// Nothing: the next thing to do is to wait.
+    Nothing,
+    /// Perhaps something.
+    Perhaps,
+}
+
+pub(super) struct Sender {
+    tap: Arc<VnetTap>,
+    outlet: Outlet,
+    /// Header and frame as they were read. One octet more shows that a frame is too long.
+    read: Box<[u8]>,
+    buffers: Buffers,
+    /// Room for one of the frames that a flooded super-frame stands for.
+    part: Vec<u8>,
+    /// Number of the next flooded frame.
+    sequence: u64,
+    switching: Outgoing,
+}
+
+impl Sender {
+    pub(super) fn new(shared: Arc<Shared>, tap: Arc<VnetTap>) -> Self {
+        Self {
+            switching: Outgoing::new(Arc::clone(&shared.switching)),
+            outlet: Outlet::new(shared),
+            tap,
+            read: vec![0; VNET_HEADER_LEN + FRAME_MAX + 1].into(),
+            buffers: Buffers::new(),
+            part: Vec::new(),
+            sequence: first_sequence(),
+        }
+    }
+
+    /// What to wait for before the next turn.
+    pub(super) fn source(&self) -> BorrowedFd<'_> {
+        self.tap.as_fd()
+    }
+
+    /// Sends what the pods have written, at most [`TURN`] frames.
+    ///
+    /// # Errors
+    /// The TAP device gives no more frames.
+    pub(super) fn turn(&mut self, view: &View) -> io::Result<Left> {
+        let mut left = Left::Perhaps;
+        let mut lanes = Lanes::new(&mut self.buffers, &mut self.outlet);
+        let mut forward = Forward {
+            switching: &mut self.switching,
+            sequence: &mut self.sequence,
+            part: &mut self.part,
+        };
+        for _ in 0..TURN {
+            match self.tap.read(&mut self.read) {
+                Ok(length) => forward.frame(view, &mut lanes, self.read.get(..length).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    left = Left::Nothing;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        lanes.flush();
+        Ok(left)
+    }
+}
+
+/// What the way of a frame depends on.
+struct Forward<'s> {
+    switching: &'s mut Outgoing,
+    sequence: &'s mut u64,
+    part: &'s mut Vec<u8>,
+}
+
+impl Forward<'_> {
+    /// Sends the frame that was read to where the table says.
+    fn frame<'v>(&mut self, view: &'v View, lanes: &mut Lanes<'v, '_>, read: &[u8]) {
+        let shared = Arc::clone(&lanes.outlet().shared);
+        let Some((header, frame)) = VnetHeader::split(read) else {
+            return shared.tally.drop(DropReason::RuntFrame, None);
+        };
+        let verdict = judge(&shared, self.switching, view, frame);
+        let Some(meta) = meta_of(header, frame) else {
+            return shared.tally.drop(DropReason::UnknownOffload, None);
+        };
+        match verdict {
+            Verdict::To(link) => send(lanes, link, &meta, frame),
+            Verdict::Flood if meta.gso_type == 0 => self.flood(view, lanes, &meta, frame),
+            Verdict::Flood => {
+                let mut part = std::mem::take(self.part);
+                let expanded = segment::expand(&meta, frame, &mut part, |frame| {
+                    self.flood(view, lanes, &Meta::default(), frame);
+                    Ok(())
+                });
+                *self.part = part;
+                if let Err(reason) = expanded {
+                    shared.tally.drop(reason, None);
+                }
+            }
+            Verdict::Drop(reason) => shared.tally.drop(reason, None),
+            Verdict::Probe => {}
+        }
+    }
+
+    /// Seals a copy of a single frame for every peer.
+    fn flood<'v>(&mut self, view: &'v View, lanes: &mut Lanes<'v, '_>, meta: &Meta, frame: &[u8]) {
+        let prefix = FloodPrefix {
+            origin: view.origin,
+            sequence: *self.sequence,
+        };
+        *self.sequence = self.sequence.wrapping_add(1);
+        let size = AROUND + FLOOD_PREFIX_LEN + frame.len();
+        for link in &view.links {
+            if let Err(reason) = self.switching.may_copy(link) {
+                lanes.outlet().shared.tally.drop(reason, None);
+                continue;
+            }
+            let Some(path) = &link.path else {
+                lanes.outlet().no_path(link);
+                continue;
+            };
+            if size > usize::from(path.limit()) {
+                send_pieces(lanes, path, meta, Some(prefix), frame);
+                continue;
+            }
+            let counter = path.session.reserve(1);
+            lanes.push(path, Kind::Flood, counter, size, (1, frame.len()), |content| {
+                fill(content, &[&meta.to_bytes(), &prefix.to_bytes(), frame]);
+            });
+        }
+    }
+}
+
+/// What the kernel says of a frame; `None` when it is a super-frame that cannot be cut.
+fn meta_of(header: VnetHeader, frame: &[u8]) -> Option<Meta> {
+    let mut meta = Meta {
+        // Whether the kernel has checked the frame is of no interest to others.
+        flags: header.flags & NEEDS_CHECKSUM,
+        gso_type: header.gso_type,
+        csum_start: header.csum_start,
+        csum_offset: header.csum_offset,
+        ..Meta::default()
+    };
+    if header.gso_type & !GSO_ECN == 0 {
+        meta.gso_type = 0;
+        return segment::checksum_fits(&meta, frame).then_some(meta);
+    }
+    meta.gso_size = header.gso_size;
+    // The kernel's own length is that of the first part of its buffer when it has forwarded the frame.
+    let headers = Headers::of(&meta, frame)?;
+    meta.header_len = u16::try_from(headers.len()).ok()?;
+    (headers.len() + headers.payload() == frame.len()).then_some(meta)
+}
+
+/// Sends a frame or super-frame to one peer.
+fn send<'v>(lanes: &mut Lanes<'v, '_>, link: &'v Link, meta: &Meta, frame: &[u8]) {
+    let Some(path) = &link.path else {
+        return lanes.outlet().no_path(link);
+    };
+    let limit = usize::from(path.limit());
+    let headers = Headers::of(meta, frame);
+    if AROUND + frame.len() <= limit {
+        let frames = headers.map_or(1, |headers| headers.frames(headers.payload()));
+        let counter = path.session.reserve(1);
+        let size = AROUND + frame.len();
+        lanes.push(
+            path,
+            Kind::Data,
+            counter,
+            size,
+            (frames, frame.len()),
+            |content| {
+                fill(content, &[&meta.to_bytes(), frame]);
+            },
+        );
+        return;
+    }
+    let sliced = headers.and_then(|headers| {
+        let room = limit.checked_sub(AROUND + headers.len())?;
+        Some((headers, headers.slices(room)?))
+    });
+    let Some((headers, slices)) = sliced else {
+        return send_pieces(lanes, path, meta, None, frame);
+    };
+    let Some((template, payload)) = frame.split_at_checked(headers.len()) else {
+        return;
+    };
+    let first = path.session.reserve(slices.count);
+    // The headers are counted once, with the first slice.
+    let (mut frames, mut octets) = (headers.frames(headers.payload()), frame.len());
+    for (at, slice) in (0..slices.count).zip(payload.chunks(slices.size)) {
+        let meta = Meta {
+            segment: at,
+            segments: slices.count,
+            ..*meta
+        };
+        let size = AROUND + template.len() + slice.len();
+        let counter = first + u64::from(at);
+        lanes.push(path, Kind::Data, counter, size, (frames, octets), |content| {
+            fill(content, &[&meta.to_bytes(), template, slice]);
+        });
+        (frames, octets) = (0, 0);
+    }
+}
+
+fn send_pieces<'v>(
+    lanes: &mut Lanes<'v, '_>,
+    path: &'v Path,
+    meta: &Meta,
+    prefix: Option<FloodPrefix>,
+    frame: &[u8],
+) {
+    match lanes.send_pieces(path, meta, prefix, frame) {
+        Ok(frames) => path.session.traffic.sent(frames, frame.len()),
+        Err(reason) => lanes.outlet().shared.tally.drop(reason, Some(path.hop.endpoint)),
+    }
+}
+
+/// Writes the parts one behind the other; together they are as long as the content.
+fn fill(content: &mut [u8], parts: &[&[u8]]) {
+    let mut rest = content;
+    for part in parts {
+        let Some((to, behind)) = rest.split_at_mut_checked(part.len()) else {
+            return;
+        };
+        to.copy_from_slice(part);
+        rest = behind;
+    }
+}

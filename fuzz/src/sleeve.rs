@@ -180,7 +180,7 @@ impl World {
                 assert_eq!(session.map(|keys| keys.cipher), Some(cipher));
             }
             Output::Probe { local, .. } => assert!(host.installed.contains_key(&local)),
-            Output::Endpoint { .. } | Output::PathMtu { .. } | Output::Down { .. } | Output::Dropped(..) => {}
+            Output::Way { .. } | Output::PathMtu { .. } | Output::Down { .. } | Output::Dropped(..) => {}
         }
     }
 
@@ -355,7 +355,7 @@ fn step(world: &mut World, data: &mut Bytes<'_>) {
         }
         9 => {
             let local = world.session(host, data);
-            let from = address(data.below(4));
+            let from = data.coin().then(|| address(data.below(4)));
             // Only what is installed can open anything.
             if world.hosts[host].installed.contains_key(&local) {
                 world.give(host, Input::Opened { local, from });
@@ -372,7 +372,7 @@ fn step(world: &mut World, data: &mut Bytes<'_>) {
         12 => {
             let local = world.session(host, data);
             // Counters up to beyond the limit of a session.
-            let (sent, received) = (data.u64() >> 31, data.u64());
+            let (sent, received, relayed) = (data.u64() >> 31, data.u64(), data.u64());
             world.give(
                 host,
                 Input::Activity {
@@ -381,6 +381,7 @@ fn step(world: &mut World, data: &mut Bytes<'_>) {
                     received,
                     frames: sent,
                     large: sent,
+                    relayed,
                 },
             );
         }

@@ -14,6 +14,7 @@
 //! | [`dial`] | whom to dial, when, with which key |
 //! | [`mesh`] | the machine: its inputs, outputs and events |
 //! | [`status`] | what the machine tells about its links and targets |
+//! | [`routes`] | which neighbours lead to which hosts, over the links that all publish |
 //!
 //! Private parts of the machine: `conn` (one connection: its stage and its outbox), `links` (the stages
 //! of a connection, the rule that leaves one a pair), `hello` (what a Hello says and proves), `join` (admission, with its waits for the disk),
@@ -53,6 +54,7 @@ pub mod membership;
 pub mod mesh;
 pub mod register;
 mod removed;
+pub mod routes;
 pub mod status;
 mod summary;
 pub mod token;
@@ -62,4 +64,5 @@ pub use durable::{DurableState, StateError};
 pub use membership::Membership;
 pub use mesh::{ConnId, DialTarget, Identity, Input, Mesh, MeshConfig, MeshEvent, Output, PersistToken};
 pub use register::RegisterMap;
+pub use routes::Routes;
 pub use token::{JoinToken, TokenError};

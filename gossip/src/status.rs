@@ -4,6 +4,8 @@ use crate::conn::{Conn, Origin, Stage, Up};
 use crate::membership::Membership;
 use crate::mesh::{ConnId, Mesh};
 use crate::register::RegisterMap;
+use crate::routes::Routes;
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -125,6 +127,19 @@ impl Mesh {
     /// True while a link to `node` stands.
     pub fn is_linked(&self, node: &NodeId) -> bool {
         self.ups_to(node).next().is_some()
+    }
+
+    /// Another number whenever a host has published other links than before.
+    pub fn topology_version(&self) -> u64 {
+        self.topology.version()
+    }
+
+    /// Which neighbours lead to which hosts over the published links, as far as `usable` contains them: those that this
+    /// host can send to without a relay. Hosts that were removed are on no route.
+    pub fn routes(&self, usable: &BTreeSet<NodeId>) -> Routes {
+        let mut routes = self.topology.routes(&self.node, usable);
+        routes.retain(|host, _| !self.removed.contains_key(host));
+        routes
     }
 
     /// Every connection, in the order of their names.

@@ -3,30 +3,64 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use weft_wire::NodeId;
-use weft_wire::record::LinksRecord;
+use weft_wire::record::{LinksRecord, PublishedLink};
 
 /// One host's neighbours, in the order of their ids.
 struct Neighbours {
     incarnation: u64,
-    nodes: Vec<NodeId>,
+    links: Vec<PublishedLink>,
+}
+
+impl Neighbours {
+    fn link(&self, node: &NodeId) -> Option<&PublishedLink> {
+        let at = self
+            .links
+            .binary_search_by_key(node, |link| link.neighbour)
+            .ok()?;
+        self.links.get(at)
+    }
 }
 
 /// The neighbours of every host that has published some.
 #[derive(Default)]
 pub(crate) struct Topology {
     hosts: BTreeMap<NodeId, Neighbours>,
+    /// Grows with each change of a link.
+    version: u64,
 }
 
 impl Topology {
     /// Takes a host's new record, and says who is no longer its neighbour.
     pub(crate) fn update(&mut self, host: NodeId, incarnation: u64, record: &LinksRecord) -> Vec<NodeId> {
-        let nodes: Vec<NodeId> = record.links.iter().map(|link| link.neighbour).collect();
-        let new = Neighbours { incarnation, nodes };
+        let new = Neighbours {
+            incarnation,
+            links: record.links.clone(),
+        };
         let old = self.hosts.insert(host, new);
-        let held = &self.hosts[&host].nodes;
-        let mut lost = old.map(|old| old.nodes).unwrap_or_default();
-        lost.retain(|node| held.binary_search(node).is_err());
-        lost
+        let held = &self.hosts[&host];
+        if old.as_ref().is_none_or(|old| old.links != held.links) {
+            self.version += 1;
+        }
+        let old = old.into_iter().flat_map(|old| old.links);
+        old.map(|link| link.neighbour)
+            .filter(|node| held.link(node).is_none())
+            .collect()
+    }
+
+    /// Says, by being another one, that links have changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The links of a host that the other end publishes, too, with the greater of both round-trip times.
+    pub(crate) fn mutual_links(&self, host: &NodeId) -> impl Iterator<Item = (&NodeId, u8)> {
+        let own = self.hosts.get_key_value(host);
+        own.into_iter().flat_map(move |(host, held)| {
+            held.links.iter().filter_map(move |link| {
+                let back = self.hosts.get(&link.neighbour)?.link(host)?;
+                Some((&link.neighbour, link.rtt_log2_us.max(back.rtt_log2_us)))
+            })
+        })
     }
 
     /// True when this process of `speaker`, or a later one, has said who its neighbours are.
@@ -39,16 +73,16 @@ impl Topology {
     /// does not count: its links are not the ones that are known.
     pub(crate) fn hears(&self, node: &NodeId, speaker: &NodeId, incarnation: u64) -> bool {
         node == speaker
-            || self.hosts.get(speaker).is_some_and(|links| {
-                incarnation <= links.incarnation && links.nodes.binary_search(node).is_ok()
-            })
+            || self
+                .hosts
+                .get(speaker)
+                .is_some_and(|links| incarnation <= links.incarnation && links.link(node).is_some())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_wire::record::PublishedLink;
 
     fn links(nodes: &[u8]) -> LinksRecord {
         let link = |n: &u8| PublishedLink {

@@ -97,6 +97,7 @@ mod tests {
                 hash: node.peer_hash(),
                 session: None,
                 endpoint: None,
+                by_relay: false,
                 datagram: 1_232,
             })
             .collect();

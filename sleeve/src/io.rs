@@ -45,11 +45,19 @@ pub enum Input<'a> {
     /// A session with this member is to be kept up, as with [`Input::Connect`], though no frame waits for it. The end with
     /// the higher node id leaves the other a moment to begin.
     Keep(NodeId),
+    /// Routes lead to this peer through these others, the best first; those beyond [`RELAYS_MAX`](crate::timing::RELAYS_MAX) are ignored. That there
+    /// are any says that it is alive.
+    Relays {
+        /// The peer.
+        peer: NodeId,
+        /// Peers that pass datagrams on to it.
+        relays: Vec<NodeId>,
+    },
     /// Traffic for this peer is waiting. From now on a session with it is kept up: an attempt that is
     /// not answered is repeated without end, every ten seconds at last. Saying it again does no harm; for a node
     /// that is no member it does nothing.
     Connect(NodeId),
-    /// An INIT, RESP or COOKIE datagram arrived.
+    /// An INIT, RESP or COOKIE datagram arrived, or a RELAY datagram with one of them for this node.
     Datagram {
         /// Address it came from.
         from: SocketAddr,
@@ -60,8 +68,8 @@ pub enum Input<'a> {
     Opened {
         /// The session.
         local: SessionIndex,
-        /// Address the datagram came from.
-        from: SocketAddr,
+        /// Address the datagram came from; `None` when it came by relay.
+        from: Option<SocketAddr>,
     },
     /// A datagram that opened, and was not relayed, came from another address than the peer's endpoint.
     Roamed {
@@ -90,6 +98,8 @@ pub enum Input<'a> {
         ///
         /// [`path_mtu::FLOOR`]: crate::path_mtu::FLOOR
         large: u64,
+        /// Of those opened, the ones that came by relay.
+        relayed: u64,
     },
     /// A probe that [`Output::Probe`] asked for was answered.
     ProbeAnswered {
@@ -135,12 +145,12 @@ pub enum Output {
         /// The session.
         local: SessionIndex,
     },
-    /// Send to this peer's new address from now on.
-    Endpoint {
+    /// Send to this peer this way from now on.
+    Way {
         /// The peer.
         peer: NodeId,
-        /// Its address.
-        endpoint: SocketAddr,
+        /// How.
+        way: Way,
     },
     /// Forget this session and wipe its keys.
     Remove {
@@ -185,6 +195,15 @@ pub enum Output {
     },
     /// Something was dropped or refused: count it. The address is the sender's, where there is one.
     Dropped(DropReason, Option<SocketAddr>),
+}
+
+/// How datagrams travel to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Way {
+    /// Straight to this address of its.
+    Direct(SocketAddr),
+    /// To this other peer, which passes them on. They travel straight to that one.
+    Relay(NodeId),
 }
 
 /// Why frames can no longer travel to a peer.
@@ -264,8 +283,10 @@ pub struct PeerView {
     pub state: PeerState,
     /// When it came to stand there.
     pub since: Time,
-    /// Where datagrams to it go, once it was heard from there.
+    /// Where it was heard from last without a relay: datagrams to it go there unless there is one.
     pub endpoint: Option<SocketAddr>,
+    /// The peer that passes datagrams on to it, while it cannot be reached without.
+    pub relay: Option<NodeId>,
     /// Largest IP packet that is known to reach it, while there is a session.
     pub path_mtu: Option<u16>,
     /// Session that is used for sending.

@@ -9,6 +9,7 @@
 //! | [`machine`] | [`Sleeve`]: the state machine that turns one into the other |
 //! | `inbound` | what INIT, RESP and COOKIE do |
 //! | `peer` | one peer's sessions, its attempt, and when something is due |
+//! | `way` | straight or by relay: which way datagrams to a peer take, and when another one |
 //! | `shared` | what all peers share: outputs, random source, secrets, indexes |
 //! | [`keys`] | [`Cipher`], [`Role`], [`SessionKeys`] and how they follow from a handshake |
 //! | [`message`] | octets of INIT, RESP and COOKIE |
@@ -16,6 +17,7 @@
 //! | [`gate`] | cookies and rate limits before anything costly is done |
 //! | [`replay`] | [`ReplayWindow`]: which counters were seen |
 //! | [`table`] | [`ForwardingTable`]: what the engine's workers read for each frame |
+//! | [`relaying`] | for whom this host passes datagrams on, and where to |
 //! | [`mod@decide`] | [`Decision`]: where a frame goes by that table |
 //! | [`locate`] | [`Locator`]: where addresses live by what hosts agree on |
 //! | [`solicit`] | whose answer an ARP request or a neighbour solicitation wants |
@@ -54,21 +56,24 @@ pub mod machine;
 pub mod message;
 pub mod path_mtu;
 mod peer;
+pub mod relaying;
 pub mod replay;
 pub mod segment;
 mod shared;
 pub mod solicit;
 pub mod table;
 pub mod timing;
+mod way;
 
 pub use content::Content;
 pub use decide::Decision;
 pub use fragment::Reassembler;
-pub use io::{DownReason, Input, LocalNode, Output, PeerInfo, PeerState, PeerView};
+pub use io::{DownReason, Input, LocalNode, Output, PeerInfo, PeerState, PeerView, Way};
 pub use keys::{Cipher, Role, SessionKeys};
 pub use locate::{Locator, Place};
 pub use machine::Sleeve;
 pub use path_mtu::{PathMtu, Probe};
+pub use relaying::{NextHops, Passed, Relaying};
 pub use replay::{ReplayError, ReplayWindow};
 pub use table::{ForwardingTable, PeerPath};
 pub use timing::{COUNTER_LIMIT, INSTALLED_MAX};

@@ -8,13 +8,14 @@ use crate::message::{InitPayload, MAC_LEN, assemble};
 use crate::peer::{Attempt, Handshake, Peer};
 use crate::shared::{Secret, Shared};
 use crate::timing::*;
+use crate::way::Target;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use weft_wire::datagram::{Header, Kind};
+use weft_wire::datagram::{FLAG_BY_RELAY, Header, Kind};
 use weft_wire::limits::{ENDPOINTS_MAX, OWNERS_MAX, SESSIONS_MAX};
 use weft_wire::{ClusterSecret, DropReason, NodeId, SessionIndex, Time};
 
@@ -65,6 +66,7 @@ impl Sleeve {
                     self.serve(now, node);
                 }
             }
+            Input::Relays { peer, relays } => self.set_relays(now, peer, relays),
             Input::Datagram { from, bytes } => {
                 if let Err(reason) = self.receive(now, from, bytes) {
                     self.shared.dropped(reason, Some(from));
@@ -73,12 +75,7 @@ impl Sleeve {
             Input::Opened { local, from } => self.with_session(now, local, |peer, shared| {
                 peer.confirm(now, local, from, shared);
             }),
-            Input::Roamed { local, from } => self.with_session(now, local, |peer, shared| {
-                // One that was replaced may deliver, late, what was sent before the peer moved.
-                if peer.current.as_ref().is_some_and(|s| s.local == local) {
-                    peer.move_to(now, from, shared);
-                }
-            }),
+            Input::Roamed { local, from } => self.on_roamed(now, local, from),
             Input::UnknownIndex { from } => self.on_unknown_index(now, from),
             Input::Activity {
                 local,
@@ -86,8 +83,9 @@ impl Sleeve {
                 received,
                 frames,
                 large,
+                relayed,
             } => self.with_session(now, local, |peer, _| {
-                peer.note(now, local, sent, received, frames, large)
+                peer.note(now, local, sent, received, frames, large, relayed)
             }),
             Input::ProbeAnswered { local, probe } => self.with_session(now, local, |peer, _| {
                 peer.heard = now;
@@ -160,6 +158,9 @@ impl Sleeve {
             .entry(node)
             .or_insert_with(|| Peer::new(now, node, info.clone()));
         let moved = peer.info.endpoints != info.endpoints;
+        if moved {
+            peer.ways.check_soon(now);
+        }
         for endpoint in &peer.info.endpoints {
             self.shared.known.remove(&(*endpoint, node));
         }
@@ -224,6 +225,25 @@ impl Sleeve {
         self.serve(now, node);
     }
 
+    /// A datagram of a peer came from another address than the one we send to.
+    fn on_roamed(&mut self, now: Time, local: SessionIndex, from: SocketAddr) {
+        // One that was replaced may deliver, late, what was sent before the peer moved.
+        let node = self.shared.indexes.get(&local).copied();
+        let Some(peer) = node.and_then(|node| self.peers.get_mut(&node)) else {
+            return;
+        };
+        let node = peer.node;
+        if peer.current.as_ref().is_none_or(|session| session.local != local) {
+            return;
+        }
+        if peer.ways.relay.is_some() {
+            // It reaches us there. Whether we reach it remains to be seen.
+            return self.follow_hint(now, node, Target::Address(from));
+        }
+        peer.move_to(now, from, &mut self.shared);
+        self.serve(now, node);
+    }
+
     /// A peer sends under a session that we do not hold: we were restarted, or let it go.
     fn on_unknown_index(&mut self, now: Time, from: SocketAddr) {
         let all = (from, NodeId([0; 32]))..=(from, NodeId([0xff; 32]));
@@ -238,20 +258,20 @@ impl Sleeve {
             // While it is heard under a session, such a datagram is a straggler or forged.
             let lost = |p: &Peer| p.current.is_none() || p.is_silent(now);
             if self.peers.get(&node).is_some_and(lost) {
-                self.follow_hint(now, node, from);
+                self.follow_hint(now, node, Target::Address(from));
             }
         }
     }
 
-    /// A datagram says that the peer is alive at this address: initiate there, at most once a second.
-    pub(crate) fn follow_hint(&mut self, now: Time, node: NodeId, from: SocketAddr) {
+    /// A datagram says that the peer is alive there: initiate there, at most once a second.
+    pub(crate) fn follow_hint(&mut self, now: Time, node: NodeId, target: Target) {
         let Some(peer) = self.peers.get_mut(&node) else {
             return;
         };
         peer.wanted = true;
         let awaits_initiator = matches!(peer.handshake, Handshake::AwaitingInitiator(_));
         if !awaits_initiator && peer.may_follow_hint(now) {
-            peer.hint = Some(from);
+            peer.hint = Some(target);
             self.initiate(now, node);
         }
         self.serve(now, node);
@@ -272,6 +292,10 @@ impl Sleeve {
             return;
         };
         peer.expire(now, &mut self.shared);
+        self.steer(now, node);
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
         peer.probe(now, &mut self.shared);
         if peer.is_initiation_due(now) {
             self.initiate(now, node);
@@ -306,8 +330,12 @@ impl Sleeve {
             return;
         };
         peer.drop_handshake(&mut self.shared);
-        let candidates = peer.candidates();
-        if candidates.is_empty() && peer.hint.is_none() || self.shared.secrets.is_empty() {
+        let has_address = peer.hint.is_some() || !peer.candidates().is_empty();
+        let relays = self.relays_to(now, &node);
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
+        if !has_address && relays.is_empty() || self.shared.secrets.is_empty() {
             peer.handshake = Handshake::AwaitingChance { until: Time::NEVER };
             return;
         }
@@ -324,14 +352,13 @@ impl Sleeve {
             };
             return;
         }
-        // Every address with the current secret, then every address with the previous one, and again.
-        let try_number = peer.tries as usize;
-        let (addresses, secrets) = (candidates.len().max(1), shared.secrets.len());
-        let secret = &shared.secrets[try_number / addresses % secrets];
-        let to = match peer.hint.take() {
-            Some(hint) => hint,
-            None => candidates[try_number % addresses],
+        // A session by relay that does well needs no other, only the straight way back.
+        let is_check = peer.ways.relay.is_some() && peer.current.is_some() && !peer.is_renewal_due(now);
+        let Some((target, round)) = peer.next_target(now, &relays, is_check) else {
+            peer.handshake = Handshake::AwaitingChance { until: Time::NEVER };
+            return;
         };
+        let secret = &shared.secrets[round % shared.secrets.len()];
         let (psk, mac1_key, cookie_key) = (
             secret.psk.clone(),
             secret.mac1_key,
@@ -340,7 +367,10 @@ impl Sleeve {
         let their_mac1_key = secret.secret.mac1_key(&node);
 
         let local = shared.fresh_index();
-        let header = Header::new(Kind::Init, local, u64::from_be_bytes(psk.id.0));
+        let mut header = Header::new(Kind::Init, local, u64::from_be_bytes(psk.id.0));
+        if matches!(target, Target::Relay(..)) {
+            header.flags |= FLAG_BY_RELAY;
+        }
         let payload = InitPayload {
             header: header.to_bytes(),
             node: shared.local.node,
@@ -358,9 +388,13 @@ impl Sleeve {
             &payload,
         );
         let pause = RETRY_MIN * (1 << peer.tries.min(6));
-        let pause = pause.min(RETRY_MAX);
+        let pause = if is_check {
+            CHECK_PATIENCE
+        } else {
+            pause.min(RETRY_MAX)
+        };
         let retry_at = now + (pause - shared.jitter(pause / 4));
-        peer.tries = peer.tries.saturating_add(1);
+        peer.tries = peer.tries.saturating_add(u32::from(!is_check));
         peer.last_init = Some(now);
         let Some((noise, message)) = made else {
             peer.last_error = Some(DropReason::BadHandshake);
@@ -382,10 +416,12 @@ impl Sleeve {
             mac1_key,
             cookie_key,
             mac1,
+            target,
+            is_check,
             with_cookie: cookie.is_some(),
             retry_at,
         }));
-        shared.push(Output::Send { to, bytes });
+        shared.send(target, &node, bytes);
     }
 
     /// True when the peer has, or may take, a place for sessions; the peer idle for longest makes room.

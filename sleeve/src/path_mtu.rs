@@ -9,7 +9,7 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 use weft_wire::Time;
-use weft_wire::datagram::{HEADER_LEN, TAG_LEN};
+use weft_wire::datagram::{HEADER_LEN, RELAY_SHIM_LEN, TAG_LEN};
 use weft_wire::mtu::{IPV6_HEADER, UDP_HEADER, underlay_headers};
 
 /// Size that a path is taken to carry until a probe says otherwise (`BASE_PLPMTU`): an IPv6 packet of 1,280 octets,
@@ -105,7 +105,10 @@ pub struct PathMtu {
     number: u64,
     /// Smoothed as in RFC 6298 §2.
     round_trip: Option<Duration>,
+    /// Octets of a packet before the datagram.
     headers: u16,
+    /// [`BASE`], less what a relay needs.
+    base: u16,
 }
 
 impl PathMtu {
@@ -120,6 +123,7 @@ impl PathMtu {
             number: 0,
             round_trip: None,
             headers: 0,
+            base: BASE,
         };
         path.restart(now, endpoint);
         path
@@ -127,10 +131,20 @@ impl PathMtu {
 
     /// The path has become another one.
     pub fn restart(&mut self, now: Time, endpoint: &SocketAddr) {
-        // At most 48.
-        self.headers = underlay_headers(endpoint) as u16;
+        self.begin(now, endpoint, 0);
+    }
+
+    /// The path has become one by the relay at this address.
+    pub fn restart_by_relay(&mut self, now: Time, relay: &SocketAddr) {
+        self.begin(now, relay, RELAY_SHIM_LEN);
+    }
+
+    fn begin(&mut self, now: Time, endpoint: &SocketAddr, shim: usize) {
+        // At most 48 and 20.
+        self.headers = (underlay_headers(endpoint) + shim) as u16;
+        self.base = BASE - shim as u16;
         self.round_trip = None;
-        self.fall_back(now, BASE);
+        self.fall_back(now, self.base);
     }
 
     /// Largest datagram that may be sent, in octets of UDP payload.
@@ -243,8 +257,8 @@ impl PathMtu {
         if size > self.size {
             return;
         }
-        if size > BASE {
-            self.fall_back(now, BASE);
+        if size > self.base {
+            self.fall_back(now, self.base);
         } else if size > FLOOR {
             self.below_base(now, size);
         }
@@ -267,8 +281,8 @@ impl PathMtu {
             return;
         };
         match self.awaits {
-            Awaits::Base => self.below_base(now, BASE),
-            Awaits::Confirmation { .. } if self.size > BASE => self.fall_back(now, BASE),
+            Awaits::Base => self.below_base(now, self.base),
+            Awaits::Confirmation { .. } if self.size > self.base => self.fall_back(now, self.base),
             Awaits::Confirmation { .. } => self.below_base(now, self.size),
             Awaits::Larger | Awaits::Raise { .. } => {
                 self.too_large = self.too_large.min(attempt.probe.size);
@@ -300,7 +314,7 @@ impl PathMtu {
                 self.try_size(now, size);
             }
             None => {
-                let pause = if self.size < BASE {
+                let pause = if self.size < self.base {
                     RAISE_BELOW_BASE_AFTER
                 } else {
                     RAISE_AFTER

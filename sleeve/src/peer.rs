@@ -1,12 +1,13 @@
 //! One peer: its sessions, its attempt, and when something is due.
 
 use crate::handshake::Initiation;
-use crate::io::{DownReason, Output, PeerInfo, PeerState, PeerView};
+use crate::io::{DownReason, Output, PeerInfo, PeerState, PeerView, Way};
 use crate::keys::{Cipher, Role, SessionKeys};
 use crate::message::MAC_LEN;
 use crate::path_mtu::{BASE, PathMtu};
 use crate::shared::Shared;
 use crate::timing::*;
+use crate::way::{Target, Ways};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     /// Of those, the large ones.
     large: u64,
     received: u64,
+    /// Of these, those that came by relay.
+    relayed: u64,
     last_sent: Time,
     /// How long it may be silent before the next keepalive.
     keepalive_pause: Duration,
@@ -55,6 +58,7 @@ impl Session {
             frames: 0,
             large: 0,
             received: 0,
+            relayed: 0,
             last_sent: now,
             keepalive_pause: match role {
                 Role::Initiator => CONFIRM_MIN,
@@ -72,8 +76,9 @@ impl Session {
         }
     }
 
-    fn keepalive_at(&self) -> Time {
-        self.last_sent + self.keepalive_pause
+    /// When the next keepalive is due on a way that wants one after `interval` without sending.
+    fn keepalive_at(&self, interval: Duration) -> Time {
+        self.last_sent + self.keepalive_pause.min(interval)
     }
 
     fn keepalive(&mut self, now: Time, shared: &mut Shared) {
@@ -83,7 +88,7 @@ impl Session {
     }
 
     /// Takes in the engine's counts; true when more than keepalives travelled.
-    fn note(&mut self, now: Time, sent: u64, received: u64, frames: u64) -> bool {
+    fn note(&mut self, now: Time, interval: Duration, sent: u64, received: u64, frames: u64) -> bool {
         // Keepalives are no news: `last_sent` knows of them since they were asked for. Nor are probes and answers:
         // two ends must not keep each other probing.
         if frames > self.frames {
@@ -104,7 +109,7 @@ impl Session {
         }
         let (carried, heard, since) = self.noticed;
         // One keepalive in each interval, and the few by which an initiator shows a new session.
-        let signs = now.since(since).as_secs() / KEEPALIVE_AFTER.as_secs() + 4;
+        let signs = now.since(since).as_secs() / interval.as_secs().max(1) + 4;
         let used = self.frames > carried || self.received - heard > signs;
         if used {
             self.noticed = (self.frames, self.received, now);
@@ -128,6 +133,10 @@ pub(crate) struct Attempt {
     pub(crate) mac1_key: [u8; 32],
     /// Key under which the responder would seal a cookie.
     pub(crate) cookie_key: [u8; 32],
+    /// Where INIT went.
+    pub(crate) target: Target,
+    /// It only asks whether the straight way works: once.
+    pub(crate) is_check: bool,
     /// Our `mac1`, which a cookie answers.
     pub(crate) mac1: [u8; MAC_LEN],
     pub(crate) with_cookie: bool,
@@ -137,6 +146,8 @@ pub(crate) struct Attempt {
 /// RESP was sent.
 pub(crate) struct Offer {
     pub(crate) session: Session,
+    /// The relay that INIT came by.
+    relay: Option<Target>,
     until: Time,
 }
 
@@ -162,14 +173,14 @@ pub(crate) struct Peer {
     pub(crate) handshake: Handshake,
     pub(crate) current: Option<Session>,
     pub(crate) previous: Option<Previous>,
-    /// Where it was last heard from, authenticated.
-    pub(crate) endpoint: Option<SocketAddr>,
+    /// How it is reached.
+    pub(crate) ways: Ways,
     /// What the path there carries, from the first session on.
     path: Option<PathMtu>,
     /// What the engine was told of it.
     datagram: u16,
     /// Where a datagram of its came from that proves less: tried once.
-    pub(crate) hint: Option<SocketAddr>,
+    pub(crate) hint: Option<Target>,
     /// Initiations since the last answer.
     pub(crate) tries: u32,
     pub(crate) last_init: Option<Time>,
@@ -197,7 +208,7 @@ impl Peer {
             handshake: Handshake::Idle,
             current: None,
             previous: None,
-            endpoint: None,
+            ways: Ways::new(now),
             path: None,
             datagram: BASE,
             hint: None,
@@ -216,7 +227,7 @@ impl Peer {
 
     /// Where it may be: where it was heard, then where it says it is.
     pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
-        let mut out: Vec<SocketAddr> = self.endpoint.into_iter().collect();
+        let mut out: Vec<SocketAddr> = self.ways.endpoint.into_iter().collect();
         for endpoint in &self.info.endpoints {
             if !out.contains(endpoint) {
                 out.push(*endpoint);
@@ -248,11 +259,35 @@ impl Peer {
         match &self.handshake {
             Handshake::Idle => match &self.current {
                 None => self.wanted,
-                Some(session) => session.rekey_at <= now || self.is_silent(now),
+                Some(_) => self.is_renewal_due(now) || self.ways.check_at() <= now,
             },
             Handshake::AwaitingChance { until } | Handshake::AwaitingInitiation { until } => *until <= now,
             Handshake::AwaitingResponse(attempt) => attempt.retry_at <= now,
             Handshake::AwaitingInitiator(_) => false,
+        }
+    }
+
+    /// True when the session in use is to be replaced: by its age, or since nothing comes under it.
+    pub(crate) fn is_renewal_due(&self, now: Time) -> bool {
+        let is_old = self
+            .current
+            .as_ref()
+            .is_some_and(|session| session.rekey_at <= now);
+        is_old || self.is_silent(now) || self.is_relay_silent(now)
+    }
+
+    /// How long it may be silent before the other end is shown that it lives.
+    fn keepalive_interval(&self) -> Duration {
+        match self.ways.relay {
+            Some(_) => RELAY_KEEPALIVE_AFTER,
+            None => KEEPALIVE_AFTER,
+        }
+    }
+
+    /// Shows the other end, by a keepalive on the way in use, that it lives.
+    pub(crate) fn show(&mut self, now: Time, shared: &mut Shared) {
+        if let Some(session) = &mut self.current {
+            session.keepalive(now, shared);
         }
     }
 
@@ -275,14 +310,24 @@ impl Peer {
         let mut at = match &self.handshake {
             Handshake::Idle => match &self.current {
                 None => Time::NEVER,
-                Some(session) => session.rekey_at.min(self.heard + SILENT_AFTER),
+                Some(session) => {
+                    let silent = match self.ways.relay {
+                        Some(_) => RELAY_SILENT_AFTER,
+                        None => SILENT_AFTER,
+                    };
+                    session
+                        .rekey_at
+                        .min(self.heard + silent)
+                        .min(self.ways.check_at())
+                }
             },
             Handshake::AwaitingChance { until } | Handshake::AwaitingInitiation { until } => *until,
             Handshake::AwaitingResponse(attempt) => attempt.retry_at,
             Handshake::AwaitingInitiator(offer) => offer.until,
         };
         if let Some(session) = &self.current {
-            at = at.min(session.keepalive_at()).min(self.heard + DEAD_AFTER);
+            at = at.min(session.keepalive_at(self.keepalive_interval()));
+            at = at.min(self.heard + DEAD_AFTER).min(self.way_due());
             if let Some(path) = &self.path {
                 at = at.min(path.poll_timeout());
             }
@@ -298,13 +343,19 @@ impl Peer {
         if self.previous.as_ref().is_some_and(|p| p.until <= now) {
             self.drop_previous(shared);
         }
-        if matches!(&self.handshake, Handshake::AwaitingInitiator(offer) if offer.until <= now) {
-            self.drop_handshake(shared);
+        match &self.handshake {
+            Handshake::AwaitingInitiator(offer) if offer.until <= now => self.drop_handshake(shared),
+            Handshake::AwaitingResponse(attempt) if attempt.is_check && attempt.retry_at <= now => {
+                self.drop_handshake(shared);
+                self.ways.check_failed(now);
+            }
+            _ => {}
         }
+        let interval = self.keepalive_interval();
         match &mut self.current {
             Some(session) if session.sent >= COUNTER_LIMIT => self.end(DownReason::CountersExhausted, shared),
             Some(_) if now.since(self.heard) >= DEAD_AFTER => self.end(DownReason::Silent, shared),
-            Some(session) if session.keepalive_at() <= now => session.keepalive(now, shared),
+            Some(session) if session.keepalive_at(interval) <= now => session.keepalive(now, shared),
             _ => {}
         }
     }
@@ -376,50 +427,56 @@ impl Peer {
     }
 
     /// As responder: installs a session for receiving, in place of an attempt or an earlier offer.
-    pub(crate) fn offer(&mut self, now: Time, keys: SessionKeys, shared: &mut Shared) {
+    pub(crate) fn offer(&mut self, now: Time, keys: SessionKeys, relay: Option<Target>, shared: &mut Shared) {
         self.drop_handshake(shared);
         let session = Session::new(now, Role::Responder, keys.local, keys.cipher, shared);
         shared.claim(keys.local, self.node);
         shared.push(Output::Install(keys));
         let until = now + OFFER_KEPT;
-        self.handshake = Handshake::AwaitingInitiator(Box::new(Offer { session, until }));
+        self.handshake = Handshake::AwaitingInitiator(Box::new(Offer {
+            session,
+            relay,
+            until,
+        }));
     }
 
     /// As initiator: the response came. Its index is the one that the attempt held.
-    pub(crate) fn finish(
-        &mut self,
-        now: Time,
-        keys: SessionKeys,
-        from: Option<SocketAddr>,
-        shared: &mut Shared,
-    ) {
+    pub(crate) fn finish(&mut self, now: Time, keys: SessionKeys, way: Option<Target>, shared: &mut Shared) {
         self.drop_handshake(shared);
         let session = Session::new(now, Role::Initiator, keys.local, keys.cipher, shared);
         shared.claim(keys.local, self.node);
         shared.push(Output::Install(keys));
-        self.select(now, session, from, shared);
+        self.select(now, session, way, shared);
     }
 
-    /// As responder: the first datagram opened under the session we offered.
-    pub(crate) fn confirm(&mut self, now: Time, local: SessionIndex, from: SocketAddr, shared: &mut Shared) {
+    /// As responder: the first datagram opened under the session we offered. It came from this address, or by relay.
+    pub(crate) fn confirm(
+        &mut self,
+        now: Time,
+        local: SessionIndex,
+        from: Option<SocketAddr>,
+        shared: &mut Shared,
+    ) {
         match core::mem::replace(&mut self.handshake, Handshake::Idle) {
             Handshake::AwaitingInitiator(offer) if offer.session.local == local => {
-                self.select(now, offer.session, Some(from), shared);
+                let way = from.map(Target::Address).or(offer.relay);
+                self.select(now, offer.session, way, shared);
             }
             other => self.handshake = other,
         }
     }
 
     /// Sends under this session from now on and shows it to the other end with a keepalive.
-    fn select(&mut self, now: Time, mut session: Session, from: Option<SocketAddr>, shared: &mut Shared) {
+    fn select(&mut self, now: Time, mut session: Session, way: Option<Target>, shared: &mut Shared) {
         self.drop_previous(shared);
         self.tries = 0;
+        self.ways.answered();
         self.hint = None;
         self.last_error = None;
         self.wanted = true;
         self.heard = now;
-        if let Some(from) = from {
-            self.move_to(now, from, shared);
+        if let Some(way) = way {
+            self.take_way(now, way, shared);
         }
         shared.push(Output::Select {
             peer: self.node,
@@ -446,32 +503,45 @@ impl Peer {
             None => {
                 self.used = now;
                 // What the path was like before the last session ended is old.
-                if let Some((path, endpoint)) = self.path.as_mut().zip(self.endpoint) {
-                    path.restart(now, &endpoint);
-                }
+                self.restart_path(now);
             }
         }
         self.current = Some(session);
     }
 
-    /// Notes where it was heard from.
+    /// The path is another one, of which nothing is known.
+    pub(crate) fn restart_path(&mut self, now: Time) {
+        let (way, is_relay) = match (&self.ways.relay, &self.ways.endpoint) {
+            (Some((_, address)), _) => (*address, true),
+            (None, Some(endpoint)) => (*endpoint, false),
+            (None, None) => return,
+        };
+        let path = self.path.get_or_insert_with(|| PathMtu::new(now, &way));
+        if is_relay {
+            path.restart_by_relay(now, &way);
+        } else {
+            path.restart(now, &way);
+        }
+    }
+
+    /// Notes where it was heard from, and sends there from now on.
     pub(crate) fn move_to(&mut self, now: Time, endpoint: SocketAddr, shared: &mut Shared) {
-        if self.endpoint == Some(endpoint) {
+        self.ways.note(now, true, false);
+        let was_relayed = self.ways.relay.take().is_some();
+        if self.ways.endpoint == Some(endpoint) && !was_relayed {
             return;
         }
-        if let Some(old) = self.endpoint.replace(endpoint)
+        if let Some(old) = self.ways.endpoint.replace(endpoint)
+            && old != endpoint
             && !self.info.endpoints.contains(&old)
         {
             shared.known.remove(&(old, self.node));
         }
         shared.known.insert((endpoint, self.node));
-        match &mut self.path {
-            Some(path) => path.restart(now, &endpoint),
-            None => self.path = Some(PathMtu::new(now, &endpoint)),
-        }
-        shared.push(Output::Endpoint {
+        self.restart_path(now);
+        shared.push(Output::Way {
             peer: self.node,
-            endpoint,
+            way: Way::Direct(endpoint),
         });
     }
 
@@ -484,14 +554,20 @@ impl Peer {
         received: u64,
         frames: u64,
         large: u64,
+        relayed: u64,
     ) {
+        let interval = self.keepalive_interval();
         if let Some(session) = self.current.as_mut().filter(|s| s.local == local) {
             if received > session.received {
                 self.heard = now;
+                let by_relay = relayed.saturating_sub(session.relayed);
+                session.relayed = session.relayed.max(relayed);
+                let straight = received - session.received > by_relay;
+                self.ways.note(now, straight, by_relay > 0);
             }
             let is_tested = large > session.large;
             session.large = session.large.max(large);
-            if session.note(now, sent, received, frames) {
+            if session.note(now, interval, sent, received, frames) {
                 self.used = now;
             }
             if is_tested && let Some(path) = &mut self.path {
@@ -530,7 +606,8 @@ impl Peer {
             node: self.node,
             state: self.state,
             since: self.since,
-            endpoint: self.endpoint,
+            endpoint: self.ways.endpoint,
+            relay: self.current.as_ref().and(self.ways.relay).map(|(relay, _)| relay),
             path_mtu: self.current.as_ref().and(self.path.as_ref()).map(PathMtu::packet),
             session: self.current.as_ref().map(|s| s.local),
             cipher: self.current.as_ref().map(|s| s.cipher),

@@ -1,14 +1,17 @@
 //! What all peers of one machine share: the outputs, the random source, the secrets, the indexes in use.
 
 use crate::io::{LocalNode, Output};
+use crate::way::Target;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng;
+use weft_wire::datagram::{RELAY_SHIM_LEN, RelayShim};
+use weft_wire::limits::RELAY_HOPS_MAX;
 use weft_wire::secret::Protocol;
-use weft_wire::{ClusterSecret, DropReason, NodeId, Psk, SessionIndex};
+use weft_wire::{ClusterSecret, DropReason, NodeId, PeerHash, Psk, SessionIndex};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A cluster secret with what follows from it for datagrams that are sent to us.
@@ -69,6 +72,28 @@ impl Shared {
 
     pub(crate) fn dropped(&mut self, reason: DropReason, from: Option<SocketAddr>) {
         self.push(Output::Dropped(reason, from));
+    }
+
+    /// Sends a datagram to a peer, whose header says which way it goes.
+    pub(crate) fn send(&mut self, target: Target, to: &NodeId, bytes: Vec<u8>) {
+        let output = match target {
+            Target::Address(to) => Output::Send { to, bytes },
+            Target::Relay(_, address) => self.relayed(address, to.peer_hash(), &bytes),
+        };
+        self.push(output);
+    }
+
+    /// A datagram for a host behind the relay at this address.
+    pub(crate) fn relayed(&self, relay: SocketAddr, destination: PeerHash, datagram: &[u8]) -> Output {
+        let shim = RelayShim {
+            hop_limit: RELAY_HOPS_MAX,
+            destination,
+            source: self.local.node.peer_hash(),
+        };
+        let mut bytes = Vec::with_capacity(RELAY_SHIM_LEN + datagram.len());
+        bytes.extend_from_slice(&shim.to_bytes());
+        bytes.extend_from_slice(datagram);
+        Output::Send { to: relay, bytes }
     }
 
     pub(crate) fn next_counter(&mut self) -> u64 {

@@ -1,6 +1,7 @@
 //! What the engine's workers read for each frame: an immutable snapshot, replaced as a whole.
 
 use crate::locate::Locator;
+use crate::relaying::Relaying;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,6 +20,8 @@ pub struct ForwardingTable {
     /// Where range addresses and weft MACs live; `None` before this host is a member. It changes far less often than
     /// the rest, so tables share it.
     pub locator: Option<Arc<Locator>>,
+    /// What is passed on for others. Shared by tables, as above.
+    pub relaying: Arc<Relaying>,
     /// Proves that a probe of the loop guard is of this cluster; `None` before this host is a member.
     pub guard: Option<[u8; 32]>,
 }
@@ -32,9 +35,11 @@ pub struct PeerPath {
     pub hash: PeerHash,
     /// Session to send under, by our index; `None` until one is selected.
     pub session: Option<SessionIndex>,
-    /// Address to send to; `None` until the peer was heard from.
+    /// Address to send to, the peer's own or its relay's; `None` until one is known.
     pub endpoint: Option<SocketAddr>,
-    /// Octets of UDP payload that the path there carries; larger frames go in pieces.
+    /// Datagrams to it go by relay: each with a RELAY shim before it, and marked in its header.
+    pub by_relay: bool,
+    /// Octets that a datagram on the path there may have, without the shim; larger frames go in pieces.
     pub datagram: u16,
 }
 
@@ -47,12 +52,13 @@ impl PeerPath {
 
 impl ForwardingTable {
     /// A table without peers.
-    pub const fn empty(origin: PeerHash) -> Self {
+    pub fn empty(origin: PeerHash) -> Self {
         Self {
             origin,
             peers: Vec::new(),
             macs: BTreeMap::new(),
             locator: None,
+            relaying: Arc::default(),
             guard: None,
         }
     }
@@ -82,6 +88,7 @@ mod tests {
             hash: NodeId([n; 32]).peer_hash(),
             session,
             endpoint: Some(([192, 0, 2, n], 6783).into()),
+            by_relay: false,
             datagram: crate::path_mtu::BASE,
         };
         let mut table = ForwardingTable::empty(PeerHash([0; 8]));

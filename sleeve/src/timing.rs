@@ -44,6 +44,27 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(180);
 /// A session on which nothing but keepalives travelled for so long may make room for another.
 pub const IDLE_AFTER: Duration = Duration::from_secs(30);
 
+/// Initiations that a peer may leave unanswered before the next one goes by relay: they take less than two seconds.
+pub const DIRECT_TRIES: u32 = 3;
+/// On the way by relay a keepalive is sent after so long without sending: who relays may vanish at any time.
+pub const RELAY_KEEPALIVE_AFTER: Duration = Duration::from_secs(1);
+/// Nothing heard on the way by relay for so long: another relay takes over. The peer's keepalives come at most two seconds
+/// apart and are noticed a second later. So a dead relay is replaced within five seconds.
+pub const RELAY_SILENT_AFTER: Duration = Duration::from_millis(3_500);
+/// The peer sends by relay, and nothing came from it straight for so long: it cannot reach us, so neither do we try to
+/// reach it. Longer than datagrams of both ways overtake one another.
+pub const FOLLOW_AFTER: Duration = Duration::from_secs(2);
+/// When no relay can be reached, it is looked so often whether one can.
+pub const RELAY_PAUSE: Duration = Duration::from_secs(1);
+/// On the way by relay the straight one is tried with an initiation that is awaited so long.
+pub const CHECK_PATIENCE: Duration = Duration::from_secs(1);
+/// First pause between such tries; doubled up to [`CHECK_MAX`].
+pub const CHECK_MIN: Duration = Duration::from_secs(1);
+/// Longest pause between them: a straight path that works again is used within it. A try costs each end a millisecond.
+pub const CHECK_MAX: Duration = Duration::from_secs(5);
+/// Relays to one peer that are remembered.
+pub const RELAYS_MAX: usize = 3;
+
 /// Sessions installed at once: for each peer the one in use, the one before it, and one offered.
 pub const INSTALLED_MAX: usize = 3 * SESSIONS_MAX;
 /// Peers that one call serves when the timer fires; the next call serves the others.

@@ -55,6 +55,8 @@ pub struct Status {
     pub role: NodeRole,
     /// How the disk that holds the state does.
     pub disk: DiskStatus,
+    /// What this host passed on for others since the router started.
+    pub relayed: Relayed,
 }
 
 /// Whether a host owns addresses and votes.
@@ -124,7 +126,7 @@ pub struct PeerStatus {
     pub mesh: LinkState,
     /// Round-trip time over the mesh link in microseconds, once measured.
     pub mesh_rtt_us: Option<u64>,
-    /// How frames travel: `sleeve` or `none`.
+    /// How frames travel: `sleeve` straight to it, `relay` through another host, or `none`.
     pub mode: String,
     /// Why, in words.
     pub reason: String,
@@ -135,7 +137,7 @@ pub struct PeerStatus {
     /// Largest MTU for pods that the path to it carries unfragmented, in octets of IP packet, by what both hosts say of
     /// their interfaces; none before it has said so.
     pub mtu: Option<u16>,
-    /// Where its datagrams are sent.
+    /// Where its datagrams are sent: to itself or, in mode `relay`, to the relay.
     pub endpoint: Option<SocketAddr>,
     /// Largest IP packet that is known to reach it, in octets.
     pub path_mtu: Option<u16>,
@@ -146,6 +148,8 @@ pub struct PeerStatus {
     /// Since when no host has heard of it; none while one does, and without `--remove-after`.
     #[serde(default)]
     pub silence: Option<SilenceStatus>,
+    /// In mode `relay`: nickname of the host that passes its datagrams on, or the short form of that host's id.
+    pub relay: Option<String>,
 }
 
 /// A member that no host has heard of, as far as this one knows.
@@ -158,6 +162,16 @@ pub struct SilenceStatus {
     pub counted_s: u64,
     /// Seconds until this host asks for its removal, 0 once it does; none while this host is not connected with a majority.
     pub removed_in_s: Option<u64>,
+}
+
+/// What this host passed on for others, unread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Relayed {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Octets of their UDP payload.
+    pub octets: u64,
 }
 
 /// Counters of frames, without the sleeve's own octets.

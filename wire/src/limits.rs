@@ -36,6 +36,9 @@ pub const PUBLISHED_LINKS_MAX: usize = 32;
 pub const FULL_MESH_MAX: usize = 32;
 /// Sleeve sessions of one engine; the least recently used idle one goes first.
 pub const SESSIONS_MAX: usize = 1_024;
+/// Relays that a datagram may pass. A full mesh needs one; a sparse one of thousands of hosts with eight links each has a
+/// diameter of about five.
+pub const RELAY_HOPS_MAX: u8 = 8;
 /// MAC addresses learned from traffic that are remembered at once.
 pub const LEARNED_MACS_MAX: usize = 16_384;
 

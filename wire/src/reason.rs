@@ -123,6 +123,18 @@ reasons! {
         DuplicateFlood => "duplicate_flood",
         /// Bridges are joined outside the overlay, and the frame would come back or arrive twice.
         Looped => "looped",
+        /// The datagram to be relayed came from an address at which no neighbour with a live session is.
+        RelayNotANeighbour => "relay_not_a_neighbour",
+        /// The datagram to be relayed is for a host to which this one has no route.
+        RelayNoRoute => "relay_no_route",
+        /// The datagram to be relayed has passed as many relays as it may.
+        RelayHopLimit => "relay_hop_limit",
+        /// The datagram to be relayed would go back to where it came from, or is this host's own.
+        RelayLoop => "relay_loop",
+        /// The neighbour has more relayed than its share.
+        RelayRate => "relay_rate",
+        /// What a relayed datagram carries is too short, relayed once more, or not marked as relayed.
+        RelayBadInner => "relay_bad_inner",
     }
 }
 

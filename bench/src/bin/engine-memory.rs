@@ -58,6 +58,7 @@ fn main() -> anyhow::Result<()> {
             hash: peer.peer_hash(),
             session: Some(keys.local),
             endpoint: Some(args.peer),
+            by_relay: false,
             datagram: DATAGRAM,
         });
         table.macs.insert(Mac(bench::sleeve::peer_mac(number)), number);

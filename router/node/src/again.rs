@@ -672,8 +672,8 @@ impl Node {
                 self.change_former_path(number, peer, |path| path.session = Some(local));
                 return true;
             }
-            S::Endpoint { peer, endpoint } => {
-                self.change_former_path(number, peer, |path| path.endpoint = Some(endpoint));
+            S::Way { peer, way } => {
+                self.change_former_path(number, peer, |path| path.take_way(now, way));
                 return true;
             }
             S::Up { .. } => return true,

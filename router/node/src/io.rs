@@ -19,7 +19,7 @@ use weft_wire::{DropReason, GenesisId, Mac, NodeId, RejectReason, SessionIndex};
 pub enum Input<'a> {
     /// A mesh connection, the operator, or the disk.
     Mesh(weft_gossip::Input),
-    /// An INIT, RESP or COOKIE datagram arrived.
+    /// An INIT, RESP or COOKIE datagram arrived, or a RELAY datagram with one of them.
     Handshake {
         /// Address it came from.
         from: SocketAddr,
@@ -30,8 +30,8 @@ pub enum Input<'a> {
     Opened {
         /// The session.
         local: SessionIndex,
-        /// Address the datagram came from.
-        from: SocketAddr,
+        /// Address the datagram came from; `None` when it came by relay.
+        from: Option<SocketAddr>,
     },
     /// An authenticated datagram came from a new address.
     Roamed {
@@ -94,6 +94,8 @@ pub enum Input<'a> {
         frames: u64,
         /// Of these, the datagrams longer than `weft_sleeve::path_mtu::FLOOR`.
         large: u64,
+        /// Of those opened, the ones that came by relay.
+        relayed: u64,
     },
     /// A probe was answered.
     ProbeAnswered {
@@ -307,6 +309,15 @@ pub enum Notice {
         name: String,
         /// Cipher of the session.
         cipher: Cipher,
+    },
+    /// Frames to a peer go another way than before: by relay or another one, or straight again.
+    Way {
+        /// The peer.
+        peer: NodeId,
+        /// Its nickname, when known.
+        name: String,
+        /// Who passes them on; `None` when nobody does.
+        relay: Option<String>,
     },
     /// Frames can no longer travel to a peer.
     SleeveDown {

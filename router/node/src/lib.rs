@@ -9,6 +9,7 @@
 //! | `agreement` | making a cluster together with other hosts that have none |
 //! | `addresses` | what it asks of the address space, and hears of it |
 //! | `places` | where addresses live by what hosts agree on, for the forwarding table |
+//! | `relays` | who relays for whom: routes for the sleeve and the forwarding table |
 //! | [`check`] | what it has to say when the address space is checked |
 //! | `contested` | addresses of this host that another one uses too |
 //! | [`again`] | how this host becomes a new member, while its pods run on |
@@ -42,6 +43,7 @@ mod leave;
 pub mod macs;
 pub mod node;
 mod places;
+mod relays;
 mod removals;
 mod removed;
 pub mod report;

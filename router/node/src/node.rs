@@ -7,6 +7,7 @@ use crate::foreign::{Foreign, Meeting};
 use crate::io::{EngineCommand, Input, MeshCommand, Notice, Output};
 use crate::macs::{AGEING_INTERVAL, MacTable};
 use crate::places::Places;
+use crate::relays::Relays;
 use crate::silence::Silence;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -69,8 +70,10 @@ pub struct NodeConfig {
 pub(crate) struct Path {
     /// Session to send under.
     pub(crate) session: Option<SessionIndex>,
-    /// Address to send to.
+    /// Where the peer is.
     pub(crate) endpoint: Option<SocketAddr>,
+    /// Who passes datagrams on to it, while it is not reached there.
+    pub(crate) relay: Option<NodeId>,
     /// Octets that datagrams to it may have.
     pub(crate) datagram: u16,
     /// Why there is no session, when there was one.
@@ -99,6 +102,7 @@ pub struct Node {
     pub(crate) macs: MacTable,
     pub(crate) contested: Contested,
     pub(crate) places: Option<Places>,
+    pub(crate) relays: Relays,
     pub(crate) sleeve_drops: [u64; DropReason::COUNT],
     pub(crate) warnings: Vec<String>,
     ageing_due: Time,
@@ -189,6 +193,7 @@ impl Node {
             macs: MacTable::default(),
             contested: Contested::default(),
             places: None,
+            relays: Relays::default(),
             sleeve_drops: [0; DropReason::COUNT],
             warnings: Vec::new(),
             ageing_due: now + AGEING_INTERVAL,
@@ -254,6 +259,7 @@ impl Node {
                 received,
                 frames,
                 large,
+                relayed,
             } => {
                 self.on_opened(now, local, received);
                 self.sleeve(
@@ -264,6 +270,7 @@ impl Node {
                         received,
                         frames,
                         large,
+                        relayed,
                     },
                 );
             }
@@ -317,6 +324,7 @@ impl Node {
             self.ipam_timeout(),
             self.again_timeout(),
             self.agreement_timeout(),
+            self.relays.timeout(),
         ]
         .into_iter()
         .flatten()
@@ -424,6 +432,17 @@ impl Node {
             }
         }
         self.table_changed |= self.follow_places();
+        if self.follow_routes(now) {
+            self.table_changed = true;
+        }
+        // What the sleeve makes of other routes.
+        while let Some(output) = self
+            .member
+            .as_mut()
+            .and_then(|member| member.sleeve.poll_output())
+        {
+            self.on_sleeve_output(now, output);
+        }
         self.publish_if_changed();
         if core::mem::take(&mut self.macs_changed) {
             self.outputs
@@ -643,11 +662,13 @@ impl Node {
             ),
         );
         self.sleeve(now, weft_sleeve::Input::Keep(peer));
+        self.tell_relays(now, peer);
         self.paths.entry(peer).or_insert_with(|| {
             self.table_changed = true;
             Path {
                 session: None,
                 endpoint: None,
+                relay: None,
                 datagram: BASE,
                 down: None,
                 since: now,
@@ -679,8 +700,8 @@ impl Node {
                     path.session = Some(local);
                 });
             }
-            weft_sleeve::Output::Endpoint { peer, endpoint } => {
-                return self.change_path(peer, |path| path.endpoint = Some(endpoint));
+            weft_sleeve::Output::Way { peer, way } => {
+                return self.on_way(now, peer, way);
             }
             weft_sleeve::Output::Up { peer, cipher } => {
                 self.change_path(peer, |path| (path.down, path.since) = (None, now));
@@ -724,11 +745,16 @@ impl Node {
     /// No frames go to this peer any longer.
     pub(crate) fn forget_path(&mut self, peer: &NodeId) {
         self.table_changed |= self.paths.remove(peer).is_some();
+        self.relays.look_again();
     }
 
     pub(crate) fn change_path(&mut self, peer: NodeId, change: impl FnOnce(&mut Path)) {
         if let Some(path) = self.paths.get_mut(&peer) {
+            let direct = path.direct(self.membership);
             change(path);
+            if path.direct(self.membership) != direct {
+                self.relays.look_again();
+            }
             self.table_changed = true;
         }
     }
@@ -739,18 +765,19 @@ impl Node {
         let mut positions = BTreeMap::new();
         for (position, (peer, path)) in (0u16..).zip(&self.paths) {
             positions.insert(*peer, position);
-            let (hash, session, endpoint) = (peer.peer_hash(), path.session, path.endpoint);
             table.peers.push(PeerPath {
                 peer: *peer,
-                hash,
-                session,
-                endpoint,
+                hash: peer.peer_hash(),
+                session: path.session,
+                endpoint: self.next_hop(path),
+                by_relay: path.relay.is_some(),
                 datagram: path.datagram,
             });
         }
         let place = |(mac, peer): (Mac, NodeId)| Some((mac, *positions.get(&peer)?));
         table.macs = self.macs.iter().filter_map(place).collect();
         table.locator = self.locator();
+        table.relaying = self.relays.relaying();
         let secrets = self.mesh.membership().map(|membership| membership.secrets());
         table.guard = secrets
             .and_then(|secrets| secrets.first())

@@ -10,8 +10,8 @@ use alloc::vec::Vec;
 use weft_gossip::status::{LinkStage, LinkStatus};
 use weft_sleeve::PeerView;
 use weft_wire::api::{
-    ClusterStatus, DiskStatus, IpamRange, IpamStatus, IpamSummary, LinkState, NodeRole, PeerStatus, Status,
-    TargetStatus, Traffic, UsedAddress, WaitingRequest,
+    ClusterStatus, DiskStatus, IpamRange, IpamStatus, IpamSummary, LinkState, NodeRole, PeerStatus, Relayed,
+    Status, TargetStatus, Traffic, UsedAddress, WaitingRequest,
 };
 use weft_wire::mtu::whole_mtu;
 use weft_wire::{DropReason, NodeId, RejectReason, Time};
@@ -26,6 +26,8 @@ pub struct EngineReport {
     pub drops: [u64; DropReason::COUNT],
     /// Frames exchanged with each peer.
     pub traffic: BTreeMap<NodeId, Traffic>,
+    /// What was passed on for others.
+    pub relayed: Relayed,
 }
 
 impl Node {
@@ -73,6 +75,7 @@ impl Node {
             },
             // The shell's to tell.
             disk: DiskStatus::default(),
+            relayed: engine.relayed,
         }
     }
 
@@ -228,12 +231,19 @@ impl Node {
     ) -> PeerStatus {
         let path = self.paths.get(peer);
         let session = path.and_then(|path| path.session);
+        let relay = path.filter(|_| session.is_some()).and_then(|path| path.relay);
         let record = self.mesh.peer_record(peer);
         // What works needs no explanation.
         let unreached = record.as_ref().filter(|_| session.is_none());
         let apart =
             unreached.and_then(|record| families::none_in_common(&self.config.endpoints, &record.endpoints));
-        let reason = self.reason(path.and_then(|path| path.down).map(|why| why.to_string()), view);
+        let mut reason = self.reason(path.and_then(|path| path.down).map(|why| why.to_string()), view);
+        if let Some(relay) = relay {
+            reason = format!(
+                "via {}: it does not answer straight, which is tried again and again; {reason}",
+                self.name_of(&relay)
+            );
+        }
         let silence = self.silence_of(now, peer);
         let linked_name = link.map(|link| link.name.clone()).unwrap_or_default();
         let mtu = record.as_ref().map(|record| {
@@ -254,7 +264,12 @@ impl Node {
             mesh_rtt_us: link
                 .and_then(|link| link.rtt)
                 .and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
-            mode: if session.is_some() { "sleeve" } else { "none" }.to_string(),
+            mode: match (session, relay) {
+                (Some(_), None) => "sleeve",
+                (Some(_), Some(_)) => "relay",
+                (None, _) => "none",
+            }
+            .to_string(),
             reason: [Some(reason), apart, silence.as_ref().map(silence::words)]
                 .into_iter()
                 .flatten()
@@ -265,11 +280,12 @@ impl Node {
                 .and_then(|view| view.cipher)
                 .map(|cipher| cipher.label().to_string()),
             mtu,
-            endpoint: path.and_then(|path| path.endpoint),
+            endpoint: path.and_then(|path| self.next_hop(path)),
             path_mtu: view.and_then(|view| view.path_mtu),
             since_s: path.map_or(0, |path| now.since(path.since).as_secs()),
             traffic: engine.traffic.get(peer).copied().unwrap_or_default(),
             silence,
+            relay: relay.map(|relay| self.name_of(&relay)),
         }
     }
 

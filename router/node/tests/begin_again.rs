@@ -248,7 +248,13 @@ impl Net {
                 match event {
                     Event::Mesh(input) => self.feed(host, Input::Mesh(input)),
                     Event::Datagram(from, bytes) => self.feed(host, Input::Handshake { from, bytes: &bytes }),
-                    Event::Opened(local, from) => self.feed(host, Input::Opened { local, from }),
+                    Event::Opened(local, from) => self.feed(
+                        host,
+                        Input::Opened {
+                            local,
+                            from: Some(from),
+                        },
+                    ),
                     Event::IpamPersisted(token) => self.feed(host, Input::IpamPersisted(token)),
                     Event::BeganAgain => self.feed(host, Input::BeganAgain),
                 }

@@ -303,6 +303,7 @@ impl Net {
             degradations: vec![],
             drops: [0; DropReason::COUNT],
             traffic: BTreeMap::new(),
+            relayed: Default::default(),
         };
         Some(self.hosts[at].node.as_ref()?.status(self.now, &engine))
     }

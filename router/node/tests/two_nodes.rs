@@ -269,7 +269,13 @@ impl Net {
                     Event::Mesh(input) => self.feed(host, Input::Mesh(input)),
                     Event::Datagram(from, bytes) => self.feed(host, Input::Handshake { from, bytes: &bytes }),
                     Event::IpamPersisted(token) => self.feed(host, Input::IpamPersisted(token)),
-                    Event::Opened(local, from) => self.feed(host, Input::Opened { local, from }),
+                    Event::Opened(local, from) => self.feed(
+                        host,
+                        Input::Opened {
+                            local,
+                            from: Some(from),
+                        },
+                    ),
                     // Host 1's underlay has an MTU of 1,450.
                     Event::Probed(local, probe) if probe.size > 1_450 - 28 => {
                         self.feed(host, Input::ProbeRefused { local, probe });
@@ -292,6 +298,7 @@ impl Net {
             degradations: vec![],
             drops: [0; DropReason::COUNT],
             traffic: BTreeMap::new(),
+            relayed: Default::default(),
         };
         self.hosts[host].node.status(self.now, &engine)
     }

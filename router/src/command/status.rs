@@ -101,6 +101,14 @@ fn write_screen(out: &mut String, status: &Status) -> std::fmt::Result {
     if let Some(ipam) = &status.ipam {
         write_ipam(out, ipam)?;
     }
+    if status.relayed.datagrams > 0 {
+        writeln!(
+            out,
+            "relayed     {} datagrams, {}, for other hosts",
+            status.relayed.datagrams,
+            bytes(status.relayed.octets)
+        )?;
+    }
     for warning in &status.warnings {
         writeln!(out, "warning     {warning}")?;
     }
@@ -204,11 +212,13 @@ fn peer_table(peers: &[PeerStatus], reasons: Reasons) -> Table {
         } else {
             peer.name.clone()
         };
-        let mode = if peer.encrypted {
-            format!("{}, encrypted", peer.mode)
-        } else {
-            peer.mode.clone()
+        let mut mode = match &peer.relay {
+            Some(relay) => format!("{} via {relay}", peer.mode),
+            None => peer.mode.clone(),
         };
+        if peer.encrypted {
+            mode.push_str(", encrypted");
+        }
         table.add_row([
             name,
             mesh(peer.mesh).to_owned(),
@@ -220,7 +230,7 @@ fn peer_table(peers: &[PeerStatus], reasons: Reasons) -> Table {
             peer.endpoint.map(|e| e.to_string()).unwrap_or_default(),
             bytes(peer.traffic.tx_bytes),
             bytes(peer.traffic.rx_bytes),
-            if reasons == Reasons::All || peer.mode == "none" {
+            if reasons == Reasons::All || peer.mode != "sleeve" {
                 peer.reason.clone()
             } else {
                 String::new()
@@ -277,7 +287,7 @@ fn bytes(octets: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_wire::api::{DiskStatus, Pod, TargetStatus, Traffic};
+    use weft_wire::api::{DiskStatus, Pod, Relayed, TargetStatus, Traffic};
 
     #[test]
     fn the_screen_says_what_matters_first_and_fits() {
@@ -288,7 +298,7 @@ mod tests {
             mesh_rtt_us: Some(1_500),
             mode: mode.into(),
             reason: "no answer from 192.0.2.9:6783".into(),
-            encrypted: mode == "sleeve",
+            encrypted: mode != "none",
             cipher: None,
             mtu: Some(1316),
             endpoint: None,
@@ -299,6 +309,7 @@ mod tests {
                 ..Traffic::default()
             },
             silence: None,
+            relay: (mode == "relay").then(|| "b7".into()),
         };
         let status = Status {
             version: "0.1.0".into(),
@@ -313,7 +324,8 @@ mod tests {
             pod_mtu: 1366,
             engine: "plain".into(),
             endpoints: vec!["192.0.2.1:6783".parse().unwrap()],
-            peers: std::iter::once(peer("silent", "none"))
+            peers: [peer("silent", "none"), peer("behind", "relay")]
+                .into_iter()
                 .chain((0..40).map(|i| peer(&format!("b{i}"), "sleeve")))
                 .collect(),
             ipam: Some(IpamSummary {
@@ -348,6 +360,10 @@ mod tests {
             uptime_s: 90_061,
             role: NodeRole::Owner,
             disk: DiskStatus::default(),
+            relayed: Relayed {
+                datagrams: 12,
+                octets: 17_000,
+            },
         };
         let screen = render(&status);
         assert!(
@@ -362,7 +378,9 @@ mod tests {
             "1452",
             "1.5 MB",
             "sleeve, encrypted",
-            "and 17 more",
+            "and 18 more",
+            "relay via b7, encrypted",
+            "relayed     12 datagrams, 17.0 kB, for other hosts",
             "10.32.0.1/12,10.32.7.1/24  02:ef:00:00:00:01  web",
             "c:6783: connection refused",
             "2 bad seal",
@@ -377,7 +395,7 @@ mod tests {
         ] {
             assert!(screen.contains(part), "{part} is missing in:\n{screen}");
         }
-        assert!(screen.lines().count() <= 57, "{screen}");
+        assert!(screen.lines().count() <= 58, "{screen}");
         let waiting = render(&Status {
             cluster: ClusterStatus::Agreeing {
                 expected: 3,

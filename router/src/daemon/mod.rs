@@ -416,6 +416,7 @@ impl Daemon {
                 received: counters.received,
                 frames: counters.frames,
                 large: counters.large,
+                relayed: counters.relayed,
             });
         }
     }
@@ -591,6 +592,7 @@ impl Daemon {
                 degradations: description.degradations,
                 drops: counters.drops,
                 traffic: counters.peers,
+                relayed: counters.relayed,
             },
         );
         status.warnings.extend(self.loops.warnings().cloned());

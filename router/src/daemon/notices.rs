@@ -60,6 +60,10 @@ fn write(notice: &Notice) {
         Notice::SleeveUp { peer, name, cipher } => {
             tracing::info!(?peer, name, cipher = cipher.label(), "encrypted session up");
         }
+        Notice::Way { peer, name, relay } => match relay {
+            Some(relay) => tracing::warn!(?peer, name, relay, "reached through another host"),
+            None => tracing::info!(?peer, name, "reached straight again"),
+        },
         Notice::SleeveDown { peer, name, why } => tracing::warn!(?peer, name, %why, "encrypted session down"),
         Notice::Ipam(Event::OwnersChanged) => {}
         Notice::Ipam(event) => tracing::info!(?event, "address space"),

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
-use weft_wire::api::Traffic;
+use weft_wire::api::{Relayed, Traffic};
 use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
 
 pub use crate::switching::LOOP_PROBE_INTERVAL;
@@ -32,10 +32,10 @@ pub trait Engine: Send + Sync {
     /// Sends a complete datagram: a handshake message.
     fn send(&self, to: SocketAddr, datagram: &[u8]);
 
-    /// Sends one KEEPALIVE under a session, to the endpoint that the table has for its peer.
+    /// Sends one KEEPALIVE under a session, to where the table says that its peer is reached.
     fn keepalive(&self, local: SessionIndex);
 
-    /// Sends one PROBE under a session, to the endpoint that the table has for its peer. What comes of it is an event:
+    /// Sends one PROBE under a session, to where the table says that its peer is reached. What comes of it is an event:
     /// [`EngineEvent::ProbeAnswered`], [`EngineEvent::ProbeRefused`], or none.
     fn probe(&self, local: SessionIndex, probe: Probe);
 
@@ -70,19 +70,19 @@ pub type EventSink = Box<dyn Fn(EngineEvent) -> bool + Send + Sync>;
 /// What the workers saw and somebody must act on. Addresses are never IPv4-mapped IPv6 addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EngineEvent {
-    /// An INIT, RESP or COOKIE datagram, complete and unchecked.
+    /// An INIT, RESP or COOKIE datagram, complete and unchecked; one that came by relay with its shim.
     Handshake {
         /// Where it came from.
         from: SocketAddr,
-        /// Its octets, at most [`HANDSHAKE_MAX`].
+        /// Its octets, at most [`HANDSHAKE_MAX`] and the shim.
         bytes: Vec<u8>,
     },
-    /// The first datagram that opened under a session, and came directly, not by relay.
+    /// The first datagram that opened under a session.
     Opened {
         /// The session.
         local: SessionIndex,
-        /// Where the datagram came from.
-        from: SocketAddr,
+        /// Where the datagram came from; `None` when it came by relay.
+        from: Option<SocketAddr>,
     },
     /// A datagram that opened came directly from another address than the table's endpoint for that peer.
     /// Reported once per address, and at most once a second per session.
@@ -159,6 +159,8 @@ pub struct Counters {
     pub sessions: BTreeMap<SessionIndex, SessionCounters>,
     /// With whom this host is joined outside the overlay.
     pub joined: Vec<Joined>,
+    /// What was passed on for others.
+    pub relayed: Relayed,
 }
 
 /// A second way between two bridges of the overlay, or between two ports of one, as the loop guard found it.
@@ -181,6 +183,8 @@ pub struct SessionCounters {
     pub large: u64,
     /// Datagrams that opened and were no replay.
     pub received: u64,
+    /// Of those, the ones that came by relay.
+    pub relayed: u64,
 }
 
 /// What kind of engine this is.

@@ -41,7 +41,7 @@ impl SessionPair {
     /// # Errors
     /// When there is no such room.
     pub fn seal(&self, datagram: &mut [u8]) -> Result<(), DropReason> {
-        self.sender.seal(Kind::Data, datagram)
+        self.sender.seal(Kind::Data, 0, datagram)
     }
 
     /// Checks and opens, in place, a datagram that was sealed, and returns its content.

@@ -28,6 +28,8 @@ pub(crate) struct Session {
     /// Counter of the next datagram that is sent. It runs on past the limit, and could not wrap within centuries.
     next: AtomicU64,
     received: AtomicU64,
+    /// Of those, the ones that came by relay.
+    relayed: AtomicU64,
     /// Counters used for frames and pieces of frames.
     frames: AtomicU64,
     /// Of those, the ones longer than [`FLOOR`].
@@ -51,6 +53,8 @@ struct Receiver {
 enum Source {
     /// Nothing opened yet.
     AwaitingFirst,
+    /// What opened came by relay.
+    Relayed,
     /// It was `address` last time, reported at `at`.
     Reported { address: SocketAddr, at: Instant },
 }
@@ -71,6 +75,7 @@ impl Session {
             opening: LessSafeKey::new(UnboundKey::new(algorithm, &keys.receive)?),
             next: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            relayed: AtomicU64::new(0),
             frames: AtomicU64::new(0),
             large: AtomicU64::new(0),
             next_cut: AtomicU64::new(0),
@@ -84,10 +89,10 @@ impl Session {
     }
 
     /// Completes a datagram in place: the content stands behind the room for the header and before the room for
-    /// the tag.
-    pub(crate) fn seal(&self, kind: Kind, datagram: &mut [u8]) -> Result<(), DropReason> {
+    /// the tag. `flags` stand in the header.
+    pub(crate) fn seal(&self, kind: Kind, flags: u8, datagram: &mut [u8]) -> Result<(), DropReason> {
         let counter = self.next.fetch_add(1, Relaxed);
-        self.seal_as(kind, counter, datagram)?;
+        self.seal_as(kind, flags, counter, datagram)?;
         if matches!(kind, Kind::Data | Kind::Flood | Kind::Frag | Kind::FloodFrag) {
             self.count_frames(1, u64::from(datagram.len() > usize::from(FLOOR)));
         }
@@ -108,7 +113,13 @@ impl Session {
     }
 
     /// As [`Session::seal`], with a number from [`Session::reserve`], and uncounted.
-    pub(crate) fn seal_as(&self, kind: Kind, counter: u64, datagram: &mut [u8]) -> Result<(), DropReason> {
+    pub(crate) fn seal_as(
+        &self,
+        kind: Kind,
+        flags: u8,
+        counter: u64,
+        datagram: &mut [u8],
+    ) -> Result<(), DropReason> {
         let parts = datagram
             .split_first_chunk_mut::<HEADER_LEN>()
             .and_then(|(header, rest)| Some((header, rest.split_last_chunk_mut::<TAG_LEN>()?)));
@@ -118,7 +129,11 @@ impl Session {
         if counter >= COUNTER_LIMIT {
             return Err(DropReason::CountersExhausted);
         }
-        *header = Header::new(kind, self.remote, counter).to_bytes();
+        let clear = Header {
+            flags,
+            ..Header::new(kind, self.remote, counter)
+        };
+        *header = clear.to_bytes();
         let sealed = self
             .sealing
             .seal_in_place_separate_tag(
@@ -195,6 +210,9 @@ impl Session {
             .map_err(|_| DropReason::BadSeal)?;
         receiver.window.commit(header.counter)?;
         self.received.fetch_add(1, Relaxed);
+        if header.flags & FLAG_BY_RELAY != 0 {
+            self.relayed.fetch_add(1, Relaxed);
+        }
         Ok(content)
     }
 
@@ -207,13 +225,23 @@ impl Session {
         endpoint: Option<SocketAddr>,
         report: impl FnOnce(EngineEvent) -> bool,
     ) {
-        if flags & FLAG_BY_RELAY != 0 {
-            return;
-        }
         let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         let local = self.local;
+        if flags & FLAG_BY_RELAY != 0 {
+            // The relay's address says nothing of the peer's.
+            if matches!(receiver.source, Source::AwaitingFirst)
+                && report(EngineEvent::Opened { local, from: None })
+            {
+                receiver.source = Source::Relayed;
+            }
+            return;
+        }
         let event = match receiver.source {
-            Source::AwaitingFirst => EngineEvent::Opened { local, from },
+            Source::AwaitingFirst => EngineEvent::Opened {
+                local,
+                from: Some(from),
+            },
+            Source::Relayed => EngineEvent::Roamed { local, from },
             Source::Reported { address, .. } if address == from && endpoint != Some(from) => return,
             Source::Reported { .. } if endpoint == Some(from) => {
                 // Back, or arrived, where the table says: a later move is news again.
@@ -239,6 +267,7 @@ impl Session {
             frames: self.frames.load(Relaxed),
             large: self.large.load(Relaxed),
             received: self.received.load(Relaxed),
+            relayed: self.relayed.load(Relaxed),
         }
     }
 }
@@ -339,7 +368,7 @@ mod tests {
 
     fn sealed(session: &Session, kind: Kind, content: &[u8]) -> Vec<u8> {
         let mut datagram = [&[0; HEADER_LEN], content, &[0; TAG_LEN]].concat();
-        session.seal(kind, &mut datagram).unwrap();
+        session.seal(kind, 0, &mut datagram).unwrap();
         datagram
     }
 
@@ -431,7 +460,7 @@ mod tests {
         for _ in 0..2 {
             let mut datagram = [0; HEADER_LEN + TAG_LEN];
             assert_eq!(
-                one.seal(Kind::Keepalive, &mut datagram),
+                one.seal(Kind::Keepalive, 0, &mut datagram),
                 Err(DropReason::CountersExhausted)
             );
             assert_eq!(datagram, [0; HEADER_LEN + TAG_LEN]);
@@ -459,16 +488,11 @@ mod tests {
                 *at = at.checked_sub(EVENT_INTERVAL).unwrap();
             }
         };
+        let opened = |from| Some(EngineEvent::Opened { local, from });
+        assert_eq!(report(a, 0, None, false), opened(Some(a)));
+        assert_eq!(report(a, FLAG_BY_RELAY, None, false), opened(None));
+        assert_eq!(report(a, 0, None, true), opened(Some(a)), "the first were lost");
         assert_eq!(report(a, FLAG_BY_RELAY, None, true), None);
-        assert_eq!(
-            report(a, 0, None, false),
-            Some(EngineEvent::Opened { local, from: a })
-        );
-        assert_eq!(
-            report(a, 0, None, true),
-            Some(EngineEvent::Opened { local, from: a }),
-            "the first was lost"
-        );
         assert_eq!(report(a, 0, None, true), None);
         assert_eq!(report(b, 0, Some(a), true), None, "too soon");
         pass_interval();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use weft_sleeve::ForwardingTable;
 use weft_sleeve::path_mtu::BASE;
-use weft_wire::{NodeId, PeerHash, SessionIndex};
+use weft_wire::datagram::{FLAG_BY_RELAY, Kind, RELAY_SHIM_LEN, RelayShim};
+use weft_wire::limits::RELAY_HOPS_MAX;
+use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
 
 use crate::address::normal;
 use crate::engine::EngineEvent;
@@ -22,6 +24,8 @@ pub(crate) struct View {
     pub(crate) links: Vec<Link>,
     pub(crate) table: Arc<ForwardingTable>,
     inbound: BTreeMap<SessionIndex, Inbound>,
+    /// Positions in `links` of the peers that are reached without a relay.
+    neighbours: BTreeMap<SocketAddr, usize>,
 }
 
 /// The way to one peer.
@@ -32,19 +36,68 @@ pub(crate) struct Link {
     pub(crate) path: Option<Path>,
 }
 
+/// Where datagrams to a peer go, and what stands before them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hop {
+    /// The peer's address, or its relay's.
+    pub(crate) endpoint: SocketAddr,
+    /// For a relay.
+    pub(crate) shim: Option<[u8; RELAY_SHIM_LEN]>,
+}
+
+impl Hop {
+    pub(crate) const fn direct(endpoint: SocketAddr) -> Self {
+        Self { endpoint, shim: None }
+    }
+
+    /// By the relay at this address, from the host with one hash to that with the other.
+    pub(crate) fn by_relay(endpoint: SocketAddr, source: PeerHash, destination: PeerHash) -> Self {
+        let shim = RelayShim {
+            hop_limit: RELAY_HOPS_MAX,
+            destination,
+            source,
+        };
+        Self {
+            endpoint,
+            shim: Some(shim.to_bytes()),
+        }
+    }
+
+    /// Flags in the header of each datagram.
+    pub(crate) const fn flags(&self) -> u8 {
+        match self.shim {
+            Some(_) => FLAG_BY_RELAY,
+            None => 0,
+        }
+    }
+}
+
 /// Where frames to a peer go, and under which session.
 pub(crate) struct Path {
     pub(crate) session: Arc<Session>,
-    pub(crate) endpoint: SocketAddr,
+    pub(crate) hop: Hop,
     /// Octets that a datagram to it may have, as the table says.
     datagram: u16,
 }
 
 impl Path {
+    /// Completes a datagram in place, as [`Session::seal`].
+    pub(crate) fn seal(&self, kind: Kind, datagram: &mut [u8]) -> Result<(), DropReason> {
+        self.session.seal(kind, self.hop.flags(), datagram)
+    }
+
+    /// Octets of a datagram that nearly every path carries.
+    pub(crate) fn base(&self) -> u16 {
+        match self.hop.shim {
+            Some(_) => BASE - RELAY_SHIM_LEN as u16,
+            None => BASE,
+        }
+    }
+
     /// Octets that a datagram to it may have now: what the kernel has refused is not tried again.
     pub(crate) fn limit(&self) -> u16 {
         if self.session.refused_size() == Some(self.datagram) {
-            self.datagram.min(BASE)
+            self.datagram.min(self.base())
         } else {
             self.datagram
         }
@@ -63,31 +116,40 @@ impl Path {
 /// A session as the receiving worker sees it.
 pub(crate) struct Inbound {
     pub(crate) session: Arc<Session>,
-    /// Where the table says that its peer is.
+    /// Where the table says that its peer is, if that can be reached without a relay.
     pub(crate) endpoint: Option<SocketAddr>,
+    /// Where datagrams to it go.
+    pub(crate) hop: Option<Hop>,
 }
 
 impl View {
     pub(crate) fn new(table: Arc<ForwardingTable>, sessions: &Sessions) -> Self {
-        let mut endpoints = BTreeMap::new();
+        let mut hops = BTreeMap::new();
+        let mut neighbours = BTreeMap::new();
         let mut links = Vec::with_capacity(table.peers.len());
         for row in &table.peers {
-            let endpoint = row.endpoint.map(normal);
-            if let Some(endpoint) = endpoint {
-                endpoints.insert(row.peer, endpoint);
+            let hop = row.endpoint.map(normal).map(|endpoint| match row.by_relay {
+                true => Hop::by_relay(endpoint, table.origin, row.hash),
+                false => Hop::direct(endpoint),
+            });
+            if let Some(hop) = hop {
+                hops.insert(row.peer, hop);
             }
             // A frame must not reach another peer than the table means, whatever index it gives.
             let session = row
                 .session
                 .and_then(|index| sessions.get(&index))
                 .filter(|s| s.peer == row.peer);
-            let path = session.zip(endpoint).map(|(session, endpoint)| {
+            if let (Some(hop), false) = (hop, row.by_relay) {
+                neighbours.insert(hop.endpoint, links.len());
+            }
+            let path = session.zip(hop).map(|(session, hop)| {
                 if session.refused_size() != Some(row.datagram) {
                     session.set_refused_size(None);
                 }
                 Path {
                     session: Arc::clone(session),
-                    endpoint,
+                    hop,
                     datagram: row.datagram,
                 }
             });
@@ -100,12 +162,14 @@ impl View {
         let inbound = sessions
             .iter()
             .map(|(index, session)| {
-                let endpoint = endpoints.get(&session.peer).copied();
+                let hop = hops.get(&session.peer).copied();
+                let endpoint = hop.filter(|hop| hop.shim.is_none()).map(|hop| hop.endpoint);
                 (
                     *index,
                     Inbound {
                         session: Arc::clone(session),
                         endpoint,
+                        hop,
                     },
                 )
             })
@@ -115,7 +179,14 @@ impl View {
             links,
             table,
             inbound,
+            neighbours,
         }
+    }
+
+    /// Octets that a datagram to the neighbour at this address may have.
+    pub(crate) fn datagram_to(&self, neighbour: SocketAddr) -> Option<u16> {
+        let link = self.links.get(*self.neighbours.get(&neighbour)?)?;
+        link.path.as_ref().map(Path::limit)
     }
 
     pub(crate) fn inbound(&self, index: SessionIndex) -> Option<&Inbound> {
@@ -150,6 +221,7 @@ mod tests {
             hash: peer(n).peer_hash(),
             session: session.map(SessionIndex),
             endpoint: endpoint.map(|text| text.parse().unwrap()),
+            by_relay: false,
             datagram: 1_472,
         }
     }
@@ -210,7 +282,7 @@ mod tests {
         let paths: Vec<_> = view
             .links
             .iter()
-            .map(|link| link.path.as_ref().map(|p| p.endpoint))
+            .map(|link| link.path.as_ref().map(|p| p.hop.endpoint))
             .collect();
         assert_eq!(
             paths,

@@ -233,7 +233,8 @@ fn each_bad_datagram_is_dropped_for_its_reason(engine: EngineChoice) {
         (DropReason::BadContent, peer.datagram(Kind::Probe, &[0; 60])),
         (DropReason::BadContent, peer.datagram(Kind::ProbeAck, &[0; 60])),
         (DropReason::NotAwaited, peer.datagram(Kind::ProbeAck, &[0; 16])),
-        (DropReason::KindNotServed, vec![Kind::Relay as u8; 60]),
+        (DropReason::RelayNotANeighbour, vec![Kind::Relay as u8; 60]),
+        (DropReason::DatagramTooShort, vec![Kind::Relay as u8; 19]),
         (
             DropReason::BadContent,
             peer.datagram(Kind::Data, &[&slice.to_bytes()[..], &good].concat()),
@@ -292,7 +293,10 @@ fn each_bad_datagram_is_dropped_for_its_reason(engine: EngineChoice) {
     assert_eq!(
         host.pending_events(),
         [
-            EngineEvent::Opened { local: LOCAL, from },
+            EngineEvent::Opened {
+                local: LOCAL,
+                from: Some(from)
+            },
             EngineEvent::Learned { mac: FAR, peer: PEER },
             EngineEvent::UnknownIndex { from },
         ]
@@ -396,7 +400,7 @@ fn a_peer_that_moves_is_reported(engine: EngineChoice) {
         host.event(),
         EngineEvent::Opened {
             local: LOCAL,
-            from: home
+            from: Some(home)
         }
     );
     peer.socket = socket(&peer.namespace);
@@ -473,7 +477,10 @@ fn a_full_queue_is_counted_and_the_news_comes_again(engine: EngineChoice) {
     assert_eq!(
         host.pending_events(),
         [
-            EngineEvent::Opened { local: LOCAL, from },
+            EngineEvent::Opened {
+                local: LOCAL,
+                from: Some(from)
+            },
             EngineEvent::Learned { mac: FAR, peer: PEER }
         ]
     );

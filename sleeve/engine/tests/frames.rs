@@ -99,11 +99,11 @@ fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
     let learned: Vec<_> = other.pending_events();
     let opened = EngineEvent::Opened {
         local: SessionIndex(200),
-        from: IPV4[0].parse().unwrap(),
+        from: Some(IPV4[0].parse().unwrap()),
     };
     let opened6 = EngineEvent::Opened {
         local: SessionIndex(200),
-        from: IPV6[0].parse().unwrap(),
+        from: Some(IPV6[0].parse().unwrap()),
     };
     assert!(learned[0] == opened || learned[0] == opened6, "{learned:?}");
     assert_eq!(
@@ -256,14 +256,14 @@ fn probes_are_answered_refused_or_lost(engine: EngineChoice) {
         other.event(),
         EngineEvent::Opened {
             local: SessionIndex(200),
-            from: IPV4[0].parse().unwrap()
+            from: Some(IPV4[0].parse().unwrap())
         }
     );
     assert_eq!(
         one.event(),
         EngineEvent::Opened {
             local,
-            from: IPV4[1].parse().unwrap()
+            from: Some(IPV4[1].parse().unwrap())
         }
     );
     assert_eq!(one.event(), answered);
@@ -401,6 +401,7 @@ fn frames_of_impossible_lengths_are_dropped_by_name() {
         hash: peer.peer_hash(),
         session: None,
         endpoint: None,
+        by_relay: false,
         datagram: 1_400,
     });
     table.macs.insert(B, 0);

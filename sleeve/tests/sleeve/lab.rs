@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use weft_sleeve::content::{Content, write_data};
 use weft_sleeve::*;
-use weft_wire::datagram::{HEADER_LEN, Header, Kind, Meta, ProbeBody, TAG_LEN, nonce};
+use weft_wire::datagram::{
+    FLAG_BY_RELAY, HEADER_LEN, Header, Kind, Meta, ProbeBody, RelayShim, TAG_LEN, nonce,
+};
 use weft_wire::*;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -58,6 +60,7 @@ struct Live {
     received: u64,
     frames: u64,
     large: u64,
+    relayed: u64,
     selected: bool,
 }
 
@@ -76,7 +79,10 @@ pub(crate) struct Host {
     pub(crate) frames: BTreeMap<NodeId, u64>,
     sessions: BTreeMap<SessionIndex, Live>,
     selected: BTreeMap<NodeId, SessionIndex>,
-    endpoints: BTreeMap<NodeId, SocketAddr>,
+    /// How datagrams to each peer travel, as told.
+    pub(crate) ways: BTreeMap<NodeId, Way>,
+    /// Datagrams that it passed on for others.
+    pub(crate) relayed: u64,
     /// Octets that datagrams to each peer may have, as told.
     pub(crate) datagrams: BTreeMap<NodeId, u16>,
 }
@@ -95,7 +101,8 @@ impl Host {
             frames: BTreeMap::new(),
             sessions: BTreeMap::new(),
             selected: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            relayed: 0,
             datagrams: BTreeMap::new(),
             key,
             noise,
@@ -113,7 +120,7 @@ impl Host {
         self.sleeve = Sleeve::new(local, seed);
         self.sessions.clear();
         self.selected.clear();
-        self.endpoints.clear();
+        self.ways.clear();
         self.datagrams.clear();
     }
 
@@ -293,6 +300,7 @@ impl World {
                     received: 0,
                     frames: 0,
                     large: 0,
+                    relayed: 0,
                     selected: false,
                     keys,
                 };
@@ -306,8 +314,8 @@ impl World {
                 live.selected = true;
                 host.selected.insert(peer, local);
             }
-            Output::Endpoint { peer, endpoint } => {
-                host.endpoints.insert(peer, endpoint);
+            Output::Way { peer, way } => {
+                host.ways.insert(peer, way);
             }
             Output::Remove { local } => {
                 let live = host.sessions.remove(&local).expect("removed, not installed");
@@ -372,11 +380,13 @@ impl World {
     }
 
     fn seal_and_put(&mut self, i: usize, peer: NodeId, kind: Kind, plaintext: &[u8]) -> bool {
-        let host = &mut self.hosts[i];
-        let (Some(local), Some(to)) = (host.selected.get(&peer), host.endpoints.get(&peer)) else {
+        let Some((to, shim)) = self.way(i, peer) else {
             return false;
         };
-        let to = *to;
+        let host = &mut self.hosts[i];
+        let Some(local) = host.selected.get(&peer) else {
+            return false;
+        };
         let live = host.sessions.get_mut(local).expect("selected, not installed");
         let counter = live.sent;
         if counter >= COUNTER_LIMIT {
@@ -389,9 +399,13 @@ impl World {
             self.nonces.insert((live.keys.send, counter)),
             "a nonce was used twice"
         );
-        let header = Header::new(kind, live.keys.remote, counter);
-        let bytes = seal(live.keys.cipher, &live.keys.send, header, plaintext);
-        self.put(i, to, bytes);
+        let mut header = Header::new(kind, live.keys.remote, counter);
+        if shim.is_some() {
+            header.flags |= FLAG_BY_RELAY;
+        }
+        let sealed = seal(live.keys.cipher, &live.keys.send, header, plaintext);
+        let shim = shim.map(|shim| shim.to_bytes().to_vec()).unwrap_or_default();
+        self.put(i, to, [shim, sealed].concat());
         true
     }
 
@@ -415,8 +429,54 @@ impl World {
         live.frames = sent;
     }
 
+    /// Where host `i` sends datagrams to a peer, and the shim before them.
+    fn way(&self, i: usize, peer: NodeId) -> Option<(SocketAddr, Option<RelayShim>)> {
+        let host = &self.hosts[i];
+        match host.ways.get(&peer)? {
+            Way::Direct(to) => Some((*to, None)),
+            Way::Relay(relay) => {
+                let Some(Way::Direct(to)) = host.ways.get(relay) else {
+                    return None;
+                };
+                let shim = RelayShim {
+                    hop_limit: limits::RELAY_HOPS_MAX,
+                    destination: peer.peer_hash(),
+                    source: host.id().peer_hash(),
+                };
+                Some((*to, Some(shim)))
+            }
+        }
+    }
+
     /// What host `i` does with a datagram.
     pub(crate) fn deliver(&mut self, i: usize, from: SocketAddr, bytes: &[u8]) -> Vec<Output> {
+        let Some((shim, inner)) = RelayShim::split(bytes) else {
+            return self.take(i, from, false, bytes);
+        };
+        let host = &mut self.hosts[i];
+        if shim.destination == host.id().peer_hash() {
+            return match Kind::from_octet(inner[0]) {
+                Some(Kind::Init | Kind::Resp | Kind::Cookie) => {
+                    self.input(i, Input::Datagram { from, bytes })
+                }
+                _ => self.take(i, from, true, inner),
+            };
+        }
+        let next = host
+            .ways
+            .iter()
+            .find(|(peer, _)| peer.peer_hash() == shim.destination);
+        if let Some((_, Way::Direct(to))) = next {
+            let (to, hop_limit) = (*to, shim.hop_limit - 1);
+            host.relayed += 1;
+            let shim = RelayShim { hop_limit, ..shim };
+            self.put(i, to, [&shim.to_bytes(), inner].concat());
+        }
+        Vec::new()
+    }
+
+    /// What host `i` does with a datagram that is for it.
+    fn take(&mut self, i: usize, from: SocketAddr, by_relay: bool, bytes: &[u8]) -> Vec<Output> {
         let Ok(header) = Header::parse(bytes) else {
             return self.input(i, Input::Datagram { from, bytes });
         };
@@ -441,6 +501,9 @@ impl World {
         }
         let host = &mut self.hosts[i];
         let Some(live) = host.sessions.get_mut(&header.index) else {
+            if by_relay {
+                return Vec::new();
+            }
             return self.input(i, Input::UnknownIndex { from });
         };
         if live.window.check(header.counter).is_err() {
@@ -451,13 +514,15 @@ impl World {
         };
         live.window.commit(header.counter).unwrap();
         live.received += 1;
+        live.relayed += u64::from(by_relay);
         let (peer, local, selected) = (live.keys.peer, live.keys.local, live.selected);
         let content = Content::parse(header.kind, &opened).unwrap();
         if let Content::Frame { .. } = content {
             *host.frames.entry(peer).or_default() += 1;
         }
-        let is_moved = host.endpoints.get(&peer) != Some(&from);
+        let is_moved = !by_relay && host.ways.get(&peer) != Some(&Way::Direct(from));
         let mut outputs = if !selected {
+            let from = (!by_relay).then_some(from);
             self.input(i, Input::Opened { local, from })
         } else if is_moved {
             self.input(i, Input::Roamed { local, from })
@@ -521,9 +586,12 @@ impl World {
             let counts: Vec<_> = self.hosts[i]
                 .sessions
                 .values()
-                .map(|live| (live.keys.local, live.sent, live.received, live.frames, live.large))
+                .map(|live| {
+                    let counts = [live.sent, live.received, live.frames, live.large, live.relayed];
+                    (live.keys.local, counts)
+                })
                 .collect();
-            for (local, sent, received, frames, large) in counts {
+            for (local, [sent, received, frames, large, relayed]) in counts {
                 self.input(
                     i,
                     Input::Activity {
@@ -532,6 +600,7 @@ impl World {
                         received,
                         frames,
                         large,
+                        relayed,
                     },
                 );
             }

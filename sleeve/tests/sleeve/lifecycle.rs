@@ -340,7 +340,7 @@ fn a_host_that_moves_is_followed() {
     world.run(ms(5));
     assert_eq!(world.frames(0, 1), 1);
     // And it is known under the new address, when it later uses a session that we do not hold.
-    assert_eq!(world.hosts[1].count(|o| matches!(o, Output::Endpoint { .. })), 2);
+    assert_eq!(world.hosts[1].count(|o| matches!(o, Output::Way { .. })), 2);
 }
 
 #[test]

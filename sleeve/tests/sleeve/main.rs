@@ -11,5 +11,6 @@ mod lifecycle;
 mod load;
 mod path_mtu;
 mod refusals;
+mod relay;
 mod segment;
 mod vectors;

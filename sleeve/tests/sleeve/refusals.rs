@@ -367,7 +367,7 @@ fn kinds_of_the_engine_and_unknown_ones_are_refused() {
     for octet in 0..=255u8 {
         let reason = match Kind::from_octet(octet) {
             None => DropReason::UnknownKind,
-            Some(Kind::Init | Kind::Resp | Kind::Cookie) => DropReason::DatagramTooShort,
+            Some(Kind::Init | Kind::Resp | Kind::Cookie | Kind::Relay) => DropReason::DatagramTooShort,
             Some(_) => DropReason::KindNotServed,
         };
         let mut bytes = [0; HEADER_LEN];
@@ -410,11 +410,11 @@ proptest! {
         let ours = world.hosts[0].session(world.id(1)).map(|(local, _)| local);
         prop_assume!(Some(local) != ours);
         for input in [
-            Input::Activity { local, sent, received, frames: sent, large: sent },
+            Input::Activity { local, sent, received, frames: sent, large: sent, relayed: received },
             Input::ProbeAnswered { local, probe: Probe { number: received, size: 1_472 } },
             Input::ProbeRefused { local, probe: Probe { number: received, size: 1_472 } },
             Input::TooBig { local, size: 1_472 },
-            Input::Opened { local, from: elsewhere() },
+            Input::Opened { local, from: Some(elsewhere()) },
             Input::Roamed { local, from: elsewhere() },
         ] {
             prop_assert_eq!(world.input(0, input), vec![]);

@@ -30,6 +30,28 @@ impl Firewall {
         self.add(&format!("udp dport {port} drop"))
     }
 
+    /// Drops UDP datagrams that come in from, or go out to, this address.
+    ///
+    /// # Errors
+    /// When `nft` is missing or refuses.
+    pub fn drop_udp_with(&self, address: IpAddr) -> Result<()> {
+        self.drop_with(address, "meta l4proto udp")
+    }
+
+    /// Drops everything that comes in from, or goes out to, this address.
+    ///
+    /// # Errors
+    /// When `nft` is missing or refuses.
+    pub fn drop_all_with(&self, address: IpAddr) -> Result<()> {
+        self.drop_with(address, "")
+    }
+
+    fn drop_with(&self, address: IpAddr, what: &str) -> Result<()> {
+        let family = if address.is_ipv4() { "ip" } else { "ip6" };
+        self.add(&format!("{family} saddr {address} {what} drop"))?;
+        self.add(&format!("{family} daddr {address} {what} drop"))
+    }
+
     /// Drops TCP segments that come in to, or go out to, this port.
     ///
     /// # Errors

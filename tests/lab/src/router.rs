@@ -244,6 +244,12 @@ impl Drop for Router {
     }
 }
 
+/// Whether a session with a peer carries frames through the host of this name.
+#[must_use]
+pub fn is_relayed(peer: &PeerStatus, relay: &str) -> bool {
+    peer.mode == "relay" && peer.relay.as_deref() == Some(relay) && peer.encrypted
+}
+
 /// Whether a peer's mesh link and its session are up.
 #[must_use]
 pub fn is_up(peer: &PeerStatus) -> bool {

@@ -39,6 +39,7 @@ fn octets_of_table(table: &ForwardingTable) -> Vec<u8> {
                 .as_bytes(),
         );
         octets.extend(path.datagram.to_be_bytes());
+        octets.push(u8::from(path.by_relay));
     }
     for (mac, at) in &table.macs {
         octets.extend(mac.0);

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weft_sleeve::{COUNTER_LIMIT, ForwardingTable, Probe, ReplayWindow, SessionKeys};
-use weft_wire::datagram::Kind;
+use weft_wire::datagram::{Kind, RelayShim};
+use weft_wire::limits::RELAY_HOPS_MAX;
 use weft_wire::{Mac, NodeId, PeerHash, SessionIndex, Time};
 
 /// An engine reports the same thing no more often than this.
@@ -44,13 +45,15 @@ pub struct Sealed {
     pub frame: Option<Frame>,
     /// What it asks of the path, or answers.
     pub probe: Option<Probe>,
+    /// What stands before it on the way by relay.
+    pub shim: Option<RelayShim>,
 }
 
 /// What an engine reports to its node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Report {
-    /// The first datagram of a session opened.
-    Opened(SessionIndex, SocketAddr),
+    /// The first datagram of a session opened; it came from this address, or by relay.
+    Opened(SessionIndex, Option<SocketAddr>),
     /// The peer's address is another one.
     Roamed(SessionIndex, SocketAddr),
     /// A datagram for a session that is not there.
@@ -73,9 +76,11 @@ pub struct Session {
     keys: SessionKeys,
     next: u64,
     received: u64,
+    relayed: u64,
     frames: u64,
     awaited: u64,
     window: ReplayWindow,
+    is_opened: bool,
     reported: Option<(SocketAddr, Time)>,
 }
 
@@ -122,6 +127,8 @@ impl Engine {
         let session = Session {
             next: 0,
             received: 0,
+            relayed: 0,
+            is_opened: false,
             frames: 0,
             awaited: 0,
             window: ReplayWindow::new(),
@@ -150,13 +157,30 @@ impl Engine {
         self.heard.get(peer).copied()
     }
 
-    /// For each session, datagrams sent and received, and frames sent.
-    pub(crate) fn counters(&self) -> Vec<(SessionIndex, u64, u64, u64)> {
-        let counts = |(local, s): (&SessionIndex, &Session)| (*local, s.next, s.received, s.frames);
+    /// For each session, datagrams sent and received, frames sent, and datagrams received by relay.
+    pub(crate) fn counters(&self) -> Vec<(SessionIndex, u64, u64, u64, u64)> {
+        let counts =
+            |(local, s): (&SessionIndex, &Session)| (*local, s.next, s.received, s.frames, s.relayed);
         self.sessions.iter().map(counts).collect()
     }
 
+    /// What stands before datagrams to the peer of a session, where the table has it behind a relay.
+    fn shim(&self, local: SessionIndex) -> Option<RelayShim> {
+        let peer = self.peer_of(local)?;
+        let path = self.table.peers.iter().find(|path| path.peer == peer)?;
+        path.by_relay.then(|| self.shim_to(&peer))
+    }
+
+    fn shim_to(&self, peer: &NodeId) -> RelayShim {
+        RelayShim {
+            hop_limit: RELAY_HOPS_MAX,
+            destination: peer.peer_hash(),
+            source: self.table.origin,
+        }
+    }
+
     fn seal(&mut self, local: SessionIndex, kind: Kind, frame: Option<Frame>) -> Option<Sealed> {
+        let shim = self.shim(local);
         let session = self.sessions.get_mut(&local)?;
         let counter = session.next;
         if counter >= COUNTER_LIMIT {
@@ -173,6 +197,7 @@ impl Engine {
             origin: self.table.origin,
             frame,
             probe: None,
+            shim,
         })
     }
 
@@ -211,8 +236,11 @@ impl Engine {
     /// The answer to a probe.
     fn answer(&mut self, sealed: &Sealed) -> Option<Sealed> {
         let probe = sealed.probe.filter(|_| sealed.kind == Kind::Probe)?;
+        let peer = self.peer_of(sealed.index)?;
         let answer = self.seal(sealed.index, Kind::ProbeAck, None)?;
         Some(Sealed {
+            // Back to where the question came from.
+            shim: sealed.shim.map(|_| self.shim_to(&peer)),
             probe: Some(probe),
             ..answer
         })
@@ -259,7 +287,7 @@ impl Engine {
     ) -> (Option<Frame>, Option<Sealed>, Vec<Report>) {
         let mut reports = Vec::new();
         let Some(session) = self.sessions.get_mut(&sealed.index) else {
-            if passes(&mut self.unknown, from, now) {
+            if sealed.shim.is_none() && passes(&mut self.unknown, from, now) {
                 reports.push(Report::UnknownIndex(from));
             }
             return (None, None, reports);
@@ -274,18 +302,28 @@ impl Engine {
             return (None, None, reports);
         }
         session.received += 1;
+        session.relayed += u64::from(sealed.shim.is_some());
         let (local, peer) = (session.keys.local, session.keys.peer);
         self.heard.insert(peer, now);
         let endpoint = self
             .table
             .peers
             .iter()
-            .find(|path| path.peer == peer)
+            .find(|path| path.peer == peer && !path.by_relay)
             .and_then(|path| path.endpoint);
+        let is_first = !std::mem::replace(&mut session.is_opened, true);
         match &mut session.reported {
+            _ if sealed.shim.is_some() => {
+                if is_first {
+                    reports.push(Report::Opened(local, None));
+                }
+            }
             None => {
                 session.reported = Some((from, now));
-                reports.push(Report::Opened(local, from));
+                reports.push(match is_first {
+                    true => Report::Opened(local, Some(from)),
+                    false => Report::Roamed(local, from),
+                });
             }
             Some((address, _)) if *address == from && endpoint != Some(from) => {}
             Some((address, _)) if endpoint == Some(from) => *address = from,

@@ -15,6 +15,7 @@
 //! | [`host`] | a host: its disk, its process, its clock |
 //! | `disk` | writes that take time and are lost in a crash |
 //! | [`engine`] | sessions and frames as the data-path engine handles them, without the cryptography |
+//! | `relay` | datagrams that hosts pass on for others |
 //! | `network` | delay, loss, duplication, reordering and partitions |
 //! | `tcp` | connections of the mesh |
 //! | `faults` | what goes wrong, when, and how it ends |
@@ -39,6 +40,7 @@ mod network;
 mod operators;
 mod queue;
 mod record;
+mod relay;
 mod requests;
 pub mod run;
 pub mod sabotage;

@@ -624,7 +624,7 @@ impl World {
         let counters = self.hosts[host]
             .running()
             .map(|running| running.engine.counters());
-        for (local, sent, received, frames) in counters.unwrap_or_default() {
+        for (local, sent, received, frames, relayed) in counters.unwrap_or_default() {
             let octets = [sent, received, frames].map(u64::to_be_bytes).concat();
             self.record.note(self.now, host, "activity", &[&octets], || {
                 format!("{local:?} sent {sent} received {received} frames {frames}")
@@ -638,6 +638,7 @@ impl World {
                     frames,
                     // The frames of the pods here have no length to speak of.
                     large: 0,
+                    relayed,
                 },
             );
         }
@@ -654,6 +655,9 @@ impl World {
         if let Some(later) = self.pause_of(host) {
             return self.queue.push(later, Event::Datagram { from, to, packet });
         }
+        let Some(packet) = self.relay(host, from, packet) else {
+            return;
+        };
         match packet {
             Packet::Handshake(bytes) => {
                 self.record.note(self.now, host, "handshake", &[&bytes], || {

@@ -11,6 +11,7 @@ mod moved;
 mod multicast;
 mod partition;
 mod pings;
+mod relayed;
 mod secrecy;
 mod sessions;
 mod stranger;
@@ -52,7 +53,7 @@ impl Outcome {
 }
 
 /// Every step after the hosts have joined.
-pub(super) const ALL: [Step; 14] = [
+pub(super) const ALL: [Step; 15] = [
     pings::STEP,
     sessions::STEP,
     file::STEP,
@@ -64,6 +65,7 @@ pub(super) const ALL: [Step; 14] = [
     secrecy::STEP,
     addresses::STEP,
     moved::STEP,
+    relayed::STEP,
     killed::STEP,
     partition::STEP,
     stranger::STEP,

@@ -4,18 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_sleeve::Content;
 use weft_sleeve::fragment::Cut;
-use weft_wire::datagram::{FloodPrefix, Header, HeaderError, Kind, NETWORK_DEFAULT};
+use weft_sleeve::{Content, Passed};
+use weft_wire::datagram::{FloodPrefix, Header, HeaderError, Kind, NETWORK_DEFAULT, RelayShim};
 use weft_wire::{DropReason, Mac};
 
 use super::pieces::Joiner;
+use super::relay::{self, Relay};
 use super::shared::Shared;
 use crate::engine::{EngineEvent, HANDSHAKE_MAX};
 use crate::limit::Limit;
 use crate::session::Session;
 use crate::switching::Incoming;
-use crate::view::View;
+use crate::view::{Hop, View};
 
 /// What a receiving worker needs for each datagram.
 pub(crate) struct Inlet {
@@ -23,6 +24,7 @@ pub(crate) struct Inlet {
     joiner: Joiner,
     switching: Incoming,
     unknown: Limit<SocketAddr>,
+    relay: Relay,
 }
 
 /// What a datagram brought for the bridge.
@@ -47,6 +49,7 @@ impl Inlet {
             joiner: Joiner::new(),
             switching: Incoming::new(Arc::clone(&shared.switching)),
             unknown: Limit::new(),
+            relay: Relay::new(),
             shared,
         }
     }
@@ -61,6 +64,19 @@ impl Inlet {
         self.joiner.expire(&self.shared);
     }
 
+    /// Passes on what others want relayed from the front of what came from one address, in datagrams of `stride` octets;
+    /// says how many octets that were. What follows, up to one datagram, is for [`Inlet::take`].
+    pub(crate) fn relay(
+        &mut self,
+        view: &View,
+        from: SocketAddr,
+        received: &mut [u8],
+        stride: usize,
+        now: Instant,
+    ) -> usize {
+        self.relay.take(&self.shared, view, from, received, stride, now)
+    }
+
     /// Takes a datagram and does what it asks for; returns what is for the bridge.
     pub(crate) fn take<'a>(
         &mut self,
@@ -69,13 +85,33 @@ impl Inlet {
         datagram: &'a mut [u8],
         now: Instant,
     ) -> Result<Option<Carried<'a>>, DropReason> {
+        if relay::is_relay(datagram) {
+            let (shim, _) = RelayShim::split(datagram).ok_or(DropReason::DatagramTooShort)?;
+            return match view.table.relaying.pass(view.origin, from, &shim)? {
+                Passed::Here => self.take_own(view, from, Some(shim), datagram, now),
+                Passed::On { .. } => Err(DropReason::KindNotServed),
+            };
+        }
+        self.take_own(view, from, None, datagram, now)
+    }
+
+    /// Takes a datagram that is for this host, behind its shim if it came by relay.
+    fn take_own<'a>(
+        &mut self,
+        view: &'a View,
+        from: SocketAddr,
+        shim: Option<RelayShim>,
+        whole: &'a mut [u8],
+        now: Instant,
+    ) -> Result<Option<Carried<'a>>, DropReason> {
+        let datagram = match shim {
+            Some(_) => relay::inner_of(whole)?,
+            None => &mut *whole,
+        };
         let header = Header::parse(datagram).map_err(|error| match error {
             HeaderError::TooShort => DropReason::DatagramTooShort,
             HeaderError::UnknownKind => DropReason::UnknownKind,
         })?;
-        if header.kind == Kind::Relay {
-            return Err(DropReason::KindNotServed);
-        }
         if header.network != NETWORK_DEFAULT {
             return Err(DropReason::UnknownNetwork);
         }
@@ -86,17 +122,22 @@ impl Inlet {
             // An event that finds no room is counted where it is lost.
             self.shared.emit(EngineEvent::Handshake {
                 from,
-                bytes: datagram.to_vec(),
+                bytes: whole.to_vec(),
             });
             return Ok(None);
         }
         let Some(inbound) = view.inbound(header.index) else {
-            if self.unknown.pass(from, now) {
+            // Behind a relay it may be anybody's.
+            if shim.is_none() && self.unknown.pass(from, now) {
                 self.shared.emit(EngineEvent::UnknownIndex { from });
             }
             return Err(DropReason::UnknownIndex);
         };
         let session = &*inbound.session;
+        let datagram = match shim {
+            Some(_) => relay::inner_of(whole)?,
+            None => whole,
+        };
         let content = session.open(&header, datagram)?;
         session.came_from(from, header.flags, inbound.endpoint, |event| {
             self.shared.emit(event)
@@ -114,7 +155,11 @@ impl Inlet {
                 .take(&self.shared, session, cut, prefix, octets, now)?
                 .and_then(|whole| carried(Load::Joined(cut, whole))),
             Content::Probe(body) => {
-                self.shared.answer_probe(session, from, body)?;
+                let back = match shim {
+                    Some(_) => Hop::by_relay(from, view.origin, session.hash),
+                    None => Hop::direct(from),
+                };
+                self.shared.answer_probe(session, &back, body)?;
                 None
             }
             Content::ProbeAck(body) => {

@@ -7,6 +7,7 @@
 //! | [`inlet`] | from a datagram to the frame in it: every check that all engines make |
 //! | [`intake`] | the first questions to every frame that a port of the bridge sent |
 //! | [`outlet`] | the socket as a sending worker sees it |
+//! | [`relay`] | datagrams of others, passed on unread |
 //! | [`pieces`] | frames larger than the path |
 //! | [`workers`] | the threads, and their end |
 
@@ -15,6 +16,7 @@ pub(crate) mod intake;
 pub(crate) mod outlet;
 pub(crate) mod pieces;
 mod probes;
+pub(crate) mod relay;
 pub(crate) mod shared;
 pub(crate) mod workers;
 

@@ -15,7 +15,7 @@ use super::pieces;
 use super::shared::{Shared, send_reason};
 use crate::engine::EngineEvent;
 use crate::limit::Limit;
-use crate::view::Link;
+use crate::view::{Hop, Link};
 
 /// Sends datagrams, and waits while the socket is full.
 pub(crate) struct Outlet {
@@ -23,6 +23,8 @@ pub(crate) struct Outlet {
     wanted: Limit<NodeId>,
     /// Room for a piece of a frame that is larger than the path.
     pub(super) piece: Vec<u8>,
+    /// Room for a datagram behind its shim.
+    relayed: Vec<u8>,
 }
 
 impl Outlet {
@@ -31,6 +33,7 @@ impl Outlet {
             shared,
             wanted: Limit::new(),
             piece: Vec::new(),
+            relayed: Vec::new(),
         }
     }
 
@@ -42,7 +45,7 @@ impl Outlet {
         };
         match pieces::send(self, path, kind, datagram) {
             Ok(()) => path.session.traffic.sent(1, frame),
-            Err(reason) => self.shared.tally.drop(reason, Some(path.endpoint)),
+            Err(reason) => self.shared.tally.drop(reason, Some(path.hop.endpoint)),
         }
     }
 
@@ -74,6 +77,20 @@ impl Outlet {
                 done => return done,
             }
         }
+    }
+
+    /// The same, behind the shim that its way needs.
+    pub(crate) fn send_by(&mut self, hop: &Hop, datagram: &[u8]) -> Result<(), DropReason> {
+        let Some(shim) = &hop.shim else {
+            return self.send(hop.endpoint, datagram);
+        };
+        let mut relayed = std::mem::take(&mut self.relayed);
+        relayed.clear();
+        relayed.extend_from_slice(shim);
+        relayed.extend_from_slice(datagram);
+        let sent = self.send(hop.endpoint, &relayed);
+        self.relayed = relayed;
+        sent
     }
 
     pub(crate) fn emit(&self, event: EngineEvent) -> bool {

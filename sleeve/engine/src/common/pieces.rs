@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use weft_sleeve::Reassembler;
 use weft_sleeve::fragment::{Cut, Piece, cut};
-use weft_sleeve::path_mtu::{BASE, FLOOR};
+use weft_sleeve::path_mtu::FLOOR;
 use weft_wire::datagram::{FragPrefix, HEADER_LEN, Kind, META_LEN, TAG_LEN};
 use weft_wire::{DropReason, Time};
 
@@ -26,15 +26,15 @@ pub(crate) fn send(
     let mut size = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
     let mut room = limit;
     if datagram.len() <= usize::from(limit) {
-        path.session.seal(kind, datagram)?;
-        match outlet.send(path.endpoint, datagram) {
+        path.seal(kind, datagram)?;
+        match outlet.send_by(&path.hop, datagram) {
             Err(DropReason::PathTooSmall) => {}
             done => return done,
         }
         // The kernel knows that the path has become smaller. The frame must not be lost for that.
         path.session.unseal(datagram)?;
         path.refused(size, |event| outlet.emit(event));
-        room = limit.min(BASE);
+        room = limit.min(path.base());
         if datagram.len() <= usize::from(room) {
             room = FLOOR;
         }
@@ -47,7 +47,7 @@ pub(crate) fn send(
             Err(DropReason::PathTooSmall) if room > FLOOR => {
                 size = room;
                 path.refused(size, |event| outlet.emit(event));
-                room = if room > BASE { BASE } else { FLOOR };
+                room = if room > path.base() { path.base() } else { FLOOR };
             }
             Ok(()) => {
                 path.session.traffic.fragmented();
@@ -85,8 +85,8 @@ fn send_pieces(
         datagram.extend_from_slice(&prefix.to_bytes());
         datagram.extend_from_slice(content.get(from..to).unwrap_or_default());
         datagram.extend_from_slice(&[0; TAG_LEN]);
-        path.session.seal(kind, &mut datagram)?;
-        outlet.send(path.endpoint, &datagram)
+        path.seal(kind, &mut datagram)?;
+        outlet.send_by(&path.hop, &datagram)
     });
     outlet.piece = datagram;
     result

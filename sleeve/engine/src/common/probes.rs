@@ -1,7 +1,5 @@
 //! Questions about the path, and answers to those of peers.
 
-use std::net::SocketAddr;
-
 use weft_sleeve::Probe;
 use weft_wire::datagram::{HEADER_LEN, Kind, PROBE_BODY_LEN, ProbeBody, TAG_LEN};
 use weft_wire::{DropReason, SessionIndex};
@@ -9,6 +7,7 @@ use weft_wire::{DropReason, SessionIndex};
 use super::shared::{Shared, send_reason};
 use crate::engine::EngineEvent;
 use crate::session::Session;
+use crate::view::Hop;
 
 impl Shared {
     /// Sends one PROBE to where the table says that the session's peer is.
@@ -16,24 +15,24 @@ impl Shared {
         let view = self.view.load();
         let path = view
             .inbound(local)
-            .and_then(|inbound| Some((&inbound.session, inbound.endpoint?)));
-        let Some((session, endpoint)) = path else {
+            .and_then(|inbound| Some((&inbound.session, inbound.hop?)));
+        let Some((session, hop)) = path else {
             return self.tally.drop(DropReason::NoSession, None);
         };
         let size = usize::from(probe.size).max(HEADER_LEN + PROBE_BODY_LEN + TAG_LEN);
         let mut datagram = vec![0; size];
         datagram[HEADER_LEN..HEADER_LEN + PROBE_BODY_LEN].copy_from_slice(&body_of(probe).to_bytes());
-        if let Err(reason) = session.seal(Kind::Probe, &mut datagram) {
-            return self.tally.drop(reason, Some(endpoint));
+        if let Err(reason) = session.seal(Kind::Probe, hop.flags(), &mut datagram) {
+            return self.tally.drop(reason, Some(hop.endpoint));
         }
         session.await_probe(probe.number);
-        match self.transmit(endpoint, &datagram) {
+        match self.transmit_by(&hop, &datagram) {
             Ok(()) => {}
             // What the probe was to find out: nothing was dropped.
             Err(error) if quinn_udp::is_msg_size_err(&error) => {
                 self.emit(EngineEvent::ProbeRefused { local, probe });
             }
-            Err(error) => self.tally.drop(send_reason(&error), Some(endpoint)),
+            Err(error) => self.tally.drop(send_reason(&error), Some(hop.endpoint)),
         }
     }
 
@@ -42,13 +41,13 @@ impl Shared {
     pub(crate) fn answer_probe(
         &self,
         session: &Session,
-        from: SocketAddr,
+        from: &Hop,
         body: ProbeBody,
     ) -> Result<(), DropReason> {
         let mut datagram = [0; HEADER_LEN + PROBE_BODY_LEN + TAG_LEN];
         datagram[HEADER_LEN..HEADER_LEN + PROBE_BODY_LEN].copy_from_slice(&body.to_bytes());
-        session.seal(Kind::ProbeAck, &mut datagram)?;
-        self.transmit(from, &datagram)
+        session.seal(Kind::ProbeAck, from.flags(), &mut datagram)?;
+        self.transmit_by(from, &datagram)
             .map_err(|error| send_reason(&error))
     }
 

@@ -16,13 +16,14 @@ use weft_sleeve::{ForwardingTable, INSTALLED_MAX, SessionKeys};
 use weft_wire::datagram::{HEADER_LEN, Kind, TAG_LEN};
 use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
 
+use super::relay::RelayTally;
 use crate::address::mapped;
 use crate::engine::{Counters, EngineDescription, EngineError, EngineEvent, EventSink};
 use crate::session::Session;
 use crate::switching::Switching;
 use crate::switching::probe::LEN as PROBE_LEN;
 use crate::tally::{PeerTraffic, Tally};
-use crate::view::{Sessions, View};
+use crate::view::{Hop, Sessions, View};
 
 pub(crate) struct Shared {
     pub(crate) socket: UdpSocket,
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) view: ArcSwap<View>,
     pub(crate) tally: Tally,
     pub(crate) switching: Arc<Switching>,
+    pub(crate) relayed: RelayTally,
     /// What was found out while frames were carried: what works less well, or why none are carried any more.
     troubles: Mutex<Vec<String>>,
     /// The socket speaks IPv6, and takes IPv4 addresses only in their mapped form.
@@ -94,6 +96,7 @@ impl Shared {
             view: ArcSwap::from_pointee(View::new(Arc::clone(&control.table), &control.sessions)),
             tally: Tally::new(),
             switching: Arc::default(),
+            relayed: RelayTally::default(),
             troubles: Mutex::default(),
             ipv6,
             events,
@@ -151,14 +154,24 @@ impl Shared {
         let view = self.view.load();
         let path = view
             .inbound(local)
-            .and_then(|inbound| Some((&inbound.session, inbound.endpoint?)));
-        let Some((session, endpoint)) = path else {
+            .and_then(|inbound| Some((&inbound.session, inbound.hop?)));
+        let Some((session, hop)) = path else {
             return self.tally.drop(DropReason::NoSession, None);
         };
         let mut datagram = [0; HEADER_LEN + TAG_LEN];
-        match session.seal(Kind::Keepalive, &mut datagram) {
-            Ok(()) => self.send(endpoint, &datagram),
-            Err(reason) => self.tally.drop(reason, Some(endpoint)),
+        let sent = session
+            .seal(Kind::Keepalive, hop.flags(), &mut datagram)
+            .and_then(|()| self.transmit_by(&hop, &datagram).map_err(|e| send_reason(&e)));
+        if let Err(reason) = sent {
+            self.tally.drop(reason, Some(hop.endpoint));
+        }
+    }
+
+    /// Hands one datagram to the kernel, behind the shim that its way needs.
+    pub(crate) fn transmit_by(&self, hop: &Hop, datagram: &[u8]) -> io::Result<()> {
+        match &hop.shim {
+            None => self.transmit(hop.endpoint, datagram),
+            Some(shim) => self.transmit(hop.endpoint, &[shim, datagram].concat()),
         }
     }
 
@@ -243,6 +256,7 @@ impl Shared {
                 .map(|(index, session)| (*index, session.counters()))
                 .collect(),
             joined: self.switching.joined(self.view.load().origin),
+            relayed: self.relayed.read(),
         }
     }
 

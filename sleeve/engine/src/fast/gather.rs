@@ -81,6 +81,11 @@ impl<'a> Gather<'a> {
         }
     }
 
+    /// Passes on what others want relayed, as [`Inlet::relay`].
+    pub(super) fn relay(&mut self, from: SocketAddr, received: &mut [u8], stride: usize) -> usize {
+        self.inlet.relay(self.view, from, received, stride, self.now)
+    }
+
     /// Takes a datagram. What it brings is written at the latest with [`Gather::flush`].
     pub(super) fn take(&mut self, from: SocketAddr, datagram: &'a mut [u8]) -> Result<(), DropReason> {
         let taken = self.inlet.take(self.view, from, datagram, self.now)?;

@@ -49,7 +49,7 @@ impl Buffers {
 #[derive(Clone, Copy, Default)]
 struct Lane<'v> {
     path: Option<&'v Path>,
-    /// Octets of each datagram but the last.
+    /// Octets of each datagram but the last, with its shim if they go by relay.
     size: usize,
     count: usize,
     len: usize,
@@ -94,24 +94,28 @@ impl<'v, 'b> Lanes<'v, 'b> {
         sent: (u64, usize),
         fill: impl FnOnce(&mut [u8]),
     ) {
-        let at = self.lane_for(path, size);
+        let shim = path.hop.shim.as_ref().map_or(&[][..], |shim| shim);
+        let whole = shim.len() + size;
+        let at = self.lane_for(path, whole);
         let (Some(lane), Some(buffer)) = (self.lanes.get_mut(at), self.buffers.lanes.get_mut(at)) else {
             return;
         };
-        let Some(room) = buffer.get_mut(lane.len..lane.len + size) else {
+        let Some(room) = buffer.get_mut(lane.len..lane.len + whole) else {
             return self.outlet.shared.tally.drop(DropReason::OversizeFrame, None);
         };
+        let (before, room) = room.split_at_mut(shim.len());
+        before.copy_from_slice(shim);
         fill(&mut room[HEADER_LEN..size - TAG_LEN]);
-        if let Err(reason) = path.session.seal_as(kind, counter, room) {
-            return self.outlet.shared.tally.drop(reason, Some(path.endpoint));
+        if let Err(reason) = path.session.seal_as(kind, path.hop.flags(), counter, room) {
+            return self.outlet.shared.tally.drop(reason, Some(path.hop.endpoint));
         }
         lane.path = Some(path);
         if lane.count == 0 {
-            lane.size = size;
+            lane.size = whole;
         }
-        lane.is_closed = size < lane.size;
+        lane.is_closed = whole < lane.size;
         lane.count += 1;
-        lane.len += size;
+        lane.len += whole;
         lane.frames += sent.0;
         lane.octets += sent.1;
         lane.large += u64::from(size > usize::from(FLOOR));
@@ -160,11 +164,12 @@ impl<'v, 'b> Lanes<'v, 'b> {
         session.count_frames(lane.count as u64, lane.large);
         match self.transmit(at, &lane, path) {
             Ok(()) => session.traffic.sent(lane.frames, lane.octets),
-            Err(reason) => self
-                .outlet
-                .shared
-                .tally
-                .drop_many(reason, lane.count as u64, Some(path.endpoint)),
+            Err(reason) => {
+                self.outlet
+                    .shared
+                    .tally
+                    .drop_many(reason, lane.count as u64, Some(path.hop.endpoint))
+            }
         }
     }
 
@@ -179,7 +184,7 @@ impl<'v, 'b> Lanes<'v, 'b> {
         };
         if lane.count == 1 || self.buffers.takes_runs {
             let size = Some(lane.size).filter(|_| lane.count > 1);
-            match self.outlet.send_run(path.endpoint, run, size) {
+            match self.outlet.send_run(path.hop.endpoint, run, size) {
                 Ok(()) => return Ok(()),
                 Err(error) if lane.count == 1 && !is_too_big(&error) => return Err(send_reason(&error)),
                 Err(_) => {}
@@ -188,9 +193,11 @@ impl<'v, 'b> Lanes<'v, 'b> {
         // The kernel refuses the run, or datagrams of this size.
         let mut was_too_big = false;
         for datagram in run.chunks_mut(lane.size) {
-            match self.outlet.send_run(path.endpoint, datagram, None) {
+            match self.outlet.send_run(path.hop.endpoint, datagram, None) {
                 Ok(()) => {}
                 Err(error) if is_too_big(&error) => {
+                    let shim = path.hop.shim.map_or(0, |shim| shim.len());
+                    let datagram = datagram.get_mut(shim..).unwrap_or_default();
                     if !was_too_big {
                         let size = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
                         path.refused(size, |event| self.outlet.emit(event));

@@ -73,10 +73,21 @@ impl Receiver {
                 self.shared.tally.drop(DropReason::DatagramTooShort, Some(from));
             }
             // One datagram, or several of equal size that the kernel joined (UDP_GRO).
-            for datagram in filled.chunks_mut(meta.stride.max(1)) {
-                if let Err(reason) = gather.take(from, datagram) {
+            let (stride, mut rest) = (meta.stride.max(1), filled);
+            while !rest.is_empty() {
+                let passed = gather.relay(from, rest, stride);
+                let taken = if passed > 0 {
+                    passed
+                } else {
+                    stride.min(rest.len())
+                };
+                let (datagram, after) = rest.split_at_mut(taken);
+                if passed == 0
+                    && let Err(reason) = gather.take(from, datagram)
+                {
                     self.shared.tally.drop(reason, Some(from));
                 }
+                rest = after;
             }
         }
         gather.flush();

@@ -237,7 +237,7 @@ fn send_pieces<'v>(
 ) {
     match lanes.send_pieces(path, meta, prefix, frame) {
         Ok(frames) => path.session.traffic.sent(frames, frame.len()),
-        Err(reason) => lanes.outlet().shared.tally.drop(reason, Some(path.endpoint)),
+        Err(reason) => lanes.outlet().shared.tally.drop(reason, Some(path.hop.endpoint)),
     }
 }
 

@@ -119,10 +119,21 @@ impl Receiver {
                 self.shared.tally.drop(DropReason::DatagramTooShort, Some(from));
             }
             // One datagram, or several of equal size that the kernel joined (UDP_GRO).
-            for datagram in filled.chunks_mut(meta.stride.max(1)) {
-                if let Err(reason) = self.gate.take(view, from, datagram, now) {
+            let (stride, mut rest) = (meta.stride.max(1), filled);
+            while !rest.is_empty() {
+                let passed = self.gate.inlet.relay(view, from, rest, stride, now);
+                let taken = if passed > 0 {
+                    passed
+                } else {
+                    stride.min(rest.len())
+                };
+                let (datagram, after) = rest.split_at_mut(taken);
+                if passed == 0
+                    && let Err(reason) = self.gate.take(view, from, datagram, now)
+                {
                     self.shared.tally.drop(reason, Some(from));
                 }
+                rest = after;
             }
         }
         Ok(())

@@ -64,10 +64,15 @@ impl Bucket {
 
     /// Takes one token, if there is one.
     pub(crate) fn take(&mut self, rate: Rate, now: Instant) -> bool {
+        self.take_many(rate, 1, now)
+    }
+
+    /// Takes so many tokens, if there are as many.
+    pub(crate) fn take_many(&mut self, rate: Rate, count: u32, now: Instant) -> bool {
         self.fill(rate, now);
-        let has = self.tokens >= 1.0;
+        let has = self.tokens >= f64::from(count);
         if has {
-            self.tokens -= 1.0;
+            self.tokens -= f64::from(count);
         }
         has
     }
@@ -94,18 +99,23 @@ impl<K: Eq + Hash> Buckets<K> {
 
     /// Takes one token of this key, if it has one.
     pub(crate) fn take(&mut self, key: K, now: Instant) -> bool {
+        self.take_many(key, 1, now)
+    }
+
+    /// Takes so many tokens of this key, if it has as many.
+    pub(crate) fn take_many(&mut self, key: K, count: u32, now: Instant) -> bool {
         let rate = self.rate;
         if let Some(bucket) = self.buckets.get_mut(&key) {
-            return bucket.take(rate, now);
+            return bucket.take_many(rate, count, now);
         }
         if !self.has_room(now) {
             return self
                 .rest
                 .get_or_insert_with(|| Bucket::full(rate, now))
-                .take(rate, now);
+                .take_many(rate, count, now);
         }
         let mut bucket = Bucket::full(rate, now);
-        let passed = bucket.take(rate, now);
+        let passed = bucket.take_many(rate, count, now);
         self.buckets.insert(key, bucket);
         passed
     }

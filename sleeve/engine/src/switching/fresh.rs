@@ -106,6 +106,7 @@ mod tests {
             hash: A.peer_hash(),
             session: None,
             endpoint: None,
+            by_relay: false,
             datagram: 1_232,
         }];
         table.macs = [(mac(1), 0)].into();

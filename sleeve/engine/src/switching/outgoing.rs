@@ -172,6 +172,7 @@ mod tests {
                 hash: PeerHash([n; 8]),
                 session: None,
                 endpoint: None,
+                by_relay: false,
                 datagram: 1_232,
             })
             .into();

@@ -209,6 +209,7 @@ impl Host {
             hash: peer.peer_hash(),
             session,
             endpoint,
+            by_relay: false,
             datagram,
         });
         table.macs = macs.iter().map(|mac| (*mac, 0)).collect();

@@ -92,7 +92,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    let selected = area::select(&args.areas)?;
+    let areas = match args.areas {
+        areas if areas.is_empty() && !args.sleeve.rows.is_empty() => vec!["sleeve".into()],
+        areas => areas,
+    };
+    let selected = area::select(&areas)?;
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = args.dir.unwrap_or_else(|| target.into());
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;

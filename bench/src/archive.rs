@@ -1,7 +1,8 @@
-//! Runs as files, below one folder: `AREA/TIME.json`, `.md` and, where figures have contenders, `.png`.
+//! Runs as files, below one folder: `AREA/TIME.json`, `.md` and, where figures have goals, `.png`.
 //!
 //! TIME is in UTC, so that the names sort by age. Nothing is ever removed.
 
+use crate::chart;
 use crate::figure::Figure;
 use crate::report::Report;
 use anyhow::Context;
@@ -78,7 +79,8 @@ pub fn store(folder: &Path, report: &Report) -> anyhow::Result<Vec<PathBuf>> {
         let folder = folder.join(area.area);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let json = serde_json::to_vec_pretty(&part)?;
-        let files = [("json", json), ("md", part.markdown().into_bytes())];
+        let mut files = vec![("json", json), ("md", part.markdown().into_bytes())];
+        files.extend(chart::draw(area)?.map(|picture| ("png", picture)));
         for (extension, content) in files {
             let path = folder.join(format!("{stamp}.{extension}"));
             fs::write(&path, content).with_context(|| path.display().to_string())?;

@@ -7,15 +7,18 @@
 //! | [`goal`] | [`Goal`]: what a number should be |
 //! | [`machine`] | what else the machine was doing |
 //! | [`report`] | the tables and the JSON |
+//! | [`chart`] | the same as a picture |
 //! | [`archive`] | runs as files, and what the last one said |
 //! | [`ipam`] | addresses: allocation in the core, through the store, and merging |
 //! | [`sleeve`] | pod to pod: weft beside the kernel's VXLAN and other tunnels |
 //!
-//! `src/bin/naive-sleeve.rs` is one of those other tunnels: the yardstick.
+//! `src/bin/naive-sleeve.rs` is one of those other tunnels: the yardstick. `src/bin/engine-memory.rs` is an engine whose
+//! memory is measured.
 #![forbid(unsafe_code)]
 
 pub mod archive;
 pub mod area;
+pub mod chart;
 pub mod figure;
 pub mod goal;
 pub mod ipam;

@@ -1,6 +1,7 @@
 //! Who is measured: each module builds one [`Contender`], with everything that it needs.
 
 mod naive;
+mod vpncloud;
 mod vxlan;
 mod weft;
 mod wireguard;
@@ -20,6 +21,8 @@ pub(super) enum Kind {
     Naive,
     /// `wireguard-go`, with pods routed over it.
     WireguardGo,
+    /// `vpncloud`.
+    Vpncloud,
 }
 
 /// Built, with what there is to say about it.
@@ -40,7 +43,13 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Weft, Self::Vxlan, Self::Naive, Self::WireguardGo];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Weft,
+        Self::Vxlan,
+        Self::Naive,
+        Self::WireguardGo,
+        Self::Vpncloud,
+    ];
 
     pub(super) fn label(self) -> &'static str {
         match self {
@@ -48,6 +57,7 @@ impl Kind {
             Self::Vxlan => "kernel VXLAN",
             Self::Naive => "naive sleeve",
             Self::WireguardGo => "wireguard-go",
+            Self::Vpncloud => "vpncloud",
         }
     }
 
@@ -57,6 +67,7 @@ impl Kind {
             Self::Vxlan => Ok((vxlan::build(lab)?, Vec::new())),
             Self::Naive => Ok((naive::build(lab, options)?, Vec::new())),
             Self::WireguardGo => wireguard::build(lab),
+            Self::Vpncloud => vpncloud::build(lab),
         }
     }
 }

@@ -5,10 +5,10 @@ use crate::figure::Sample;
 use crate::goal::Goal;
 use crate::sleeve::Stand;
 use crate::sleeve::contender::Flow;
-use crate::sleeve::contenders::Kind::{self, Naive, Vxlan, Weft, WireguardGo};
+use crate::sleeve::contenders::Kind::{self, Naive, Vpncloud, Vxlan, Weft, WireguardGo};
 use std::collections::BTreeMap;
 
-const ALL: &[Kind] = &[Weft, Vxlan, Naive, WireguardGo];
+const ALL: &[Kind] = &[Weft, Vxlan, Naive, WireguardGo, Vpncloud];
 const KERNEL: &[Kind] = &[Weft, Vxlan];
 const KERNEL_AND_WIREGUARD: &[Kind] = &[Weft, Vxlan, WireguardGo];
 
@@ -35,6 +35,7 @@ pub(super) const ONE_STREAM: Row = Row {
             |flow| flow.gbit,
         ));
         figures.extend(ratio(&flows, what, WireguardGo, None, |flow| flow.gbit));
+        figures.extend(ratio(&flows, what, Vpncloud, None, |flow| flow.gbit));
         figures.extend(costs(&flows, what, Some(Goal::at_most(2.1, 1.7))));
         Ok(figures)
     },

@@ -4,10 +4,10 @@ use super::{Row, ratio, samples};
 use crate::figure::Sample;
 use crate::goal::Goal;
 use crate::sleeve::contender::RoundTrip;
-use crate::sleeve::contenders::Kind::{self, Naive, Vxlan, Weft, WireguardGo};
+use crate::sleeve::contenders::Kind::{self, Naive, Vpncloud, Vxlan, Weft, WireguardGo};
 use std::collections::BTreeMap;
 
-const ALL: &[Kind] = &[Weft, Vxlan, Naive, WireguardGo];
+const ALL: &[Kind] = &[Weft, Vxlan, Naive, WireguardGo, Vpncloud];
 const KERNEL_AND_WIREGUARD: &[Kind] = &[Weft, Vxlan, WireguardGo];
 
 pub(super) const IDLE: Row = Row {

@@ -2,9 +2,9 @@
 
 use super::{Row, ratio, samples};
 use crate::goal::Goal;
-use crate::sleeve::contenders::Kind::{self, Naive, Vxlan, Weft, WireguardGo};
+use crate::sleeve::contenders::Kind::{self, Naive, Vpncloud, Vxlan, Weft, WireguardGo};
 
-const ALL: &[Kind] = &[Weft, Vxlan, Naive, WireguardGo];
+const ALL: &[Kind] = &[Weft, Vxlan, Naive, WireguardGo, Vpncloud];
 /// Octets of payload.
 const SMALL: u32 = 64;
 

@@ -161,7 +161,10 @@ mod tests {
         let mut buffer = [0; 16];
         let send = || socket.send_to(b"hello", socket.local_addr().unwrap()).unwrap();
         send();
-        assert_eq!(receive_with_age(&socket, &mut buffer).unwrap(), (5, Duration::ZERO));
+        assert_eq!(
+            receive_with_age(&socket, &mut buffer).unwrap(),
+            (5, Duration::ZERO)
+        );
         note_arrivals(&socket).unwrap();
         let before = std::time::Instant::now();
         send();
@@ -169,7 +172,10 @@ mod tests {
         while before.elapsed() < Duration::from_millis(2) {}
         let (length, age) = receive_with_age(&socket, &mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"hello");
-        assert!(age >= Duration::from_millis(1) && age <= before.elapsed(), "{age:?}");
+        assert!(
+            age >= Duration::from_millis(1) && age <= before.elapsed(),
+            "{age:?}"
+        );
         socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         let nothing = receive_with_age(&socket, &mut buffer).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);

@@ -21,6 +21,8 @@ pub mod machine;
 pub mod point;
 pub mod store;
 pub mod syncs;
+#[cfg(test)]
+mod torn;
 pub mod writer;
 
 pub use error::{Difference, FormatError, StoreError};

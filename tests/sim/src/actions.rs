@@ -178,11 +178,9 @@ impl World {
                 let text = format!("{notice:?}");
                 self.record
                     .note(self.now, host, "notice", &[text.as_bytes()], || text.clone());
-                if let Notice::Joined { genesis } = &notice {
-                    if self.genesis.is_none() {
-                        self.genesis = Some(*genesis);
-                        self.look_for_first(host);
-                    }
+                if let (Notice::Joined { genesis }, None) = (&notice, self.genesis) {
+                    self.genesis = Some(*genesis);
+                    self.look_for_first(host);
                 }
                 self.operators_hear(&notice);
                 self.see(host, &Seen::Said(&notice));

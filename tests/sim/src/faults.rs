@@ -214,7 +214,12 @@ impl World {
                     .map(|other| self.hosts[other].address.to_string())
                     .collect();
             }
+            let was_member = state.is_some();
             self.see(host, &Seen::Wiped { id, state });
+            if was_member && self.scenario.removes() {
+                // Nobody else can say what it owned last.
+                self.remove_later(vec![id], None, None);
+            }
         }
     }
 

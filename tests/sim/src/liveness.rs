@@ -96,9 +96,14 @@ impl World {
         let Some((first, others)) = states.as_ref().and_then(|states| states.split_first()) else {
             return Some("a host has no address state on its disk".into());
         };
-        let is_same = |other: &&IpamState| other.epoch() == first.epoch() && other.table() == first.table();
-        if !others.iter().all(|other| is_same(other)) {
-            return Some("the disks name different owners".into());
+        for (number, other) in others.iter().zip(1..).map(|(other, number)| (number, other)) {
+            if other.epoch() != first.epoch() {
+                return Some(format!("host{number} does not know the epoch of host0"));
+            }
+            let mut runs = first.table().all_runs().zip(other.table().all_runs());
+            if let Some((one, another)) = runs.find(|(one, another)| one != another) {
+                return Some(format!("host0 says {one:?}, and host{number} says {another:?}"));
+            }
         }
         for (number, host) in hosts.iter().enumerate() {
             let is_removed = self.operators.removed.contains(&host.id());

@@ -166,7 +166,7 @@ impl World {
         (is_member && !self.operators.leaving.contains_key(&host)).then_some(host)
     }
 
-    fn remove_later(
+    pub(crate) fn remove_later(
         &mut self,
         victims: Vec<NodeId>,
         askers: Option<BTreeSet<usize>>,
@@ -479,13 +479,10 @@ impl World {
             .running()
             .map(|running| (running.node.leave_status(), running.node.id()));
         match status {
-            Some((Some(status), id)) if status.done => {
+            Some((Some(status), _)) if status.done => {
                 self.operators.leaving.remove(&host);
                 self.tally.add(Happening::Left, 1);
                 self.end_host(host, FaultKind::Wipe);
-                // Nobody need vouch for a host that has nothing any more.
-                let during = None;
-                self.remove_later(vec![id], None, during);
                 let lasts = self.scenario.fault[number].lasts_s;
                 self.come_back_later(host, lasts);
             }
@@ -494,6 +491,8 @@ impl World {
                 if id != node {
                     self.operators.leaving.insert(host, (number, id));
                 }
+                // It asks the others to go on without it.
+                self.operators.named.entry(id).or_default();
                 for pod in 0..crate::requests::PODS {
                     self.take_away(host, format!("pod{pod}"));
                 }

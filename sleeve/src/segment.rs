@@ -216,6 +216,9 @@ impl Headers {
     /// Where in the payload a slice of `len` octets begins; `None` when meta and length do not belong to such a
     /// super-frame.
     pub fn place(&self, meta: &Meta, len: usize) -> Option<usize> {
+        if usize::from(meta.header_len) != self.len {
+            return None;
+        }
         let (at, of) = (usize::from(meta.segment), usize::from(meta.segments));
         if of <= 1 {
             return (len == self.payload).then_some(0);
@@ -403,6 +406,16 @@ pub fn is_finished(meta: &Meta) -> bool {
 pub fn checksum_fits(meta: &Meta, frame: &[u8]) -> bool {
     let (start, offset) = (usize::from(meta.csum_start), usize::from(meta.csum_offset));
     meta.flags & NEEDS_CHECKSUM == 0 || (start >= ETHERNET_HEADER && start + offset + 2 <= frame.len())
+}
+
+/// Whether a frame, a super-frame or a slice of one is what its meta says: [`expand`] can take it apart.
+pub fn fits(meta: &Meta, bytes: &[u8]) -> bool {
+    if meta.gso_type == 0 && meta.segments <= 1 {
+        return checksum_fits(meta, bytes);
+    }
+    Headers::of(meta, bytes)
+        .and_then(|headers| headers.place(meta, bytes.len().checked_sub(headers.len)?))
+        .is_some()
 }
 
 /// Makes single frames, with their checksums filled in, from a frame, a super-frame or a slice of one, and hands them

@@ -5,120 +5,14 @@
 
 mod common;
 
-use std::net::{SocketAddr, UdpSocket};
-
 use chacha20poly1305::aead::{Aead as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
-use common::{Host, PATIENCE, await_value, frame, keys, with_each_engine};
-use quinn_udp::{Transmit, UdpSocketState};
-use weft_kernel::Namespace;
-use weft_sleeve::Cipher;
+use common::peer::{FAR, LOCAL, PEER, POD, REMOTE, SEND, data, flood, host_and_peer, piece, sealed, socket};
+use common::{PATIENCE, await_value, frame, with_each_engine};
 use weft_sleeve::replay::WINDOW;
 use weft_sleeve_engine::{EngineChoice, EngineEvent};
-use weft_wire::datagram::{FloodPrefix, FragPrefix, HEADER_LEN, Header, Kind, Meta, ProbeBody, nonce};
-use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
-
-const POD: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
-const FAR: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
-const LOCAL: SessionIndex = SessionIndex(100);
-const REMOTE: SessionIndex = SessionIndex(200);
-const PEER: NodeId = NodeId([2; 32]);
-const SEND: [u8; 32] = [11; 32];
-const RECEIVE: [u8; 32] = [22; 32];
-
-/// The other end of a session with a [`Host`].
-struct Peer {
-    namespace: Namespace,
-    socket: UdpSocket,
-    to: SocketAddr,
-    counter: u64,
-}
-
-fn host_and_peer(engine: EngineChoice) -> (Host, Peer) {
-    let namespace = Namespace::new().unwrap();
-    let host = Host::new(&namespace, 1, 1_400, "127.0.0.1:0".parse().unwrap(), engine);
-    let peer = Peer {
-        socket: socket(&namespace),
-        namespace,
-        to: host.address,
-        counter: 0,
-    };
-    host.engine
-        .install(&keys(
-            PEER,
-            Cipher::ChaCha20Poly1305,
-            LOCAL.0,
-            REMOTE.0,
-            SEND[0],
-            RECEIVE[0],
-        ))
-        .unwrap();
-    host.publish(
-        PEER,
-        Some(LOCAL.0),
-        Some(peer.socket.local_addr().unwrap()),
-        &[FAR],
-    );
-    (host, peer)
-}
-
-fn socket(namespace: &Namespace) -> UdpSocket {
-    let socket = namespace.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
-}
-
-fn sealed(header: Header, content: &[u8]) -> Vec<u8> {
-    let header_bytes = header.to_bytes();
-    let payload = Payload {
-        msg: content,
-        aad: &header_bytes,
-    };
-    let sealed = ChaCha20Poly1305::new(&RECEIVE.into())
-        .encrypt(&nonce(header.counter).into(), payload)
-        .unwrap();
-    [&header_bytes[..], &sealed].concat()
-}
-
-fn data(frame: &[u8]) -> Vec<u8> {
-    [&Meta::default().to_bytes()[..], frame].concat()
-}
-
-fn flood(origin: PeerHash, frame: &[u8]) -> Vec<u8> {
-    let prefix = FloodPrefix { origin, sequence: 1 };
-    [&Meta::default().to_bytes()[..], &prefix.to_bytes(), frame].concat()
-}
-
-impl Peer {
-    fn header(&mut self, kind: Kind) -> Header {
-        self.counter += 1;
-        Header::new(kind, LOCAL, self.counter)
-    }
-
-    fn datagram(&mut self, kind: Kind, content: &[u8]) -> Vec<u8> {
-        sealed(self.header(kind), content)
-    }
-
-    fn send(&self, datagram: &[u8]) {
-        assert_eq!(self.socket.send_to(datagram, self.to).unwrap(), datagram.len());
-    }
-
-    /// Sends a good frame and waits until it reaches the pod: all that was sent before has been dealt with.
-    fn send_frame(&mut self, host: &mut Host) {
-        let frame = frame(POD, FAR, &[0x88, 0xb5], 60);
-        let datagram = self.datagram(Kind::Data, &data(&frame));
-        self.send(&datagram);
-        assert_eq!(host.read(), frame);
-    }
-
-    fn receive(&self) -> Vec<u8> {
-        let mut buffer = vec![0; 2_000];
-        let (length, from) = self.socket.recv_from(&mut buffer).expect("no datagram came");
-        assert_eq!(from, self.to);
-        buffer.truncate(length);
-        buffer
-    }
-}
+use weft_wire::datagram::{FloodPrefix, HEADER_LEN, Header, Kind, Meta, ProbeBody, nonce};
+use weft_wire::{DropReason, Mac, SessionIndex};
 
 with_each_engine!(
     the_engine_seals_as_another_library_opens,
@@ -303,15 +197,6 @@ fn each_bad_datagram_is_dropped_for_its_reason(engine: EngineChoice) {
     );
 }
 
-fn piece(frame: u64, offset: u32, length: u32, octets: &[u8]) -> Vec<u8> {
-    let prefix = FragPrefix {
-        frame,
-        offset,
-        length,
-    };
-    [&prefix.to_bytes()[..], octets].concat()
-}
-
 fn pieces_in_any_order_make_the_frame_and_what_is_missing_is_given_up(engine: EngineChoice) {
     let (mut host, mut peer) = host_and_peer(engine);
     let unicast = frame(POD, FAR, &[0x88, 0xb5], 1_300);
@@ -438,23 +323,11 @@ fn datagrams_that_the_kernel_joined_are_taken_apart(engine: EngineChoice) {
     let frames: Vec<_> = (0..20u8)
         .map(|n| frame(POD, FAR, &[0x88, 0xb5, n], 300))
         .collect();
-    let joined: Vec<u8> = frames
+    let datagrams: Vec<_> = frames
         .iter()
-        .flat_map(|frame| peer.datagram(Kind::Data, &data(frame)))
+        .map(|frame| peer.datagram(Kind::Data, &data(frame)))
         .collect();
-    let state = UdpSocketState::new((&peer.socket).into()).unwrap();
-    assert!(
-        state.max_gso_segments() >= frames.len(),
-        "the kernel lacks UDP_SEGMENT"
-    );
-    let transmit = Transmit {
-        destination: peer.to,
-        ecn: None,
-        contents: &joined,
-        segment_size: Some(joined.len() / frames.len()),
-        src_ip: None,
-    };
-    state.try_send((&peer.socket).into(), &transmit).unwrap();
+    peer.send_at_once(&datagrams);
     for frame in frames {
         assert_eq!(host.read(), frame);
     }

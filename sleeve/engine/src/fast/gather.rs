@@ -252,7 +252,7 @@ impl<'a> Gather<'a> {
         if meta.gso_type != 0 {
             // A super-frame that fits one datagram.
             let headers = Headers::of(&meta, frame)
-                .filter(|headers| headers.len() + headers.payload() == frame.len())
+                .filter(|headers| headers.place(&meta, frame.len() - headers.len()).is_some())
                 .ok_or(DropReason::BadContent)?;
             frames = headers.frames(headers.payload());
         } else if !segment::checksum_fits(&meta, frame) {

@@ -177,6 +177,9 @@ impl Gate {
                 return Ok(());
             }
         };
+        if !segment::fits(&meta, bytes) {
+            return Err(DropReason::BadContent);
+        }
         self.inlet.admit(view, bytes, flood, session, now)?;
         let write = |frame: &[u8]| {
             self.tap.send(frame).map_err(|_| DropReason::TapFailed)?;

@@ -7,6 +7,9 @@
 )]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod peer;
+pub(crate) mod tcp;
+
 use std::fmt::Debug;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};

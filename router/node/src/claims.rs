@@ -98,13 +98,15 @@ impl Node {
         open.collect()
     }
 
-    /// Every claim that was granted since the router started, for `weft ipam`.
+    /// Every claim that was granted since the router started, by address, for `weft ipam`.
     pub(crate) fn kept(&self) -> Vec<UsedAddress> {
         let kept = self.claims.kept().map(|claim| UsedAddress {
             address: claim.address,
             id: claim.id.clone(),
         });
-        kept.collect()
+        let mut kept: Vec<UsedAddress> = kept.collect();
+        kept.sort_by_key(|used| used.address);
+        kept
     }
 
     /// The host that has an address which was refused; the one that owns what it lies in, where that has not said to

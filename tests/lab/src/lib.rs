@@ -32,6 +32,7 @@
 //! | [`plug`] | what a user plugs into the overlay's bridge by hand: devices, cables |
 //! | [`station`] | [`Station`]: what hosts and pods have in common, and what traffic they can make |
 //! | [`ping`], [`transfer`], [`frames`] | that traffic: echoes, TCP with hashes, raw frames |
+//! | [`stream`] | [`Stream`]: a TCP connection that goes on while a story happens |
 //! | [`recording`] | everything an interface carries, counted and searched for a text |
 //! | [`firewall`], [`nat`] | packet filters; the only modules that need an external program, `nft` |
 //!
@@ -56,6 +57,7 @@ pub mod recording;
 pub mod router;
 pub mod schema;
 pub mod station;
+pub mod stream;
 pub mod switch;
 pub mod transfer;
 pub mod underlay;
@@ -77,6 +79,7 @@ pub use recording::{Recorded, Recording};
 pub use router::Router;
 pub use schema::Schema;
 pub use station::Station;
+pub use stream::Stream;
 pub use switch::Switch;
 pub use transfer::{Content, Transfer};
 pub use underlay::Underlay;

@@ -13,6 +13,7 @@ use crate::lab::Shared;
 use crate::ping::{self, PingPlan, PingReport};
 use crate::program::{self, Output};
 use crate::recording::Recording;
+use crate::stream::Stream;
 use crate::transfer::{self, Content, Transfer};
 
 /// A place from which traffic can be sent. [`Host`](crate::Host) and [`Pod`](crate::Pod) are stations.
@@ -152,6 +153,14 @@ impl Station {
         arrived: &(dyn Fn(u64) + Sync),
     ) -> Result<Transfer> {
         transfer::run(self, to, content, arrived)
+    }
+
+    /// Opens a TCP connection to another station, on which bytes flow until it is finished.
+    ///
+    /// # Errors
+    /// When it cannot be connected.
+    pub fn tcp_stream(&self, to: &Self) -> Result<Stream> {
+        Stream::open(self, to)
     }
 
     /// Sends one Ethernet frame, as it is, by the first interface.

@@ -15,10 +15,10 @@ use crate::lab::Shared;
 use crate::station::{Station, unspecified};
 
 /// Waits are cut into pieces of this length, so that the interrupt flag is seen.
-const GLANCE: Duration = Duration::from_millis(100);
+pub(crate) const GLANCE: Duration = Duration::from_millis(100);
 /// A connection on which nothing moves for this long is given up: several retransmissions of TCP,
 /// whose first comes after 200 ms and each next one after twice as long.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes handed to the kernel, or taken from it, at once.
 const PIECE: usize = 256 * 1024;
 
@@ -148,7 +148,7 @@ pub(crate) fn run(
 }
 
 impl Station {
-    fn find_same_family(&self, like: IpAddr) -> Result<IpAddr> {
+    pub(crate) fn find_same_family(&self, like: IpAddr) -> Result<IpAddr> {
         match like {
             IpAddr::V4(_) => self.ipv4(),
             IpAddr::V6(_) => self.ipv6(),
@@ -156,7 +156,7 @@ impl Station {
     }
 }
 
-fn listen(address: IpAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: IpAddr) -> io::Result<TcpListener> {
     TcpListener::bind((address, 0)).or_else(|_| TcpListener::bind((unspecified(address), 0)))
 }
 
@@ -217,7 +217,7 @@ fn receive(
     Ok((bytes, last))
 }
 
-fn accept(lab: &Shared, listener: &TcpListener) -> io::Result<Socket> {
+pub(crate) fn accept(lab: &Shared, listener: &TcpListener) -> io::Result<Socket> {
     let socket: Socket = listener.try_clone()?.into();
     // `accept` heeds the receive timeout (socket(7)).
     socket.set_read_timeout(Some(GLANCE))?;
@@ -231,7 +231,7 @@ fn accept(lab: &Shared, listener: &TcpListener) -> io::Result<Socket> {
 }
 
 /// Passes over an error that only ends a glance, while there is patience left.
-fn still(lab: &Shared, error: io::Error, last: Instant) -> io::Result<()> {
+pub(crate) fn still(lab: &Shared, error: io::Error, last: Instant) -> io::Result<()> {
     let pause = matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted

@@ -253,6 +253,7 @@ impl Net {
             degradations: vec![],
             drops: [0; DropReason::COUNT],
             traffic: BTreeMap::new(),
+            relayed: Default::default(),
         };
         let status = self.hosts[host].node.as_ref().unwrap().status(self.now, &engine);
         let name = format!("host{peer}");

@@ -146,7 +146,10 @@ fn bit_flips(engine: EngineChoice) {
     assert!(matches!(&events[0], EngineEvent::Handshake { bytes, .. } if bytes.len() == whole.len()));
     let rest = [
         EngineEvent::UnknownIndex { from },
-        EngineEvent::Opened { local: LOCAL, from },
+        EngineEvent::Opened {
+            local: LOCAL,
+            from: Some(from),
+        },
         EngineEvent::Learned { mac: FAR, peer: PEER },
     ];
     assert_eq!(events[1..], rest);
@@ -275,6 +278,7 @@ fn a_member_as_another(engine: EngineChoice) {
             session: Some(session),
             endpoint: Some(at.socket.local_addr().unwrap()),
             datagram: 1_472,
+            by_relay: false,
         })
         .into();
     table.locator = Some(Arc::new(Locator::new(Known {

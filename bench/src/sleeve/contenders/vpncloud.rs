@@ -1,7 +1,7 @@
 //! `vpncloud`: an encrypted Ethernet in userspace, in Rust.
 
 use super::{Built, Failure};
-use crate::sleeve::contender::{self, Contender, keep};
+use crate::sleeve::contender::{self, Contender, UNDERLAY, keep};
 use crate::sleeve::iperf::program;
 use anyhow::bail;
 use ipnet::{IpNet, Ipv4Net};
@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use weft_kernel::link;
+use weft_kernel::{link, route};
 use weft_lab::{Host, Lab};
 
 /// The name of its device, and its port.
@@ -53,6 +53,9 @@ fn start(
     host: &Host,
     other: &Host,
 ) -> anyhow::Result<crate::sleeve::iperf::Process> {
+    // Without a route to everywhere it ends at once: it looks for its own address by one.
+    let gateway = other.ipv4()?;
+    host.namespace().run(|| route::add_default(UNDERLAY, gateway))??;
     let mut command = Command::new(daemon);
     command.args(["--type", "tap", "--mode", "switch", "--device", DEVICE]);
     command.args([

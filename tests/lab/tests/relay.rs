@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use weft_lab::router::{is_relayed, is_up};
-use weft_lab::{Content, Firewall, Lab, Pod, Result, Router, frames};
+use weft_lab::{Content, Firewall, Host, Lab, Pod, Router, frames};
 use weft_wire::api::{PeerStatus, Status};
 
 /// For anything that needs no timeout to pass first.
@@ -38,15 +38,19 @@ fn pods(routers: &[Router]) -> Vec<Pod> {
     .collect()
 }
 
-/// Hosts with these names in one cluster, the last of which joins by way of the second. What passes between it and the
-/// first is dropped before it starts, by the packet filter that is returned.
-fn apart(lab: &Lab, names: &[&str], drop: fn(&Firewall, IpAddr) -> Result<()>) -> (Vec<Router>, Firewall) {
+fn addresses(host: &Host) -> [IpAddr; 2] {
+    [host.ipv4().unwrap(), host.ipv6().unwrap()]
+}
+
+/// Hosts with these names in one cluster, the last of which joins by way of the second. Datagrams between it and the
+/// first are dropped before it starts, by the packet filter that is returned.
+fn apart(lab: &Lab, names: &[&str]) -> (Vec<Router>, Firewall) {
     let (last, others) = names.split_last().unwrap();
     let (switch, mut routers) = lab.cluster(others, &[], SOON).unwrap();
     let host = lab.host(last).on(&switch).build().unwrap();
     let firewall = routers[0].host().firewall();
-    for address in [host.ipv4().unwrap(), host.ipv6().unwrap()] {
-        drop(&firewall, address).unwrap();
+    for address in addresses(&host) {
+        firewall.drop_udp_with(address).unwrap();
     }
     let token = lab
         .secret_file("last-token", &routers[0].token().unwrap())
@@ -77,12 +81,15 @@ fn broadcast_once(pods: &[Pod], text: &str) {
 #[test]
 fn two_hosts_that_cannot_reach_each_other_talk_through_a_third() {
     let lab = Lab::new("relay").unwrap();
-    // Neither datagrams nor mesh links pass between a and c.
-    let (routers, firewall) = apart(&lab, &["a", "b", "c"], Firewall::drop_all_with);
+    let (routers, firewall) = apart(&lab, &["a", "b", "c"]);
     let pods = pods(&routers);
     let [a, b, c] = &routers[..] else { unreachable!() };
     wait_relayed(a, "c", "b", SOON);
     wait_relayed(c, "a", "b", SOON);
+    // Nor does anything else pass between them: the mesh link breaks, too.
+    for address in addresses(c.host()) {
+        firewall.drop_all_with(address).unwrap();
+    }
     pods[0].ping_until(pods[2].address().unwrap(), SOON).unwrap();
     broadcast_once(&pods, "to everybody, once, through whomever it takes");
     let content = Content::with_needle(8 << 20, 3, b"the relay does not read this", 700);
@@ -129,7 +136,7 @@ fn two_hosts_that_cannot_reach_each_other_talk_through_a_third() {
 fn a_relay_that_dies_is_replaced_within_five_seconds() {
     let lab = Lab::new("relaydies").unwrap();
     // Datagrams only: the mesh link between a and c stands.
-    let (routers, _firewall) = apart(&lab, &["a", "b", "d", "c"], Firewall::drop_udp_with);
+    let (routers, _firewall) = apart(&lab, &["a", "b", "d", "c"]);
     let pods = pods(&routers);
     let [a, .., c] = &routers[..] else { unreachable!() };
     for (router, other) in [(a, "c"), (c, "a")] {

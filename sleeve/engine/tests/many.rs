@@ -130,9 +130,8 @@ fn renewing_a_session_loses_no_frame(engine: EngineChoice) {
         for n in 0..AT_ONCE {
             if n == AT_ONCE / 2 {
                 // As a handshake does it: who answers can open first, and sends under it last.
-                let keys_of = |peer, at: [u32; 2], k: [u8; 2]| {
-                    keys(peer, Cipher::Aes256Gcm, at[0], at[1], k[0], k[1])
-                };
+                let keys_of =
+                    |peer, at: [u32; 2], k: [u8; 2]| keys(peer, Cipher::Aes256Gcm, at[0], at[1], k[0], k[1]);
                 let k = [round, round + 100];
                 other
                     .engine

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`bytes`] | [`bytes::Bytes`]: reads the octets as numbers and strings |
 //! | [`wire`] | datagram headers, the record envelope, record bodies, texts |
+//! | [`frames`] | super-frames, their slices, and pieces of frames |
 //! | [`message`] | messages of the mesh, and what members say to each other directly |
 //! | [`api`] | JSON bodies of the local API |
 //! | [`stored`] | what gossip and ipam-crdt find again after a restart |
@@ -18,6 +19,7 @@
 
 pub mod api;
 pub mod bytes;
+pub mod frames;
 pub mod ipam;
 pub mod mesh;
 pub mod message;
@@ -41,6 +43,8 @@ pub struct Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[
     target("datagram", wire::datagram, wire::datagram_seeds, 128),
+    target("super-frame", frames::super_frame, frames::super_frame_seeds, 400),
+    target("fragments", frames::fragments, frames::fragments_seeds, 400),
     target("record", wire::record, wire::record_seeds, 5_000),
     target("text", wire::text, wire::text_seeds, 128),
     target("mesh-message", message::mesh, message::mesh_seeds, 5_000),

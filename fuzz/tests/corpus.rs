@@ -74,6 +74,8 @@ macro_rules! feed {
 
 feed!(
     datagram: "datagram",
+    super_frame: "super-frame",
+    fragments: "fragments",
     record: "record",
     text: "text",
     mesh_message: "mesh-message",

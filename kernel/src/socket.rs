@@ -166,16 +166,19 @@ mod tests {
             (5, Duration::ZERO)
         );
         note_arrivals(&socket).unwrap();
-        let before = std::time::Instant::now();
-        send();
-        // As long as it takes to see that the clock goes on.
-        while before.elapsed() < Duration::from_millis(2) {}
-        let (length, age) = receive_with_age(&socket, &mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"hello");
-        assert!(
-            age >= Duration::from_millis(1) && age <= before.elapsed(),
-            "{age:?}"
-        );
+        // The kernel begins to note arrivals a little after it was asked to, unless somebody else had asked before; one that
+        // it did not note counts from when it is read.
+        let is_noted = (0..1_000).any(|_| {
+            let before = std::time::Instant::now();
+            send();
+            // As long as it takes to see that the clock goes on.
+            while before.elapsed() < Duration::from_millis(2) {}
+            let (length, age) = receive_with_age(&socket, &mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"hello");
+            assert!(age <= before.elapsed(), "{age:?}");
+            age >= Duration::from_millis(1)
+        });
+        assert!(is_noted);
         socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         let nothing = receive_with_age(&socket, &mut buffer).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);

@@ -5,7 +5,7 @@ use crate::handshake::Initiation;
 use crate::io::{DownReason, Input, LocalNode, Output, PeerInfo, PeerView};
 use crate::keys::Cipher;
 use crate::message::{InitPayload, MAC_LEN, assemble};
-use crate::peer::{Attempt, Handshake, Peer};
+use crate::peer::{Attempt, Counts, Handshake, Peer};
 use crate::shared::{Secret, Shared};
 use crate::timing::*;
 use crate::way::Target;
@@ -84,9 +84,16 @@ impl Sleeve {
                 frames,
                 large,
                 relayed,
-            } => self.with_session(now, local, |peer, _| {
-                peer.note(now, local, sent, received, frames, large, relayed)
-            }),
+            } => {
+                let counts = Counts {
+                    sent,
+                    received,
+                    frames,
+                    large,
+                    relayed,
+                };
+                self.with_session(now, local, |peer, _| peer.note(now, local, counts));
+            }
             Input::ProbeAnswered { local, probe } => self.with_session(now, local, |peer, _| {
                 peer.heard = now;
                 peer.with_path(|path| path.on_answer(now, probe));

@@ -151,6 +151,15 @@ pub(crate) struct Offer {
     until: Time,
 }
 
+/// What the engine counted of a session since it was installed; [`crate::Input::Activity`] says what each is.
+pub(crate) struct Counts {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) frames: u64,
+    pub(crate) large: u64,
+    pub(crate) relayed: u64,
+}
+
 /// What the handshake with a peer awaits.
 pub(crate) enum Handshake {
     /// Nothing: none is wanted, or a session stands.
@@ -546,16 +555,14 @@ impl Peer {
     }
 
     /// Takes in the engine's counts for one of the sessions.
-    pub(crate) fn note(
-        &mut self,
-        now: Time,
-        local: SessionIndex,
-        sent: u64,
-        received: u64,
-        frames: u64,
-        large: u64,
-        relayed: u64,
-    ) {
+    pub(crate) fn note(&mut self, now: Time, local: SessionIndex, counts: Counts) {
+        let Counts {
+            sent,
+            received,
+            frames,
+            large,
+            relayed,
+        } = counts;
         let interval = self.keepalive_interval();
         if let Some(session) = self.current.as_mut().filter(|s| s.local == local) {
             if received > session.received {

@@ -82,10 +82,11 @@ impl Node {
         }
     }
 
-    /// Where datagrams to a peer go: its address or its relay's.
+    /// Where datagrams to a peer go: its address or its relay's. A relay that is not reached straight any more is sent to
+    /// all the same, until the sleeve has found another way: a frame that may arrive beats one that is dropped.
     pub(crate) fn next_hop(&self, path: &Path) -> Option<SocketAddr> {
         match path.relay {
-            Some(relay) => self.paths.get(&relay)?.direct(path.membership),
+            Some(relay) => self.paths.get(&relay)?.endpoint,
             None => path.endpoint,
         }
     }

@@ -215,7 +215,7 @@ fn every_cut(directory: &Path, store: &mut Store, saves: Vec<Save>) {
     let mut whole = read();
     let mut states = vec![(whole.len(), found(&whole).unwrap())];
     for save in saves {
-        store.save(&[save.clone()]).unwrap();
+        store.save(std::slice::from_ref(&save)).unwrap();
         let after = read();
         assert!(after.starts_with(&whole), "{save:?} is appended");
         let state = found(&after).unwrap();

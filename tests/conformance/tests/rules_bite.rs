@@ -352,7 +352,7 @@ fn reduce(copy: &Copy, package: &Package, body: &str) {
             .lines()
             .filter(|line| line.starts_with("#!["))
             .fold(String::from("//! Reduced.\n"), |kept, line| kept + line + "\n");
-        kept.push_str(if root.ends_with("main.rs") {
+        kept.push_str(if root.ends_with("main.rs") || root.contains("/src/bin/") {
             "fn main() {}\n"
         } else {
             ""
@@ -364,11 +364,17 @@ fn reduce(copy: &Copy, package: &Package, body: &str) {
 }
 
 fn crate_roots(copy: &Copy, package: &Package) -> Vec<String> {
-    ["lib.rs", "main.rs"]
+    let mut roots: Vec<String> = ["lib.rs", "main.rs"]
         .map(|name| format!("{}/src/{name}", package.folder))
         .into_iter()
         .filter(|root| copy.tree().root().join(root).is_file())
-        .collect()
+        .collect();
+    let programs = format!("{}/src/bin", package.folder);
+    if let Ok(entries) = copy.tree().root().join(&programs).read_dir() {
+        let names = entries.map(|entry| entry.expect("the folder can be read").file_name());
+        roots.extend(names.map(|name| format!("{programs}/{}", name.to_string_lossy())));
+    }
+    roots
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! What others were told survives a crash: an admission is on the admitter's disk before anybody else has it, and who
-//! was a member before a start is one after it.
+//! What others were told survives a crash: an admission is on the admitter's disk before anybody else has it, or another
+//! one of the same host, and who was a member before a start is one after it.
 
 use super::{Invariant, Scene, Seen};
 use std::collections::{BTreeMap, BTreeSet};
 use weft_node::Notice;
-use weft_wire::NodeId;
 use weft_wire::record::{Admission, Body as _};
+use weft_wire::{Envelope, NodeId};
 
 /// What was told.
 #[derive(Default)]
@@ -54,6 +54,16 @@ impl Invariant for Durable {
     }
 }
 
+/// Every admission of a host that anybody knows: several let in one that asked several, and one of these stays.
+fn admissions_of<'a>(scene: &'a Scene<'_>, subject: NodeId) -> impl Iterator<Item = Envelope> + 'a {
+    let running = scene.hosts.iter().filter_map(|host| host.running());
+    let memberships = running.filter_map(|running| running.node.mesh().membership());
+    let admissions = memberships.flat_map(|membership| membership.admissions().into_iter().cloned());
+    admissions.filter(move |envelope| {
+        Admission::from_envelope(envelope).is_ok_and(|admission| admission.subject == subject)
+    })
+}
+
 impl Durable {
     /// Looks for new admissions, and for each on the disk of whoever signed it.
     fn settled(&mut self, scene: &Scene<'_>) -> Result<(), String> {
@@ -79,8 +89,12 @@ impl Durable {
                 Some(host) => host.durable(),
                 None => self.gone.get(&admission.admitter).cloned().flatten(),
             };
-            let octets = envelope.as_bytes();
-            if !state.is_some_and(|state| state.windows(octets.len()).any(|part| part == octets)) {
+            let holds = |envelope: &Envelope| {
+                let octets = envelope.as_bytes();
+                let state = state.as_deref().unwrap_or_default();
+                state.windows(octets.len()).any(|part| part == octets)
+            };
+            if !holds(envelope) && !admissions_of(scene, admission.subject).any(|other| holds(&other)) {
                 return Err(format!(
                     "the admission of {:?} is known, and {:?}, who signed it, would forget it in a crash",
                     admission.subject, admission.admitter

@@ -7,11 +7,11 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`tx`] | from the TAP device to the peers |
-//! | [`lane`] | sealed datagrams for one peer, until they leave as one run |
-//! | [`rx`] | from the peers to the TAP device |
-//! | [`gather`] | slices and frames that arrived, until they are written as one |
-//! | [`work`] | the threads, and what they wait for |
+//! | `tx` | from the TAP device to the peers |
+//! | `lane` | sealed datagrams for one peer, until they leave as one run |
+//! | `rx` | from the peers to the TAP device |
+//! | `gather` | slices and frames that arrived, until they are written as one |
+//! | `work` | the threads, and what they wait for |
 
 mod gather;
 mod lane;

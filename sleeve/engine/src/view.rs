@@ -17,6 +17,9 @@ use crate::session::Session;
 /// Installed sessions by their local index.
 pub(crate) type Sessions = BTreeMap<SessionIndex, Arc<Session>>;
 
+/// A worker's way to the present snapshot.
+pub(crate) type Views<'s> = arc_swap::Cache<&'s arc_swap::ArcSwap<View>, Arc<View>>;
+
 /// An immutable snapshot: the table with its sessions looked up.
 pub(crate) struct View {
     pub(crate) origin: PeerHash,

@@ -13,7 +13,7 @@ use super::tx::Left;
 use crate::address::normal;
 use crate::common::inlet::Inlet;
 use crate::common::shared::Shared;
-use crate::view::View;
+use crate::view::Views;
 
 /// Buffers given to the kernel at once. Each may come back full of small datagrams. Few, so that what was received is
 /// still in the processor's cache when it is opened.
@@ -47,7 +47,7 @@ impl Receiver {
     ///
     /// # Errors
     /// What the socket says. Single errors tell of a datagram sent earlier.
-    pub(super) fn turn(&mut self, view: &View) -> io::Result<Left> {
+    pub(super) fn turn(&mut self, views: &mut Views<'_>) -> io::Result<Left> {
         let mut metas = [RecvMeta::default(); BATCH];
         let mut rest = self.buffers.chunks_exact_mut(BUFFER);
         let mut slices: [IoSliceMut<'_>; BATCH] =
@@ -64,6 +64,8 @@ impl Receiver {
             }
             Err(error) => return Err(error),
         };
+        // What was published before a datagram arrived holds for it.
+        let view = views.load();
         let now = Instant::now();
         let mut gather = Gather::new(&self.tap, &self.shared, &mut self.inlet, view, now);
         for (buffer, meta) in slices.iter_mut().zip(&metas).take(count) {

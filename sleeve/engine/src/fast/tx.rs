@@ -15,7 +15,7 @@ use crate::common::intake::judge;
 use crate::common::outlet::{Outlet, first_sequence};
 use crate::common::shared::Shared;
 use crate::switching::{Outgoing, Verdict};
-use crate::view::{Link, Path, View};
+use crate::view::{Link, Path, View, Views};
 
 /// Frames that are read before all that waits is sent and other work gets its turn.
 const TURN: usize = 64;
@@ -66,28 +66,65 @@ impl Sender {
     ///
     /// # Errors
     /// The TAP device gives no more frames.
-    pub(super) fn turn(&mut self, view: &View) -> io::Result<Left> {
-        let mut left = Left::Perhaps;
+    pub(super) fn turn(&mut self, views: &mut Views<'_>) -> io::Result<Left> {
+        let (mut budget, mut held) = (TURN, None);
+        loop {
+            match self.turn_under(views.load(), &mut budget, &mut held)? {
+                Turned::Out(left) => return Ok(left),
+                Turned::Held(length) => held = Some(length),
+            }
+        }
+    }
+
+    /// The same until another view is published. `held` is the length of a frame that was read and not yet sent.
+    fn turn_under(
+        &mut self,
+        view: &View,
+        budget: &mut usize,
+        held: &mut Option<usize>,
+    ) -> io::Result<Turned> {
+        let mut turned = Turned::Out(Left::Perhaps);
+        let shared = Arc::clone(&self.outlet.shared);
         let mut lanes = Lanes::new(&mut self.buffers, &mut self.outlet);
         let mut forward = Forward {
             switching: &mut self.switching,
             sequence: &mut self.sequence,
             part: &mut self.part,
         };
-        for _ in 0..TURN {
-            match self.tap.read(&mut self.read) {
-                Ok(length) => forward.frame(view, &mut lanes, self.read.get(..length).unwrap_or_default()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    left = Left::Nothing;
-                    break;
+        while *budget > 0 || held.is_some() {
+            let length = match held.take() {
+                Some(length) => length,
+                None => {
+                    *budget -= 1;
+                    match self.tap.read(&mut self.read) {
+                        Ok(length) if std::ptr::eq(Arc::as_ptr(&shared.view.load()), view) => length,
+                        // What was published before a frame was written holds for it.
+                        Ok(length) => {
+                            turned = Turned::Held(length);
+                            break;
+                        }
+                        Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                            turned = Turned::Out(Left::Nothing);
+                            break;
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
-                Err(error) => return Err(error),
-            }
+            };
+            forward.frame(view, &mut lanes, self.read.get(..length).unwrap_or_default());
         }
         lanes.flush();
-        Ok(left)
+        Ok(turned)
     }
+}
+
+/// How a turn ended.
+enum Turned {
+    /// The queue is empty, or it is somebody else's turn.
+    Out(Left),
+    /// A frame of this length was read, and another view was published.
+    Held(usize),
 }
 
 /// What the way of a frame depends on.

@@ -18,7 +18,7 @@ use super::tx::{Left, Sender};
 use crate::common::shared::Shared;
 use crate::common::workers::Workers;
 use crate::engine::EngineError;
-use crate::view::View;
+use crate::view::Views;
 
 /// Errors of the socket in a row after which it is given up. Single ones tell of a datagram sent earlier.
 const ERRORS_MAX: u32 = 64;
@@ -80,20 +80,19 @@ impl Halves {
 
     /// The first thread: sends, and receives unless it is helped.
     fn lead(&self, has_helper: bool) -> Result<(), Failure> {
-        let mut view = arc_swap::Cache::new(&self.shared.view);
+        let mut views = Views::new(&self.shared.view);
         let mut sender = lock(&self.sender);
         let mut errors = 0;
         let mut busy_since = None;
         while !self.shared.stopping() {
-            let view = view.load();
             let mut left = Left::Nothing;
             let mut patience = None;
             if !self.is_helped.load(SeqCst) {
                 let mut receiver = lock(&self.receiver);
-                left = receive(&mut receiver, view, &mut errors)?;
+                left = receive(&mut receiver, &mut views, &mut errors)?;
                 patience = receiver.patience();
             }
-            if self.send(&mut sender, view)? == Left::Perhaps {
+            if self.send(&mut sender, &mut views)? == Left::Perhaps {
                 left = Left::Perhaps;
             }
             if left == Left::Perhaps {
@@ -116,7 +115,7 @@ impl Halves {
 
     /// The second thread: receives while the first one is busy.
     fn help(&self) -> Result<(), Failure> {
-        let mut view = arc_swap::Cache::new(&self.shared.view);
+        let mut views = Views::new(&self.shared.view);
         let mut errors = 0;
         while !self.shared.stopping() {
             self.wait([Some(self.call.as_fd()), None, None], None)?;
@@ -127,7 +126,7 @@ impl Halves {
             let mut receiver = lock(&self.receiver);
             let mut last = Instant::now();
             while !self.shared.stopping() {
-                if receive(&mut receiver, view.load(), &mut errors)? == Left::Perhaps {
+                if receive(&mut receiver, &mut views, &mut errors)? == Left::Perhaps {
                     last = Instant::now();
                     continue;
                 }
@@ -145,8 +144,8 @@ impl Halves {
         Ok(())
     }
 
-    fn send(&self, sender: &mut Sender, view: &View) -> Result<Left, Failure> {
-        sender.turn(view).map_err(|error| {
+    fn send(&self, sender: &mut Sender, views: &mut Views<'_>) -> Result<Left, Failure> {
+        sender.turn(views).map_err(|error| {
             format!(
                 "the TAP device {} gives no more frames ({error}): it was removed while the engine used it; restart \
                  the router to have it again",
@@ -177,8 +176,8 @@ impl Halves {
     }
 }
 
-fn receive(receiver: &mut Receiver, view: &View, errors: &mut u32) -> Result<Left, Failure> {
-    match receiver.turn(view) {
+fn receive(receiver: &mut Receiver, views: &mut Views<'_>, errors: &mut u32) -> Result<Left, Failure> {
+    match receiver.turn(views) {
         Ok(left) => {
             *errors = 0;
             Ok(left)

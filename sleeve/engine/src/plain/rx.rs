@@ -17,7 +17,7 @@ use crate::address::normal;
 use crate::common::inlet::{Carried, Inlet, Load};
 use crate::common::shared::Shared;
 use crate::session::Session;
-use crate::view::View;
+use crate::view::{View, Views};
 
 const SOCKET: Token = Token(0);
 const STOP: Token = Token(1);
@@ -101,7 +101,7 @@ impl Receiver {
     }
 
     /// Takes one batch from the socket.
-    fn receive(&mut self, view: &mut arc_swap::Cache<&arc_swap::ArcSwap<View>, Arc<View>>) -> io::Result<()> {
+    fn receive(&mut self, views: &mut Views<'_>) -> io::Result<()> {
         let mut metas = [RecvMeta::default(); BATCH];
         let mut rest = self.buffers.chunks_exact_mut(BUFFER);
         let mut slices: [IoSliceMut<'_>; BATCH] =
@@ -110,7 +110,7 @@ impl Receiver {
             .shared
             .udp
             .recv((&self.shared.socket).into(), &mut slices, &mut metas)?;
-        let view = view.load();
+        let view = views.load();
         let now = Instant::now();
         for (buffer, meta) in slices.iter_mut().zip(&metas).take(count) {
             let from = normal(meta.addr);

@@ -135,6 +135,9 @@ pub struct Fault {
     /// Exact times, in seconds.
     #[serde(default)]
     pub at_s: Vec<f64>,
+    /// It comes about only when the run is made longer: within [`Scenario::lasts_s`] it cannot.
+    #[serde(default)]
+    pub in_longer_runs: bool,
     /// How long each lasts, shortest and longest, in seconds.
     #[serde(default)]
     pub lasts_s: [f64; 2],

@@ -227,8 +227,9 @@ fn a_recording_finds_what_is_in_clear() {
     let content = Content::with_needle(2_000_000, 2, needle, 1000);
     assert!(a.tcp_send(&b, &content).unwrap().is_intact());
     let (present, absent) = (present.stop().unwrap(), absent.stop().unwrap());
-    // Some needles are cut by the end of a segment.
-    assert!((1500..=2000).contains(&present.found), "{present:?}");
+    // Some needles are cut by the end of a segment; what TCP sends again holds some a second time.
+    let most = present.bytes / 1000 + present.frames;
+    assert!((1500..=most).contains(&present.found), "{present:?}");
     assert_eq!(absent.found, 0, "{absent:?}");
     for recorded in [present, absent] {
         assert!(recorded.bytes > 2_000_000, "{recorded:?}");

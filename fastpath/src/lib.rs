@@ -1,12 +1,16 @@
 //! The kernel's part of forwarding, as a pure function of what the node knows.
 //!
 //! One Linux bridge per host connects the pods. Its forwarding database alone decides, frame by
-//! frame, where a frame goes: to a pod, or to the TAP, from which the router takes and delivers it.
+//! frame, where a frame goes: to a pod, to the TAP, from which the router takes and delivers it, or to
+//! another host by VXLAN, which no program of this host sees.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`state`] | [`KernelState`]: bridge, TAP, its port and entries; [`Change`]s and what they do |
-//! | [`plan`] | [`View`] → [`desired`] state; [`delta`] from the state that is to the one that should be |
+//! | [`view`] | [`View`]: what the node says |
+//! | [`state`] | [`KernelState`]: devices, ports, entries, groups, the table in the packet filter |
+//! | [`plan`] | from a view to the [`desired`] state |
+//! | [`change`] | [`Change`]: the steps there are, and what each does |
+//! | [`delta`](mod@delta) | [`delta()`]: which steps, in which order; [`step`]: from one view to the next |
 //! | [`firewall`] | what the host's packet filters do to frames between pods, and the rules that let them pass |
 //!
 //! The driver reads the actual state, computes the delta, applies it and reads again. Nothing here
@@ -18,9 +22,15 @@
 
 extern crate alloc;
 
+pub mod change;
+pub mod delta;
 pub mod firewall;
 pub mod plan;
 pub mod state;
+pub mod view;
 
-pub use plan::{View, delta, desired};
-pub use state::{Bridge, Change, KernelState, Port, PortFlags, Tap, TapLink};
+pub use change::Change;
+pub use delta::{delta, step};
+pub use plan::desired;
+pub use state::{Bridge, Device, Family, KernelState, Port, PortFlags};
+pub use view::{Group, Listeners, Snooping, Via, View, Vni, Vxlan};

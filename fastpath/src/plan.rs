@@ -1,41 +1,166 @@
-//! From what the node knows to what the kernel should hold, and the steps between.
+//! From what the node knows to what the kernel should hold.
 
-use alloc::collections::BTreeSet;
-use alloc::vec::Vec;
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::net::IpAddr;
 
 use weft_wire::Mac;
 
-use crate::state::{Bridge, Change, KernelState, Port, PortFlags, Tap, TapLink};
+use crate::state::{
+    Bridge, Destination, Device, Entry, Family, Fence, KernelState, Lasting, Link, Listener, Port, PortFlags,
+    Registration, Rules, Tap, Tunnel, VxlanDevice,
+};
+use crate::view::{Snooping, Via, View, Vxlan};
 
 /// Five minutes, in hundredths of a second: the kernel's own value, and longer than hosts keep ARP entries unused.
 const AGEING: u32 = 30_000;
 
-/// What the node knows that decides the kernel state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// The pod MTU in bytes.
-    pub mtu: u32,
-    /// Addresses of pods on other hosts, reached through the router.
-    pub remote_macs: BTreeSet<Mac>,
-}
+/// Flags of the TAP's port.
+const TAP_PORT: PortFlags = PortFlags {
+    // Where a remote address is, the router knows; a frame from the TAP must not teach otherwise.
+    learning: false,
+    // Ports to other hosts never exchange frames: what one brings, no other takes out again.
+    isolated: true,
+    // What the kernel does not know, the router delivers.
+    unicast_flood: true,
+    broadcast_flood: true,
+    multicast_flood: true,
+    multicast_router: false,
+    // Suppression would swallow gratuitous ARP and the probes of address detection.
+    neighbour_suppression: false,
+    hairpin: false,
+};
+
+/// Flags of a VXLAN port: it carries what has an entry, and nothing else, so that the router alone decides about broadcast.
+const VXLAN_PORT: PortFlags = PortFlags {
+    unicast_flood: false,
+    broadcast_flood: false,
+    multicast_flood: false,
+    // ARP requests for what is behind it are answered by the bridge.
+    neighbour_suppression: true,
+    ..TAP_PORT
+};
 
 /// The kernel state of a host with this view.
 ///
-/// Addresses that cannot be one host's (group addresses, all zero) are left out: the kernel
-/// would refuse them, and nothing is ever sent *from* them.
+/// Addresses that cannot be one host's (group addresses, all zero) are left out: the kernel would refuse them, and nothing
+/// is ever sent *from* them. What is to go by a device that is not there goes by the TAP.
 #[must_use]
 pub fn desired(view: &View) -> KernelState {
-    let fixed = view
-        .remote_macs
-        .iter()
-        .copied()
-        .filter(|mac| mac.is_valid_source())
+    let mut state = KernelState {
+        bridge: Some(bridge(view)),
+        tap: Some(Tap {
+            link: link(view.mtu),
+            up: true,
+            port: Some(TAP_PORT),
+        }),
+        fence: view.vxlan.as_ref().map(fence),
+        ..KernelState::default()
+    };
+    let ways = Ways::new(view);
+    if let Some(vxlan) = &view.vxlan {
+        state.vxlan = devices(view, vxlan);
+    }
+    // The maps are in order already, so building these costs no comparison.
+    let remote = view.remote.iter().filter(|(mac, _)| mac.is_valid_source());
+    state.entries = remote
+        .clone()
+        .map(|(mac, via)| (*mac, ways.entry(*via)))
         .collect();
-    let bridge = Bridge {
+    for (device, found) in &mut state.vxlan {
+        found.destinations = match device {
+            Device::Data(family) => remote
+                .clone()
+                .filter_map(|(mac, via)| {
+                    let (goes, host) = ways.tunnel(*via)?;
+                    (goes == *family).then_some((*mac, Destination::To(host)))
+                })
+                .collect(),
+            Device::Probe(family) => view
+                .vxlan
+                .iter()
+                .flat_map(|vxlan| &vxlan.probes)
+                .filter(|(mac, host)| mac.is_valid_source() && is_of(**host, *family))
+                .map(|(mac, host)| (*mac, Destination::To(*host)))
+                .collect(),
+        };
+    }
+    state.neighbours = view
+        .neighbours
+        .iter()
+        .filter(|(_, mac)| ways.answers_for(view, **mac))
+        .map(|(address, mac)| (*address, *mac))
+        .collect();
+    if view.snooping == Snooping::On {
+        groups(view, &ways, &mut state);
+    }
+    state
+}
+
+/// Which devices a view asks for; where addresses therefore lead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ways {
+    ipv4: bool,
+    ipv6: bool,
+}
+
+impl Ways {
+    pub(crate) fn new(view: &View) -> Self {
+        let vxlan = view.vxlan.as_ref();
+        Self {
+            ipv4: vxlan.is_some_and(|vxlan| vxlan.ipv4),
+            ipv6: vxlan.is_some_and(|vxlan| vxlan.ipv6),
+        }
+    }
+
+    /// The device that takes a frame there, and the outer address; `None` when the router delivers.
+    pub(crate) fn tunnel(self, via: Via) -> Option<(Family, IpAddr)> {
+        match via {
+            Via::Kernel(host) if self.leads_to(host) => Some((Family::of(host), host)),
+            Via::Kernel(_) | Via::Router => None,
+        }
+    }
+
+    fn leads_to(self, host: IpAddr) -> bool {
+        (is_of(host, Family::V4) && self.ipv4) || (is_of(host, Family::V6) && self.ipv6)
+    }
+
+    pub(crate) fn port(self, via: Via) -> Port {
+        self.tunnel(via)
+            .map_or(Port::Tap, |(family, _)| Port::Vxlan(family))
+    }
+
+    fn entry(self, via: Via) -> Entry {
+        Entry {
+            port: self.port(via),
+            fixed: true,
+        }
+    }
+
+    pub(crate) fn answers_for(self, view: &View, mac: Mac) -> bool {
+        let via = view.remote.get(&mac).filter(|_| mac.is_valid_source());
+        via.is_some_and(|via| self.tunnel(*via).is_some())
+    }
+}
+
+/// An outer address of that version to which a datagram for one host can go.
+pub(crate) fn is_of(host: IpAddr, family: Family) -> bool {
+    let broadcast = matches!(host, IpAddr::V4(v4) if v4.is_broadcast());
+    Family::of(host) == family && !host.is_multicast() && !host.is_unspecified() && !broadcast
+}
+
+fn link(mtu: u32) -> Link {
+    // The device is no host: it must not solicit or report into the overlay.
+    Link { mtu, ipv6: false }
+}
+
+fn bridge(view: &View) -> Bridge {
+    let snooping = view.snooping == Snooping::On;
+    Bridge {
         mtu: view.mtu,
         up: true,
-        // Every group goes to the router, which knows who listens on other hosts.
-        multicast_snooping: false,
+        multicast_snooping: snooping,
+        // Nobody else asks, and listeners answer only when asked.
+        multicast_querier: snooping,
         // The overlay has no loops of its own making, and a pod must be reachable at once.
         spanning_tree: false,
         forward_delay: 0,
@@ -44,252 +169,146 @@ pub fn desired(view: &View) -> KernelState {
         default_pvid: 0,
         // The bridge is no host: it must not solicit or report into the overlay.
         ipv6: false,
-    };
-    let flags = PortFlags {
-        // Where a remote address is, the router knows; a frame from the TAP must not teach otherwise.
-        learning: false,
-        // Ports to other hosts never exchange frames: what one brings, no other takes out again.
-        isolated: true,
-        // What the kernel does not know, the router delivers.
-        unicast_flood: true,
-        broadcast_flood: true,
-        multicast_flood: true,
-        multicast_router: false,
-        // Suppression would swallow gratuitous ARP and the probes of address detection.
-        neighbour_suppression: false,
-        hairpin: false,
-    };
-    KernelState {
-        bridge: Some(bridge),
-        tap: Some(Tap {
-            link: TapLink {
-                mtu: view.mtu,
-                ipv6: false,
-            },
-            up: true,
-            port: Some(Port {
-                flags,
-                fixed,
-                movable: BTreeSet::new(),
-            }),
-        }),
     }
 }
 
-/// The changes that lead from `actual` to `desired` (which has no movable entries), in an order in which each finds what it needs:
-/// what is too much goes first; then bridge, TAP, port and entries; the TAP comes up last, so that
-/// no frame passes a port that is half set up. Empty when nothing differs.
-#[must_use]
-pub fn delta(actual: &KernelState, desired: &KernelState) -> Vec<Change> {
-    let mut changes = Vec::new();
-    if desired.bridge.is_none() && actual.bridge.is_some() {
-        changes.push(Change::RemoveBridge);
+fn devices(view: &View, vxlan: &Vxlan) -> BTreeMap<Device, VxlanDevice> {
+    let wanted = |device: &Device| match device {
+        Device::Data(Family::V4) | Device::Probe(Family::V4) => vxlan.ipv4,
+        Device::Data(Family::V6) | Device::Probe(Family::V6) => vxlan.ipv6,
+    };
+    let device = |device: Device| {
+        let is_probe = matches!(device, Device::Probe(_));
+        let made = VxlanDevice {
+            tunnel: Tunnel {
+                vni: Some(if is_probe { vxlan.probe_vni } else { vxlan.data_vni }),
+                port: vxlan.port,
+                // A probe tells whether the path carries its size; a pod's frame had better arrive in fragments than not.
+                keep_whole: is_probe,
+                plain: true,
+            },
+            link: link(if is_probe { vxlan.mtu } else { view.mtu }),
+            gate: true,
+            up: true,
+            port: (!is_probe).then_some(VXLAN_PORT),
+            destinations: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+        };
+        (device, made)
+    };
+    Device::ALL.into_iter().filter(wanted).map(device).collect()
+}
+
+fn fence(vxlan: &Vxlan) -> Fence {
+    Fence {
+        rules: Some(Rules {
+            port: vxlan.port,
+            closed: vxlan.closed.clone(),
+        }),
+        accepted: accepted(vxlan),
     }
-    if let Some(bridge) = desired.bridge
-        && actual.bridge != Some(bridge)
-    {
-        changes.push(Change::SetBridge(bridge));
-    }
-    match (&actual.tap, &desired.tap) {
-        (_, None) => changes.extend(actual.tap.as_ref().map(|_| Change::RemoveTap)),
-        (actual_tap, Some(tap)) => {
-            let found = actual_tap.as_ref();
-            if found.map(|found| found.link) != Some(tap.link) {
-                changes.push(Change::SetTapLink(tap.link));
-            }
-            // Removing the bridge has taken the port along.
-            let port = found
-                .and_then(|found| found.port.as_ref())
-                .filter(|_| desired.bridge.is_some());
-            let up = found.is_some_and(|found| found.up);
-            if up && !tap.up {
-                changes.push(Change::SetTapUp(false));
-            }
-            delta_port(port, tap.port.as_ref(), &mut changes);
-            if tap.up && !up {
-                changes.push(Change::SetTapUp(true));
+}
+
+/// Sources that can be one host's.
+pub(crate) fn accepted(vxlan: &Vxlan) -> BTreeSet<IpAddr> {
+    let sources = vxlan.accepted.iter().copied();
+    sources
+        .filter(|source| is_of(*source, Family::of(*source)))
+        .collect()
+}
+
+fn groups(view: &View, ways: &Ways, state: &mut KernelState) {
+    for (group, listeners) in &view.groups {
+        let (group, source) = (group.address(), None);
+        let mut ports = BTreeSet::new();
+        if listeners.router {
+            ports.insert(Port::Tap);
+        }
+        for host in &listeners.kernel {
+            let via = Via::Kernel(*host);
+            ports.insert(ways.port(via));
+            if let Some((family, host)) = ways.tunnel(via)
+                && let Some(device) = state.vxlan.get_mut(&Device::Data(family))
+            {
+                let listener = Listener { group, source, host };
+                device.listeners.insert(listener, Lasting::Permanent);
             }
         }
+        for port in ports {
+            let registration = Registration { port, group, source };
+            state.groups.insert(registration, Lasting::Permanent);
+        }
     }
-    changes
-}
-
-fn delta_port(actual: Option<&Port>, desired: Option<&Port>, changes: &mut Vec<Change>) {
-    let Some(desired) = desired else {
-        changes.extend(actual.map(|_| Change::LeaveBridge));
-        return;
-    };
-    let fresh = Port::default();
-    let actual = actual.unwrap_or_else(|| {
-        changes.push(Change::JoinBridge);
-        &fresh
-    });
-    if actual.flags != desired.flags {
-        changes.push(Change::SetPortFlags(desired.flags));
-    }
-    let found = actual.fixed.union(&actual.movable);
-    changes.extend(
-        found
-            .filter(|mac| !desired.fixed.contains(mac))
-            .map(|mac| Change::RemoveEntry(*mac)),
-    );
-    changes.extend(
-        desired
-            .fixed
-            .difference(&actual.fixed)
-            .map(|mac| Change::FixEntry(*mac)),
-    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::view::{Group, Listeners, Vni};
+    use core::net::Ipv4Addr;
 
-    fn macs() -> impl Strategy<Value = BTreeSet<Mac>> {
-        // Few distinct addresses, so that two sets overlap; group addresses among them.
-        proptest::collection::btree_set(
-            (0..4_u8, 0..4_u8).prop_map(|(a, b)| Mac([a, 0, 0, 0, 0, b])),
-            0..12,
-        )
+    const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+    fn mac(last: u8) -> Mac {
+        Mac([2, 0, 0, 0, 0, last])
     }
 
-    fn view() -> impl Strategy<Value = View> {
-        (prop_oneof![Just(1390), Just(1400)], macs()).prop_map(|(mtu, remote_macs)| View { mtu, remote_macs })
-    }
-
-    prop_compose! {
-        fn bridge()(bits in any::<u8>(), mtu in 1000..1003_u32, time in 0..2_u32) -> Bridge {
-            let on = |bit: u8| bits & (1 << bit) != 0;
-            Bridge {
-                mtu,
-                up: on(0),
-                multicast_snooping: on(1),
-                spanning_tree: on(2),
-                forward_delay: time,
-                ageing: time,
-                default_pvid: u16::from(on(3)),
-                ipv6: on(4),
-            }
-        }
-    }
-
-    prop_compose! {
-        fn port()(bits in any::<u8>(), macs in macs(), others in macs()) -> Port {
-            let on = |bit: u8| bits & (1 << bit) != 0;
-            Port {
-                flags: PortFlags {
-                    learning: on(0),
-                    isolated: on(1),
-                    unicast_flood: on(2),
-                    broadcast_flood: on(3),
-                    multicast_flood: on(4),
-                    multicast_router: on(5),
-                    neighbour_suppression: on(6),
-                    hairpin: on(7),
-                },
-                // An address has one entry.
-                movable: others.difference(&macs).copied().collect(),
-                fixed: macs,
-            }
-        }
-    }
-
-    prop_compose! {
-        fn tap()(up in any::<bool>(), ipv6 in any::<bool>(), mtu in 1000..1003_u32, port in proptest::option::of(port())) -> Tap {
-            Tap { link: TapLink { mtu, ipv6 }, up, port }
-        }
-    }
-
-    prop_compose! {
-        fn any_state()(bridge in proptest::option::of(bridge()), tap in proptest::option::of(tap())) -> KernelState {
-            let mut state = KernelState { bridge, tap };
-            if state.bridge.is_none() && let Some(tap) = &mut state.tap {
-                // There is no port without a bridge.
-                tap.port = None;
-            }
-            state
-        }
-    }
-
-    /// What can be wanted: no entry that may move.
-    fn wanted_state() -> impl Strategy<Value = KernelState> {
-        any_state().prop_map(|mut state| {
-            if let Some(port) = state.tap.as_mut().and_then(|tap| tap.port.as_mut()) {
-                port.movable.clear();
-            }
-            state
-        })
-    }
-
-    fn applied(mut state: KernelState, changes: &[Change]) -> KernelState {
-        changes.iter().for_each(|change| state.apply(change));
-        state
-    }
-
-    proptest! {
-        #[test]
-        fn the_delta_leads_from_any_state_to_any_other(actual in any_state(), wanted in wanted_state()) {
-            let changes = delta(&actual, &wanted);
-            prop_assert_eq!(applied(actual, &changes), wanted, "{:?}", changes);
-        }
-
-        #[test]
-        fn the_delta_leads_from_any_state_to_the_desired_one(actual in any_state(), view in view()) {
-            let wanted = desired(&view);
-            let changes = delta(&actual, &wanted);
-            prop_assert_eq!(applied(actual, &changes), wanted, "{:?}", changes);
-        }
-
-        #[test]
-        fn nothing_is_done_when_nothing_differs(state in wanted_state(), view in view()) {
-            prop_assert_eq!(delta(&state, &state), []);
-            prop_assert_eq!(delta(&desired(&view), &desired(&view)), []);
-        }
-
-        #[test]
-        fn an_interrupted_delta_is_finished_by_the_next(actual in any_state(), wanted in wanted_state(), part in 0..40_usize) {
-            let changes = delta(&actual, &wanted);
-            let between = applied(actual, &changes[..part.min(changes.len())]);
-            prop_assert_eq!(applied(between.clone(), &delta(&between, &wanted)), wanted);
-        }
-
-        #[test]
-        fn between_two_views_only_entries_change(one in view(), macs in macs()) {
-            let other = View { remote_macs: macs, ..one.clone() };
-            for change in delta(&desired(&one), &desired(&other)) {
-                prop_assert!(matches!(change, Change::FixEntry(_) | Change::RemoveEntry(_)), "{:?}", change);
-            }
+    fn vxlan(ipv4: bool) -> Vxlan {
+        Vxlan {
+            port: 6784,
+            data_vni: Vni::new(5).unwrap(),
+            probe_vni: Vni::new(6).unwrap(),
+            ipv4,
+            ipv6: true,
+            accepted: [HOST, "0.0.0.0".parse().unwrap()].into(),
+            probes: [(mac(9), HOST)].into(),
+            mtu: 1430,
+            closed: [6783].into(),
         }
     }
 
     #[test]
     fn group_addresses_get_no_entry() {
-        let remote_macs = [Mac::BROADCAST, Mac([0; 6]), Mac([2, 0, 0, 0, 0, 1])].into();
-        let port = desired(&View {
-            mtu: 1400,
-            remote_macs,
-        })
-        .tap
-        .and_then(|tap| tap.port)
-        .unwrap();
-        assert_eq!(
-            port.fixed.into_iter().collect::<Vec<_>>(),
-            [Mac([2, 0, 0, 0, 0, 1])]
-        );
+        let remote = [Mac::BROADCAST, Mac([0; 6]), mac(1)].map(|mac| (mac, Via::Router));
+        let state = desired(&View {
+            remote: remote.into(),
+            ..View::new(1400)
+        });
+        assert_eq!(state.entries.into_keys().collect::<Vec<_>>(), [mac(1)]);
     }
 
     #[test]
-    fn from_nothing_the_tap_comes_up_last() {
-        let remote_macs = [Mac([2, 0, 0, 0, 0, 1])].into();
-        let changes = delta(
-            &KernelState::default(),
-            &desired(&View {
-                mtu: 1400,
-                remote_macs,
-            }),
-        );
-        assert!(matches!(changes.first(), Some(Change::SetBridge(_))));
-        assert_eq!(changes.last(), Some(&Change::SetTapUp(true)));
+    fn what_has_no_device_goes_by_the_tap() {
+        let group = Group::new("239.1.1.1".parse().unwrap()).unwrap();
+        let listeners = Listeners {
+            router: false,
+            kernel: [HOST].into(),
+        };
+        let view = |vxlan| View {
+            remote: [(mac(1), Via::Kernel(HOST))].into(),
+            neighbours: [(Ipv4Addr::new(10, 0, 0, 1), mac(1))].into(),
+            groups: [(group, listeners.clone())].into(),
+            snooping: Snooping::On,
+            vxlan,
+            ..View::new(1400)
+        };
+        for (vxlan, expected) in [
+            (None, Port::Tap),
+            (Some(vxlan(false)), Port::Tap),
+            (Some(vxlan(true)), Port::Vxlan(Family::V4)),
+        ] {
+            let state = desired(&view(vxlan));
+            assert_eq!(state.entries.get(&mac(1)).map(|entry| entry.port), Some(expected));
+            assert_eq!(state.neighbours.is_empty(), expected == Port::Tap);
+            let ports = state.groups.keys().map(|registration| registration.port);
+            assert_eq!(ports.collect::<Vec<_>>(), [expected]);
+            let device = state.vxlan.get(&Device::Data(Family::V4));
+            assert_eq!(
+                device.map_or(0, |device| device.listeners.len() + device.destinations.len()),
+                if expected == Port::Tap { 0 } else { 2 }
+            );
+        }
+        let fence = desired(&view(Some(vxlan(true)))).fence.unwrap();
+        assert_eq!(fence.accepted, [HOST].into());
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use weft_fastpath::{Bridge, Change, KernelState, Port, PortFlags, Tap, TapLink, View, delta, desired};
+use weft_fastpath::state::{Entry, Tap};
+use weft_fastpath::{Bridge, Change, KernelState, Port, PortFlags, View, delta, desired};
 use weft_kernel::link::{self, BridgeAttributes, Link, MulticastRouter};
 use weft_kernel::{fdb, tap};
 use weft_wire::Mac;
@@ -41,6 +42,9 @@ pub enum Error {
         /// What differs after the last attempt.
         remaining: Vec<Change>,
     },
+    /// The view asks for what this driver does not make.
+    #[error("this version of weft makes no VXLAN device and no group entry")]
+    Unable,
     /// The blocking thread that did the work was lost, which only a shutdown does.
     #[error("the runtime shut down before the kernel was asked")]
     ShutDown,
@@ -144,13 +148,23 @@ impl Driver {
     pub fn read(&self) -> Result<KernelState> {
         let bridge = self.find_bridge()?;
         let tap = self.find_tap()?;
-        let tap = tap
-            .map(|tap| self.read_tap(&tap, bridge.as_ref().map(|(link, _)| link)))
-            .transpose()?;
-        let bridge = bridge
+        let master = bridge.as_ref().map(|(link, _)| link.index);
+        let is_port = master.is_some() && tap.as_ref().is_some_and(|tap| tap.master == master);
+        let mut state = KernelState::default();
+        if let Some(tap) = &tap {
+            state.tap = Some(Tap {
+                link: read_link(tap)?,
+                up: tap.up,
+                port: tap.port.as_ref().filter(|_| is_port).map(from_kernel),
+            });
+            if is_port {
+                self.read_entries(tap.index, &mut state)?;
+            }
+        }
+        state.bridge = bridge
             .map(|(link, attributes)| self.read_bridge(&link, &attributes))
             .transpose()?;
-        Ok(KernelState { bridge, tap })
+        Ok(state)
     }
 
     /// Makes changes, in their order, and stops at the first that is refused.
@@ -162,13 +176,13 @@ impl Driver {
         while let Some(change) = rest.first() {
             // Entries come in long runs; a run shares one netlink connection.
             let run: Vec<[u8; 6]> = match change {
-                Change::FixEntry(_) => rest.iter().map_while(fixed_mac).collect(),
-                Change::RemoveEntry(_) => rest.iter().map_while(removed_mac).collect(),
+                Change::SetEntry(..) => rest.iter().map_while(set_mac).collect(),
+                Change::RemoveEntry(..) => rest.iter().map_while(removed_mac).collect(),
                 _ => Vec::new(),
             };
             match change {
-                Change::FixEntry(_) => fdb::replace(&self.tap, &run)?,
-                Change::RemoveEntry(_) => fdb::delete(&self.tap, &run)?,
+                Change::SetEntry(_, Port::Tap) => fdb::replace(&self.tap, &run)?,
+                Change::RemoveEntry(_, Port::Tap) => fdb::delete(&self.tap, &run)?,
                 other => self.apply_one(other)?,
             }
             rest = rest.get(run.len().max(1)..).unwrap_or_default();
@@ -211,13 +225,11 @@ impl Driver {
                 link::set_mtu(&self.tap, wanted.mtu)?;
                 link::set_ipv6(&self.tap, wanted.ipv6)?;
             }
-            Change::JoinBridge => link::set_master(&self.tap, Some(&self.bridge))?,
-            Change::LeaveBridge => link::set_master(&self.tap, None)?,
-            Change::SetPortFlags(flags) => link::set_port_flags(&self.tap, &to_kernel(flags))?,
+            Change::Join(Port::Tap) => link::set_master(&self.tap, Some(&self.bridge))?,
+            Change::Leave(Port::Tap) => link::set_master(&self.tap, None)?,
+            Change::SetPortFlags(Port::Tap, flags) => link::set_port_flags(&self.tap, &to_kernel(flags))?,
             Change::SetTapUp(up) => set_up(&self.tap, *up)?,
-            // `apply` has dealt with these.
-            Change::FixEntry(mac) => fdb::replace(&self.tap, &[mac.0])?,
-            Change::RemoveEntry(mac) => fdb::delete(&self.tap, &[mac.0])?,
+            _ => return Err(Error::Unable),
         }
         Ok(())
     }
@@ -225,6 +237,7 @@ impl Driver {
     fn set_bridge(&self, bridge: &Bridge) -> Result<()> {
         let attributes = BridgeAttributes {
             mcast_snooping: bridge.multicast_snooping,
+            mcast_querier: bridge.multicast_querier,
             ageing: TICK * bridge.ageing,
             stp: bridge.spanning_tree,
             forward_delay: TICK * bridge.forward_delay,
@@ -271,6 +284,7 @@ impl Driver {
             mtu: link.mtu,
             up: link.up,
             multicast_snooping: attributes.mcast_snooping,
+            multicast_querier: attributes.mcast_querier,
             spanning_tree: attributes.stp,
             forward_delay: ticks(attributes.forward_delay),
             ageing: ticks(attributes.ageing),
@@ -279,37 +293,22 @@ impl Driver {
         })
     }
 
-    fn read_tap(&self, link: &Link, bridge: Option<&Link>) -> Result<Tap> {
-        let ipv6 = weft_kernel::sysctl::ipv6_enabled(&link.name)?;
-        let is_port = bridge.is_some() && link.master == bridge.map(|bridge| bridge.index);
-        let port = match link.port {
-            Some(flags) if is_port => Some(self.read_port(link.index, &flags)?),
-            _ => None,
-        };
-        Ok(Tap {
-            link: TapLink { mtu: link.mtu, ipv6 },
-            up: link.up,
-            port,
-        })
-    }
-
-    fn read_port(&self, index: u32, flags: &link::PortFlags) -> Result<Port> {
-        let mut port = Port {
-            flags: from_kernel(flags),
-            ..Port::default()
-        };
-        for entry in fdb::dump(&self.bridge)?
-            .iter()
-            .filter(|entry| entry.port == index && entry.vlan.is_none())
-        {
-            match entry.kind {
-                fdb::EntryKind::Sticky => drop(port.fixed.insert(Mac(entry.mac))),
-                fdb::EntryKind::Static | fdb::EntryKind::Learned => drop(port.movable.insert(Mac(entry.mac))),
-                fdb::EntryKind::Local => {}
-            }
+    fn read_entries(&self, index: u32, state: &mut KernelState) -> Result<()> {
+        for entry in fdb::dump(&self.bridge)?.iter().filter(|entry| {
+            entry.port == index && entry.vlan.is_none() && entry.kind != fdb::EntryKind::Local
+        }) {
+            let (port, fixed) = (Port::Tap, entry.kind == fdb::EntryKind::Sticky);
+            state.entries.insert(Mac(entry.mac), Entry { port, fixed });
         }
-        Ok(port)
+        Ok(())
     }
+}
+
+fn read_link(link: &Link) -> Result<weft_fastpath::state::Link> {
+    Ok(weft_fastpath::state::Link {
+        mtu: link.mtu,
+        ipv6: weft_kernel::sysctl::ipv6_enabled(&link.name)?,
+    })
 }
 
 fn set_up(name: &str, up: bool) -> weft_kernel::Result<()> {
@@ -320,8 +319,8 @@ fn set_up(name: &str, up: bool) -> weft_kernel::Result<()> {
     }
 }
 
-fn fixed_mac(change: &Change) -> Option<[u8; 6]> {
-    if let Change::FixEntry(mac) = change {
+fn set_mac(change: &Change) -> Option<[u8; 6]> {
+    if let Change::SetEntry(mac, Port::Tap) = change {
         Some(mac.0)
     } else {
         None
@@ -329,7 +328,7 @@ fn fixed_mac(change: &Change) -> Option<[u8; 6]> {
 }
 
 fn removed_mac(change: &Change) -> Option<[u8; 6]> {
-    if let Change::RemoveEntry(mac) = change {
+    if let Change::RemoveEntry(mac, Port::Tap) = change {
         Some(mac.0)
     } else {
         None

@@ -4,7 +4,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use weft_fastpath::{Change, KernelState, View, desired};
+use weft_fastpath::{Change, KernelState, Port, Via, View, desired};
 use weft_fastpath_driver::{Driver, Error, Removed, Watch};
 use weft_kernel::capture::Capture;
 use weft_kernel::link::{self, PortFlags, VethEnd};
@@ -23,8 +23,8 @@ fn mac(last: u8) -> Mac {
 
 fn view(macs: impl IntoIterator<Item = u8>) -> View {
     View {
-        mtu: 1390,
-        remote_macs: macs.into_iter().map(mac).collect(),
+        remote: macs.into_iter().map(|last| (mac(last), Via::Router)).collect(),
+        ..View::new(1390)
     }
 }
 
@@ -51,7 +51,10 @@ fn from_nothing_to_the_desired_state_and_back() {
         settle(driver, &view([1, 2, 3]));
         assert_eq!(
             settle(driver, &view([2, 3, 4])),
-            [Change::RemoveEntry(mac(1)), Change::FixEntry(mac(4))]
+            [
+                Change::SetEntry(mac(4), Port::Tap),
+                Change::RemoveEntry(mac(1), Port::Tap)
+            ]
         );
         settle(
             driver,
@@ -88,10 +91,10 @@ fn whatever_somebody_changes_is_repaired() {
         let wanted = link::get(TAP).unwrap().port.unwrap();
 
         fdb::delete(TAP, &[mac(1).0]).unwrap();
-        assert_eq!(settle(driver, &view), [Change::FixEntry(mac(1))]);
+        assert_eq!(settle(driver, &view), [Change::SetEntry(mac(1), Port::Tap)]);
 
         fdb::replace(TAP, &[mac(9).0]).unwrap();
-        assert_eq!(settle(driver, &view), [Change::RemoveEntry(mac(9))]);
+        assert_eq!(settle(driver, &view), [Change::RemoveEntry(mac(9), Port::Tap)]);
 
         link::set_port_flags(
             TAP,
@@ -101,7 +104,9 @@ fn whatever_somebody_changes_is_repaired() {
             },
         )
         .unwrap();
-        assert!(matches!(settle(driver, &view)[..], [Change::SetPortFlags(flags)] if flags.isolated));
+        assert!(
+            matches!(settle(driver, &view)[..], [Change::SetPortFlags(Port::Tap, flags)] if flags.isolated)
+        );
 
         link::set_down(TAP).unwrap();
         assert_eq!(settle(driver, &view), [Change::SetTapUp(true)]);
@@ -113,8 +118,11 @@ fn whatever_somebody_changes_is_repaired() {
         // Leaving takes flags and entries along.
         link::set_master(TAP, None).unwrap();
         let changes = settle(driver, &view);
-        assert_eq!(changes.first(), Some(&Change::JoinBridge));
-        assert!(changes.contains(&Change::FixEntry(mac(1))) && changes.contains(&Change::FixEntry(mac(2))));
+        assert_eq!(changes.first(), Some(&Change::Join(Port::Tap)));
+        assert!(
+            changes.contains(&Change::SetEntry(mac(1), Port::Tap))
+                && changes.contains(&Change::SetEntry(mac(2), Port::Tap))
+        );
 
         link::delete(BRIDGE).unwrap();
         settle(driver, &view);
@@ -166,10 +174,10 @@ fn a_remote_address_cannot_be_taken_over_by_a_pod() {
         .unwrap();
         fdb::replace("pod", &[mac(2).0]).unwrap();
         let both = View {
-            remote_macs: [mac(1), mac(2)].into(),
+            remote: [(mac(1), Via::Router), (mac(2), Via::Router)].into(),
             ..view
         };
-        assert!(settle(driver, &both).contains(&Change::FixEntry(mac(2))));
+        assert!(settle(driver, &both).contains(&Change::SetEntry(mac(2), Port::Tap)));
     });
 }
 
@@ -220,10 +228,10 @@ fn ten_thousand_addresses_are_set_and_removed() {
     inside(|driver| {
         let macs = (0..10_000_u32).map(|n| {
             let [a, b, c, d] = n.to_be_bytes();
-            Mac([2, 0, a, b, c, d])
+            (Mac([2, 0, a, b, c, d]), Via::Router)
         });
         let many = View {
-            remote_macs: macs.collect(),
+            remote: macs.collect(),
             ..view([])
         };
         settle(driver, &many);

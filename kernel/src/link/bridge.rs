@@ -18,6 +18,8 @@ const TICK_MILLIS: u64 = 10;
 pub struct BridgeAttributes {
     /// Whether IGMP and MLD decide where multicast goes.
     pub mcast_snooping: bool,
+    /// Whether the bridge itself asks who listens.
+    pub mcast_querier: bool,
     /// How long a learned address is kept, in steps of 10 ms.
     pub ageing: Duration,
     /// Whether the kernel runs the spanning tree protocol.
@@ -33,6 +35,7 @@ impl Default for BridgeAttributes {
     fn default() -> Self {
         Self {
             mcast_snooping: false,
+            mcast_querier: false,
             ageing: Duration::from_secs(300),
             stp: false,
             forward_delay: Duration::ZERO,
@@ -46,6 +49,7 @@ impl BridgeAttributes {
         // What the kernel does not report, it does not have: a kernel without VLAN filtering has no PVID.
         let mut found = Self {
             mcast_snooping: false,
+            mcast_querier: false,
             ageing: Duration::ZERO,
             stp: false,
             forward_delay: Duration::ZERO,
@@ -54,6 +58,7 @@ impl BridgeAttributes {
         for attribute in attributes {
             match attribute {
                 InfoBridge::MulticastSnooping(on) => found.mcast_snooping = *on,
+                InfoBridge::MulticastQuerier(on) => found.mcast_querier = *on,
                 InfoBridge::AgeingTime(ticks) => found.ageing = from_ticks(*ticks),
                 InfoBridge::StpState(state) => found.stp = *state != BridgeStpState::Disabled,
                 InfoBridge::ForwardDelay(ticks) => found.forward_delay = from_ticks(*ticks),
@@ -75,6 +80,7 @@ impl BridgeAttributes {
             InfoBridge::ForwardDelay(ticks(self.forward_delay)),
             InfoBridge::AgeingTime(ticks(self.ageing)),
             InfoBridge::MulticastSnooping(self.mcast_snooping),
+            InfoBridge::MulticastQuerier(self.mcast_querier),
         ];
         if has_pvid {
             messages.push(InfoBridge::VlanDefaultPvid(self.default_pvid));

@@ -4,7 +4,7 @@ use crate::command::{BRIDGE, TAP};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::watch;
-use weft_fastpath::View;
+use weft_fastpath::{Via, View};
 use weft_fastpath_driver::{Driver, Watch};
 use weft_wire::Mac;
 
@@ -20,9 +20,9 @@ type Trouble = watch::Receiver<Option<String>>;
 /// refuses what is asked of it.
 pub(super) async fn start(mtu: u16) -> anyhow::Result<(Wanted, Trouble)> {
     let driver = Driver::new(BRIDGE, TAP)?;
-    let view = move |remote_macs| View {
-        mtu: u32::from(mtu),
-        remote_macs,
+    let view = move |macs: BTreeSet<Mac>| View {
+        remote: macs.into_iter().map(|mac| (mac, Via::Router)).collect(),
+        ..View::new(u32::from(mtu))
     };
     driver.reconcile(&view(BTreeSet::new())).await?;
     let (wanted, mut changed) = watch::channel(BTreeSet::new());

@@ -13,6 +13,7 @@ use weft_wire::datagram::{
     RELAY_SHIM_LEN, RelayShim, TAG_LEN,
 };
 use weft_wire::envelope::{ENVELOPE_MAX, Envelope, EnvelopeError, KindNumber, Stamp};
+use weft_wire::group::GroupsRecord;
 use weft_wire::ipam::{
     Exception, ExceptionsRecord, Grant, LentRecord, Loan, SlotRun, SlotsRecord, Version, VoteRecord,
 };
@@ -140,6 +141,7 @@ pub fn record(data: &[u8]) {
         read::<Admission>(&envelope).is_some(),
         read::<PeerRecord>(&envelope).is_some(),
         read::<LinksRecord>(&envelope).is_some(),
+        read::<GroupsRecord>(&envelope).is_some(),
         read::<LentRecord>(&envelope).is_some(),
         read::<ReclaimRecord>(&envelope).is_some(),
         read::<ExceptionsRecord>(&envelope).is_some(),
@@ -235,6 +237,10 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
             zone: "z".into(),
             version: "0".into(),
             boot_nonce: 5,
+        }),
+        of(&GroupsRecord::Groups {
+            ipv4: vec![[239, 1, 2, 3].into()],
+            ipv6: vec![],
         }),
         of(&LinksRecord {
             links: vec![PublishedLink {

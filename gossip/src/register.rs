@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::ops::Bound;
 use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::{KindNumber, RegisterKey};
+use weft_wire::group::GroupsRecord;
 use weft_wire::hash::hash;
 use weft_wire::ipam::{ExceptionsRecord, LentRecord, SlotsRecord, VoteRecord};
 use weft_wire::limits::{OWNERS_MAX, UNKNOWN_KIND_QUOTA};
@@ -101,11 +102,12 @@ type BodyCheck = fn(&Envelope) -> bool;
 
 /// Kinds that this version knows, with the check of their bodies. They do not count against the quota of unknown
 /// kinds: each is one bounded record.
-const KNOWN: [(KindNumber, BodyCheck); 9] = [
+const KNOWN: [(KindNumber, BodyCheck); 10] = [
     known::<Admission>(),
     known::<PeerRecord>(),
     known::<LinksRecord>(),
     known::<AdoptRecord>(),
+    known::<GroupsRecord>(),
     known::<SlotsRecord>(),
     known::<LentRecord>(),
     known::<VoteRecord>(),

@@ -21,9 +21,16 @@ const ICMPV6: u8 = 58;
 /// # Errors
 /// When the interface is missing or down, or the process lacks `CAP_NET_RAW` in its network namespace.
 pub fn announce(interface: &str, mac: MacAddr, address: IpAddr) -> Result<()> {
+    send_frame(interface, &frame(mac, address), || {
+        format!("announce {address} by {interface}")
+    })
+}
+
+/// Sends one frame by an interface.
+pub(crate) fn send_frame(interface: &str, frame: &[u8], action: impl Fn() -> String) -> Result<()> {
     let index = link::get(interface)?.index;
     let failed = |source| Error::Io {
-        action: format!("announce {address} by {interface}"),
+        action: action(),
         source,
     };
     let socket = rustix::net::socket_with(
@@ -34,7 +41,7 @@ pub fn announce(interface: &str, mac: MacAddr, address: IpAddr) -> Result<()> {
     )
     .map_err(|errno| failed(errno.into()))?;
     capture::bind(&socket, index).map_err(failed)?;
-    send(&socket, &frame(mac, address), SendFlags::empty()).map_err(|errno| failed(errno.into()))?;
+    send(&socket, frame, SendFlags::empty()).map_err(|errno| failed(errno.into()))?;
     Ok(())
 }
 
@@ -82,7 +89,7 @@ fn advertisement(mac: MacAddr, address: Ipv6Addr) -> Vec<u8> {
 }
 
 /// The internet checksum (RFC 1071) of an even number of octets.
-fn checksum(octets: &[u8]) -> u16 {
+pub(crate) fn checksum(octets: &[u8]) -> u16 {
     let words = octets
         .chunks_exact(2)
         .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));

@@ -9,6 +9,8 @@
 //! | [`offload`] | what a device does in the kernel's stead: segmentation, checksums |
 //! | [`addr`], [`route`] | addresses and routes |
 //! | [`fdb`] | the bridge's forwarding database |
+//! | [`mdb`] | its multicast database: who listens to which groups |
+//! | [`mld`] | asks pods to which groups of IPv6 they listen |
 //! | [`nft`], [`xtables`] | the packet filters: chains that see what is forwarded, and rules of our own in them |
 //! | [`sysctl`] | `/proc/sys` of the calling thread's namespace |
 //! | [`tap`] | persistent TAP devices, and those with offloads |
@@ -40,6 +42,8 @@ mod error;
 pub mod fdb;
 pub mod inspect;
 pub mod link;
+pub mod mdb;
+pub mod mld;
 mod netlink;
 pub mod netns;
 pub mod nft;

@@ -37,6 +37,9 @@ pub(crate) enum Command {
     /// List all peers, with how frames reach them and why.
     #[command(after_help = PEERS_EXAMPLES)]
     Peers(StatusArgs),
+    /// Show to which multicast groups pods listen, and which hosts get their frames.
+    #[command(after_help = MULTICAST_EXAMPLES)]
+    Multicast(StatusArgs),
     /// Remove hosts that are gone for good from the cluster.
     #[command(after_help = PEER_EXAMPLES)]
     Peer(PeerArgs),
@@ -101,6 +104,13 @@ const PEERS_EXAMPLES: &str = "\
 Examples:
   weft peers
   weft peers --json | jq -r '.[] | select(.mode == \"none\") | .name + \": \" + .reason'";
+
+const MULTICAST_EXAMPLES: &str = "\
+Examples:
+  weft multicast
+  weft multicast --json | jq -r '.groups[] | select(.group == \"239.1.1.1\") | .hosts[]'
+
+Groups of the link, 224.0.0.0/24 and ff02::/16, go to every host and are not listed.";
 
 const PEER_EXAMPLES: &str = "\
 Examples:

@@ -67,6 +67,17 @@ pub(crate) enum EngineName {
     Plain,
 }
 
+/// Which multicast other hosts send here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Multicast {
+    /// That of groups to which pods here listen, as they say by IGMP and MLD.
+    #[default]
+    Snoop,
+    /// All of it, for pods that listen without saying so; and here every pod gets it.
+    Flood,
+}
+
 impl From<EngineName> for EngineChoice {
     fn from(name: EngineName) -> Self {
         match name {
@@ -140,6 +151,10 @@ pub(crate) struct UpOptions {
     #[arg(long, value_enum, env = "WEFT_ENGINE")]
     engine: Option<EngineName>,
 
+    /// Which multicast other hosts send to this one; `weft multicast` shows it [default: snoop].
+    #[arg(long, value_enum, env = "WEFT_MULTICAST")]
+    multicast: Option<Multicast>,
+
     /// Directory of the durable state [default: /var/lib/weft].
     #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -192,6 +207,7 @@ pub(crate) struct Settings {
     pub(crate) range_is_given: bool,
     pub(crate) mtu: Option<u16>,
     pub(crate) engine: EngineName,
+    pub(crate) multicast: Multicast,
     pub(crate) state_dir: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) machine_id_file: PathBuf,
@@ -335,6 +351,7 @@ impl UpOptions {
             },
             mtu,
             engine: self.engine.or(file.engine).unwrap_or_default(),
+            multicast: self.multicast.or(file.multicast).unwrap_or_default(),
             state_dir: self
                 .state_dir
                 .or(file.state_dir)
@@ -488,6 +505,13 @@ mod tests {
         assert_eq!(settings.peers, ["a:7001"]);
         assert_eq!(settings.socket, Path::new(DEFAULT_SOCKET));
         assert_eq!(with_file("", &[]).unwrap().name, "box");
+        let multicast = |file: &str, args: &[&str]| with_file(file, args).unwrap().multicast;
+        assert_eq!(multicast("", &[]), Multicast::Snoop);
+        assert_eq!(multicast("multicast = \"flood\"", &[]), Multicast::Flood);
+        assert_eq!(
+            multicast("multicast = \"flood\"", &["--multicast", "snoop"]),
+            Multicast::Snoop
+        );
         let after = |file: &str, args: &[&str]| with_file(file, args).unwrap().remove_after;
         assert_eq!(after("", &[]), None);
         let day = Duration::from_secs(86_400);

@@ -48,6 +48,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Status(args) => command::status::status(&args)?,
         Command::Peers(args) => command::status::peers(&args)?,
+        Command::Multicast(args) => command::multicast::multicast(&args)?,
         Command::Peer(args) => command::peer::peer(&args)?,
         Command::Connect(args) => command::target::connect(&args)?,
         Command::Forget(args) => command::target::forget(&args)?,

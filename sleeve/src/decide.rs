@@ -1,6 +1,7 @@
 //! Which hosts a frame from a pod goes to, as far as one immutable table can say.
 
 use crate::locate::Place;
+use crate::multicast::{self, Listeners, Multicast};
 use crate::solicit;
 use crate::table::ForwardingTable;
 use weft_wire::{DropReason, Mac};
@@ -12,6 +13,8 @@ pub enum Decision {
     Peer(u16),
     /// Broadcast or multicast that concerns everybody: it goes to every peer.
     Everybody,
+    /// Multicast of a group: it goes to these peers of the table, at least one.
+    Group(Listeners),
     /// A unicast address that weft did not make, and of which nothing is known: a few frames go to every peer, until
     /// an answer teaches where it lives.
     Unknown(Mac),
@@ -20,13 +23,27 @@ pub enum Decision {
 }
 
 impl ForwardingTable {
-    /// Where a frame goes. In this order: who has announced the address, what traffic taught, who owns its slot.
+    /// Where a frame goes. Multicast goes where pods listen. Other frames, in this order: who has announced the address, what traffic taught, who owns its slot.
     pub fn decide(&self, frame: &[u8]) -> Decision {
         let Some(destination) = Mac::destination(frame) else {
             return Decision::Drop(DropReason::RuntFrame);
         };
         if !destination.is_group() {
             return self.unicast(destination);
+        }
+        let group = match multicast::classify(frame) {
+            // Each host asks its own pods, and tells others the answers by a record.
+            Multicast::Membership => return Decision::Drop(DropReason::MembershipMessage),
+            // A frame to all stations is not one of a group, whatever it carries.
+            Multicast::Packet(group) if destination != Mac::BROADCAST => Some(group),
+            Multicast::Packet(_) | Multicast::Other => None,
+        };
+        if let Some(group) = group.filter(|group| !group.is_for_everybody()) {
+            return match self.groups.listeners(group) {
+                Listeners::Nobody => Decision::Drop(DropReason::NoListener),
+                Listeners::ByKernel => Decision::Drop(DropReason::KernelCarries),
+                listeners => Decision::Group(listeners),
+            };
         }
         // A question for one address is only its owner's business.
         let asked = self
@@ -77,9 +94,10 @@ impl ForwardingTable {
 mod tests {
     use super::*;
     use crate::locate::{Known, Locator};
+    use crate::multicast::Groups;
     use crate::table::PeerPath;
     use alloc::sync::Arc;
-    use weft_wire::{GenesisId, NodeId, PeerHash};
+    use weft_wire::{GenesisId, Group, NodeId, PeerHash};
 
     const ME: NodeId = NodeId([1; 32]);
     const B: NodeId = NodeId([2; 32]);
@@ -186,5 +204,44 @@ mod tests {
         assert_eq!(ask([10, 32, 0, 1]), Decision::Everybody, "gratuitous");
         assert_eq!(table.decide(&[0xff; 60]), Decision::Everybody);
         assert_eq!(table.decide(&[0xff; 13]), Decision::Drop(DropReason::RuntFrame));
+    }
+
+    #[test]
+    fn multicast_goes_where_pods_listen_and_nowhere_else() {
+        let mut table = table();
+        let group = |d: u8| Group::new([239, 1, 1, d].into()).unwrap();
+        table.groups = Arc::new(Groups::new([], [(group(1), vec![1]), (group(2), vec![])]));
+        let send = |table: &ForwardingTable, to: Mac, packet_to: [u8; 4], protocol: u8| {
+            let mut frame = [&to.0[..], &[2, 7, 0, 0, 0, 1, 8, 0, 0x45], &[0; 8], &[protocol]].concat();
+            frame.extend([0, 0, 10, 32, 0, 1]);
+            frame.extend(packet_to);
+            frame.extend([0; 26]);
+            table.decide(&frame)
+        };
+        let udp = |table: &ForwardingTable, d: u8| send(table, group(d).mac(), [239, 1, 1, d], 17);
+        let Decision::Group(listeners) = udp(&table, 1) else {
+            panic!("{:?}", udp(&table, 1));
+        };
+        assert_eq!(table.groups.positions(listeners), [1]);
+        assert_eq!(udp(&table, 2), Decision::Drop(DropReason::KernelCarries));
+        assert_eq!(udp(&table, 3), Decision::Drop(DropReason::NoListener));
+        assert_eq!(
+            send(&table, group(1).mac(), [239, 1, 1, 1], 2),
+            Decision::Drop(DropReason::MembershipMessage)
+        );
+        assert_eq!(
+            send(&table, group(3).mac(), [224, 0, 0, 251], 17),
+            Decision::Everybody,
+            "of the link"
+        );
+        assert_eq!(
+            send(&table, Mac::BROADCAST, [239, 1, 1, 3], 17),
+            Decision::Everybody
+        );
+        table.groups = Arc::new(Groups::new([0], []));
+        let Decision::Group(listeners) = udp(&table, 3) else {
+            panic!("{:?}", udp(&table, 3));
+        };
+        assert_eq!(table.groups.positions(listeners), [0], "it gets everything");
     }
 }

@@ -21,6 +21,7 @@
 //! | [`mod@decide`] | [`Decision`]: where a frame goes by that table |
 //! | [`locate`] | [`Locator`]: where addresses live by what hosts agree on |
 //! | [`solicit`] | whose answer an ARP request or a neighbour solicitation wants |
+//! | [`mod@multicast`] | what a frame to a group is, and which hosts listen to it: [`multicast::Groups`] |
 //! | [`content`] | layout of what stands sealed in DATA, FLOOD and KEEPALIVE |
 //! | [`path_mtu`] | [`PathMtu`]: how large a datagram may be on a path |
 //! | [`fragment`] | cuts frames that are larger than the path, and [`Reassembler`] puts them together |
@@ -54,6 +55,7 @@ pub mod keys;
 pub mod locate;
 pub mod machine;
 pub mod message;
+pub mod multicast;
 pub mod path_mtu;
 mod peer;
 pub mod relaying;

@@ -1,6 +1,7 @@
 //! What the engine's workers read for each frame: an immutable snapshot, replaced as a whole.
 
 use crate::locate::Locator;
+use crate::multicast::Groups;
 use crate::relaying::Relaying;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -20,6 +21,8 @@ pub struct ForwardingTable {
     /// Where range addresses and weft MACs live; `None` before this host is a member. It changes far less often than
     /// the rest, so tables share it.
     pub locator: Option<Arc<Locator>>,
+    /// Where multicast goes. Shared by tables, as above.
+    pub groups: Arc<Groups>,
     /// What is passed on for others. Shared by tables, as above.
     pub relaying: Arc<Relaying>,
     /// Proves that a probe of the loop guard is of this cluster; `None` before this host is a member.
@@ -58,6 +61,7 @@ impl ForwardingTable {
             peers: Vec::new(),
             macs: BTreeMap::new(),
             locator: None,
+            groups: Arc::default(),
             relaying: Arc::default(),
             guard: None,
         }

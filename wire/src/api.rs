@@ -282,6 +282,40 @@ pub struct AddressPlace {
     pub place: String,
 }
 
+/// `GET /v1/multicast`: which hosts get the frames of which multicast groups.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct MulticastStatus {
+    /// Groups to which pods listen, in order. Those that are for everybody, 224.0.0.0/24 and ff02::/16, are not listed.
+    pub groups: Vec<GroupStatus>,
+    /// Hosts that get the frames of every group, this one first.
+    pub everything: Vec<EverythingStatus>,
+}
+
+/// A multicast group to which pods listen.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct GroupStatus {
+    /// Its address.
+    pub group: IpAddr,
+    /// True when pods of this host listen.
+    pub here: bool,
+    /// Nicknames of the other hosts whose pods listen, or short forms of their ids, in order.
+    pub hosts: Vec<String>,
+}
+
+/// A host that gets the frames of every group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct EverythingStatus {
+    /// Its nickname, or the short form of its id.
+    pub host: String,
+    /// True for this host.
+    pub here: bool,
+    /// Why, in words.
+    pub reason: String,
+}
+
 /// `GET /v1/ipam`: the address space as this host sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

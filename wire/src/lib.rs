@@ -15,6 +15,7 @@
 //! | [`mesh`] | messages of the TCP mesh |
 //! | [`envelope`] | the signed envelope that every gossiped record travels in |
 //! | [`record`] | the bodies of the records, one kind a type |
+//! | [`group`] | multicast groups, and the record of those to which a host's pods listen |
 //! | [`adopt`] | the record by which the hosts of one cluster move to another |
 //! | [`codec`] | the only file that calls bincode |
 //! | [`ipam`] | the records by which hosts agree who may give out which addresses |
@@ -33,6 +34,7 @@ pub mod api;
 pub mod codec;
 pub mod datagram;
 pub mod envelope;
+pub mod group;
 pub mod hash;
 pub mod id;
 pub mod ipam;
@@ -48,6 +50,7 @@ pub mod secret;
 pub mod time;
 
 pub use envelope::Envelope;
+pub use group::Group;
 pub use id::{GenesisId, KeyId, NodeId, NodeKey, NoiseKeypair, NoisePublic, PeerHash, SessionIndex};
 pub use mac::Mac;
 pub use reason::{DropReason, RejectReason};

@@ -123,6 +123,12 @@ reasons! {
         DuplicateFlood => "duplicate_flood",
         /// Bridges are joined outside the overlay, and the frame would come back or arrive twice.
         Looped => "looped",
+        /// An IGMP or MLD message: to what pods listen travels between hosts as a record, and each host asks its own pods.
+        MembershipMessage => "membership_message",
+        /// A frame to a multicast group to which no pod of another host listens.
+        NoListener => "no_listener",
+        /// A frame to a multicast group that the kernel carries to all hosts whose pods listen.
+        KernelCarries => "kernel_carries",
         /// The datagram to be relayed came from an address at which no neighbour with a live session is.
         RelayNotANeighbour => "relay_not_a_neighbour",
         /// The datagram to be relayed is for a host to which this one has no route.

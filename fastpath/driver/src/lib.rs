@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `driver` | [`Driver`]: read, apply, read back, remove |
 //! | `watch` | [`Watch`]: wakes up when somebody changes what the driver has set |
+//! | `members` | [`Driver::members_blocking`]: to which groups pods listen, and [`MemberWatch`] |
 //! | `firewall` | the same for rules of ours in the host's packet filters, and [`FirewallWatch`] |
 //!
 //! The driver keeps no state of its own: the kernel is read at each [`Driver::reconcile`]. So it does
@@ -16,8 +17,10 @@
 
 mod driver;
 mod firewall;
+mod members;
 mod watch;
 
 pub use driver::{Driver, Error, Removed, Report, Result};
 pub use firewall::{FirewallWatch, Guarded};
+pub use members::{MemberWatch, Members};
 pub use watch::Watch;

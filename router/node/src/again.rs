@@ -480,6 +480,7 @@ impl Node {
         self.foreign.forget();
         (self.said_alone, self.is_removed) = (false, false);
         self.forget_silence(now);
+        self.forget_listening(now);
         let count = self.claims.list().len();
         if let Some((token, state)) = welcome {
             let joined = state.genesis().id();

@@ -12,6 +12,7 @@ use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, RequestId};
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, Probe, SessionKeys};
 use weft_wire::api::{Adopted, PodPlan};
+use weft_wire::group::Listening;
 use weft_wire::{DropReason, GenesisId, Mac, NodeId, RejectReason, SessionIndex};
 
 /// Something that happened.
@@ -62,6 +63,8 @@ pub enum Input<'a> {
         /// The address.
         mac: Mac,
     },
+    /// To which multicast groups pods of this host listen now. Said for the first time when the kernel was asked at the start.
+    Listening(Listening),
     /// The operator or a pod wants something of the address space.
     Ipam(weft_ipam_crdt::Request),
     /// The operator wants the hosts of this cluster to become members of another one.

@@ -9,6 +9,7 @@
 //! | `agreement` | making a cluster together with other hosts that have none |
 //! | `addresses` | what it asks of the address space, and hears of it |
 //! | `places` | where addresses live by what hosts agree on, for the forwarding table |
+//! | [`multicast`] | to which groups pods of this host listen, and where frames of groups go |
 //! | `relays` | who relays for whom: routes for the sleeve and the forwarding table |
 //! | [`check`] | what it has to say when the address space is checked |
 //! | `contested` | addresses of this host that another one uses too |
@@ -41,6 +42,7 @@ mod foreign;
 pub mod io;
 mod leave;
 pub mod macs;
+pub mod multicast;
 pub mod node;
 mod places;
 mod relays;

@@ -6,6 +6,7 @@ use crate::contested::Contested;
 use crate::foreign::{Foreign, Meeting};
 use crate::io::{EngineCommand, Input, MeshCommand, Notice, Output};
 use crate::macs::{AGEING_INTERVAL, MacTable};
+use crate::multicast::Multicast;
 use crate::places::Places;
 use crate::relays::Relays;
 use crate::silence::Silence;
@@ -22,6 +23,7 @@ use weft_sleeve::path_mtu::BASE;
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, LocalNode, PeerInfo, PeerPath, Sleeve};
 use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::RegisterKey;
+use weft_wire::group::GroupsRecord;
 use weft_wire::hash::derive;
 use weft_wire::limits::SESSIONS_MAX;
 use weft_wire::mesh::CAPABILITY_AGREES;
@@ -129,6 +131,8 @@ pub struct Node {
     pub(crate) is_removed: bool,
     /// Members that nobody has heard of.
     pub(crate) silence: Silence,
+    /// Who listens to which groups.
+    pub(crate) multicast: Multicast,
 }
 
 /// What stays of the configuration.
@@ -211,6 +215,7 @@ impl Node {
             said_alone: false,
             is_removed: false,
             silence: Silence::default(),
+            multicast: Multicast::default(),
         };
         let record = node.record_of(&node.config.identity);
         let body = codec::encode(&record);
@@ -283,6 +288,7 @@ impl Node {
             Input::TooBig { local, size } => self.sleeve(now, weft_sleeve::Input::TooBig { local, size }),
             Input::Learned { mac, peer } => self.on_learned(now, mac, peer),
             Input::Local { mac } => self.on_local(mac),
+            Input::Listening(listening) => self.on_listening(now, listening),
             Input::Ipam(request) => self.on_ipam_request(now, request),
             Input::AgreementPersisted(token) => self.agreement(now, AgreementInput::Persisted(token)),
             Input::IpamWritten(token) => self.ipam(now, weft_ipam_crdt::Input::Written(token)),
@@ -302,6 +308,7 @@ impl Node {
                     self.agreement(now, AgreementInput::Tick);
                 }
                 self.silence_due(now);
+                self.say_listening(now);
                 if self.ageing_due <= now {
                     self.ageing_due = now + AGEING_INTERVAL;
                     self.changed_macs(|macs| macs.age(now));
@@ -325,6 +332,7 @@ impl Node {
             self.again_timeout(),
             self.agreement_timeout(),
             self.relays.timeout(),
+            self.multicast.timeout(),
         ]
         .into_iter()
         .flatten()
@@ -432,6 +440,7 @@ impl Node {
             }
         }
         self.table_changed |= self.follow_places();
+        self.table_changed |= self.follow_listening(now);
         if self.follow_routes(now) {
             self.table_changed = true;
         }
@@ -615,6 +624,7 @@ impl Node {
         }));
         self.on_epoch(now);
         self.tell_ipam_all(now);
+        self.hear_listening();
         for peer in self.mesh.members() {
             self.upsert_peer(now, peer);
         }
@@ -627,6 +637,9 @@ impl Node {
         }
         if key.kind == LinksRecord::KIND {
             self.look_for_silent(now);
+        }
+        if key.kind == GroupsRecord::KIND {
+            self.on_groups(key.owner);
         }
         if key.kind == AdoptRecord::KIND {
             self.on_adopt_record(now, key.owner);
@@ -665,6 +678,7 @@ impl Node {
         self.tell_relays(now, peer);
         self.paths.entry(peer).or_insert_with(|| {
             self.table_changed = true;
+            self.multicast.shift();
             Path {
                 session: None,
                 endpoint: None,
@@ -736,6 +750,7 @@ impl Node {
     /// the end of each input.
     pub(crate) fn publish_if_changed(&mut self) {
         if core::mem::take(&mut self.table_changed) {
+            self.shift_listening();
             let table = self.table();
             self.outputs
                 .push_back(Output::Engine(EngineCommand::Publish(table)));
@@ -745,6 +760,7 @@ impl Node {
     /// No frames go to this peer any longer.
     pub(crate) fn forget_path(&mut self, peer: &NodeId) {
         self.table_changed |= self.paths.remove(peer).is_some();
+        self.multicast.shift();
         self.relays.look_again();
     }
 
@@ -777,6 +793,7 @@ impl Node {
         let place = |(mac, peer): (Mac, NodeId)| Some((mac, *positions.get(&peer)?));
         table.macs = self.macs.iter().filter_map(place).collect();
         table.locator = self.locator();
+        table.groups = self.multicast.groups();
         table.relaying = self.relays.relaying();
         let secrets = self.mesh.membership().map(|membership| membership.secrets());
         table.guard = secrets

@@ -11,8 +11,10 @@ use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
 use weft_sleeve::{Cipher, Decision, ForwardingTable, Probe};
 use weft_wire::api::{ClusterStatus, LinkState, PodPlan, Status};
-use weft_wire::record::Genesis;
-use weft_wire::{ClusterSecret, DropReason, Mac, NodeKey, NoiseKeypair, SessionIndex, Time};
+use weft_wire::envelope::RegisterKey;
+use weft_wire::group::{Everything, GroupsRecord, Listening};
+use weft_wire::record::{Body as _, Genesis};
+use weft_wire::{ClusterSecret, DropReason, Group, Mac, NodeKey, NoiseKeypair, SessionIndex, Time};
 
 const STEP: Duration = Duration::from_millis(5);
 
@@ -601,5 +603,96 @@ fn a_host_that_starts_again_finds_the_other_without_being_told() {
     net.feed(1, Input::Timeout);
     net.run_until("the sessions are back", Duration::from_secs(5), |net| {
         net.ready(1, 0) && net.status(1).peers.iter().all(|peer| peer.mesh == LinkState::Up)
+    });
+}
+
+fn group(address: &str) -> Group {
+    let address = address.parse().expect("an address");
+    Group::new(address).expect("of a group")
+}
+
+impl Net {
+    /// To which peers, by position, host 0 sends frames of a group.
+    fn listeners(&self, address: &str) -> Vec<u16> {
+        let table = self.hosts[0].table.as_ref().expect("a table");
+        let listeners = table.groups.listeners(group(address));
+        table.groups.positions(listeners).to_vec()
+    }
+}
+
+#[test]
+fn frames_of_a_group_go_to_a_host_as_its_record_says() {
+    let mut net = joined_pair();
+    assert_eq!(net.listeners("239.1.1.1"), [0], "it has said nothing");
+    net.feed(1, Input::Listening(Listening::to([])));
+    net.run_until(
+        "it is known to listen to nothing",
+        Duration::from_millis(100),
+        |net| net.listeners("239.1.1.1").is_empty(),
+    );
+    let joined = Listening::to([group("239.1.1.1"), group("ff15::7"), group("224.0.0.251")]);
+    net.feed(1, Input::Listening(joined));
+    net.run_until("its groups are known", Duration::from_millis(300), |net| {
+        net.listeners("239.1.1.1") == [0] && net.listeners("ff15::7") == [0]
+    });
+    assert!(net.listeners("239.1.1.2").is_empty());
+    let everything = Listening::Everything(Everything::Asked);
+    net.feed(1, Input::Listening(everything));
+    net.run_until("it gets everything", Duration::from_millis(300), |net| {
+        net.listeners("239.1.1.2") == [0]
+    });
+}
+
+#[test]
+fn a_pod_that_joins_and_leaves_without_end_changes_the_record_five_times_a_second() {
+    let mut net = joined_pair();
+    let kind = GroupsRecord::KIND;
+    let owner = net.hosts[1].node.id();
+    let version = |net: &Net| {
+        let records = net.hosts[0].node.mesh().registers();
+        let record = records.get(&RegisterKey { kind, owner });
+        record.map_or(0, |record| record.stamp().version)
+    };
+    let start = net.now;
+    let mut changes = 0u8;
+    while net.now < start + Duration::from_secs(2) {
+        changes = changes.wrapping_add(1);
+        let joined = [Group::new([239, 1, 1, changes].into()).unwrap()];
+        net.feed(1, Input::Listening(Listening::to(joined)));
+        let next = net.now + STEP;
+        net.run_until("time passes", Duration::from_secs(1), |net| net.now >= next);
+    }
+    assert!((8..=12).contains(&version(&net)), "{}", version(&net));
+    let last = format!("239.1.1.{changes}");
+    net.run_until("the last word counts", Duration::from_secs(1), |net| {
+        net.listeners(&last) == [0]
+    });
+}
+
+#[test]
+fn a_host_that_starts_again_gets_what_its_record_said_until_it_says_another() {
+    let mut net = joined_pair();
+    net.feed(1, Input::Listening(Listening::to([group("239.1.1.1")])));
+    net.run_until("its group is known", Duration::from_millis(300), |net| {
+        net.listeners("239.1.1.2").is_empty()
+    });
+    let stored = net.hosts[1].stored.clone();
+    let links: Vec<(usize, ConnId)> = net.links.keys().filter(|(host, _)| *host == 0).copied().collect();
+    net.links.clear();
+    net.hosts[1].node = Node::new(net.now, config(1, stored, 2, &[])).unwrap();
+    net.hosts[1].table = None;
+    net.hosts[1].sessions.clear();
+    for (host, conn) in links {
+        net.feed(host, Input::Mesh(Mesh::Closed { conn }));
+    }
+    net.feed(1, Input::Timeout);
+    net.run_until("the link is back", Duration::from_secs(5), |net| {
+        net.ready(1, 0) && net.status(1).peers.iter().all(|peer| peer.mesh == LinkState::Up)
+    });
+    assert_eq!(net.listeners("239.1.1.1"), [0]);
+    assert!(net.listeners("239.1.1.2").is_empty());
+    net.feed(1, Input::Listening(Listening::to([group("239.1.1.2")])));
+    net.run_until("its new groups are known", Duration::from_secs(1), |net| {
+        net.listeners("239.1.1.2") == [0] && net.listeners("239.1.1.1").is_empty()
     });
 }

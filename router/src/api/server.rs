@@ -163,6 +163,7 @@ pub(crate) async fn serve(
         )
         .route("/v1/pods/{id}", get(addresses_of))
         .route("/v1/addresses/{address}", get(lookup))
+        .route("/v1/multicast", get(multicast))
         .route("/v1/ipam", get(ipam))
         .route("/v1/ipam/check", get(super::check::check))
         .route("/v1/ipam/adopt", post(adopt))
@@ -302,6 +303,10 @@ async fn lookup(State(api): State<Api>, Path(text): Path<String>) -> Result<Resp
         .map_err(|_| Refusal(StatusCode::BAD_REQUEST, format!("{text} is not an IP address")))?;
     let place = api.ask(|answer| Request::Lookup(address, answer)).await?;
     Ok(Json(AddressPlace { address, place }).into_response())
+}
+
+async fn multicast(State(api): State<Api>) -> Result<Response, Refusal> {
+    Ok(Json(api.ask(Request::Multicast).await?).into_response())
 }
 
 async fn ipam(State(api): State<Api>) -> Result<Response, Refusal> {

@@ -6,6 +6,7 @@ pub(crate) mod down;
 mod from_before;
 pub(crate) mod ipam;
 mod leave;
+pub(crate) mod multicast;
 mod owners;
 pub(crate) mod peer;
 mod progress;

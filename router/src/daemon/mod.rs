@@ -11,6 +11,7 @@
 //! | [`bridge`] | keeps the kernel as the node wants it |
 //! | [`disk`] | the thread that writes the state, and what is refused while the disk takes nothing |
 //! | [`firewall`] | keeps frames between pods from being dropped by the host's packet filters |
+//! | [`listeners`] | to which multicast groups pods of this host listen |
 //! | [`loops`] | which bridges are joined outside the overlay, in words |
 //! | [`notices`] | what the node has to say, as log lines |
 //!
@@ -22,6 +23,7 @@ mod attached;
 mod bridge;
 mod disk;
 mod firewall;
+mod listeners;
 mod loops;
 mod notices;
 mod start;
@@ -47,9 +49,10 @@ use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_store::writer::SAVES_MAX;
 use weft_store::{Difference, Job, Save, StoreError, Syncs};
 use weft_wire::api::{
-    AdoptRequest, Adopted, FreeRequest, IpamStatus, KeepRequest, LeaveStatus, PodPlan, PodRequest,
-    RemovalAsked, RemoveRequest, Status,
+    AdoptRequest, Adopted, FreeRequest, IpamStatus, KeepRequest, LeaveStatus, MulticastStatus, PodPlan,
+    PodRequest, RemovalAsked, RemoveRequest, Status,
 };
+use weft_wire::group::Listening;
 use weft_wire::{Mac, NodeId, Time};
 
 use crate::config::parse_peer;
@@ -82,6 +85,8 @@ pub(crate) enum Request {
     AddressesOf(String, oneshot::Sender<Vec<IpAddr>>),
     /// Where an address lives, in words.
     Lookup(IpAddr, oneshot::Sender<String>),
+    /// Who listens to which multicast groups.
+    Multicast(oneshot::Sender<MulticastStatus>),
     /// The address space; none before this host is a member.
     Ipam(oneshot::Sender<Option<IpamStatus>>),
     /// Check the address space, and look up where these live; none before this host is a member.
@@ -167,6 +172,8 @@ enum NodeEvent {
     /// A sentence while the disk takes no writes.
     Disk(Option<String>),
     Engine(EngineEvent),
+    /// To which multicast groups pods here listen.
+    Listening(Listening),
 }
 
 /// Which write is durable.
@@ -383,6 +390,10 @@ impl Daemon {
                 return None;
             }
             NodeEvent::Engine(event) => return self.engine_event(event),
+            NodeEvent::Listening(listening) => {
+                self.input(Input::Listening(listening));
+                return self.save_trouble.take();
+            }
         };
         self.input(Input::Mesh(mesh));
         self.save_trouble.take()
@@ -462,6 +473,9 @@ impl Daemon {
             }
             Request::Lookup(address, answer) => {
                 let _ = answer.send(self.node.lookup(address));
+            }
+            Request::Multicast(answer) => {
+                let _ = answer.send(self.node.multicast_status());
             }
             Request::Ipam(answer) => {
                 let _ = answer.send(self.node.ipam_status(self.now()));

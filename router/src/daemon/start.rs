@@ -1,7 +1,7 @@
 //! Everything before the first packet: state, founding or joining, sockets, kernel, engine.
 
 use super::underlay::{self, Underlay};
-use super::{Daemon, EVENTS_MAX, Ended, bridge, disk, firewall, tcp};
+use super::{Daemon, EVENTS_MAX, Ended, bridge, disk, firewall, listeners, tcp};
 use crate::api::server;
 use crate::command::{BRIDGE, TAP};
 use crate::config::{LogFormat, LogLevel, Settings};
@@ -150,6 +150,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     let syncs = store.syncs();
     let (saves, writer) = disk::start(store, token_text, events.clone(), failures)?;
     tokio::spawn(tcp::accept(listener, events.clone()));
+    listeners::start(settings.multicast, events.clone())?;
     let (end_api, api_ended) = tokio::sync::oneshot::channel();
     let api = tokio::spawn(server::serve(api, requests, api_ended));
     let mut daemon = Daemon {

@@ -33,6 +33,7 @@
 //! | [`station`] | [`Station`]: what hosts and pods have in common, and what traffic they can make |
 //! | [`ping`], [`transfer`], [`frames`] | that traffic: echoes, TCP with hashes, raw frames |
 //! | [`stream`] | [`Stream`]: a TCP connection that goes on while a story happens |
+//! | [`multicast`] | [`Listener`]: a socket in a group; [`TapWatch`]: what reaches a host |
 //! | [`recording`] | everything an interface carries, counted and searched for a text |
 //! | [`firewall`], [`nat`] | packet filters; the only modules that need an external program, `nft` |
 //!
@@ -48,6 +49,7 @@ pub mod firewall;
 pub mod frames;
 pub mod host;
 pub mod lab;
+pub mod multicast;
 pub mod nat;
 pub mod ping;
 pub mod plug;
@@ -70,6 +72,7 @@ pub use firewall::Firewall;
 pub use frames::{Ear, Frame};
 pub use host::{Host, HostBuilder};
 pub use lab::Lab;
+pub use multicast::{Listener, TapWatch};
 pub use nat::NatBox;
 pub use ping::{PingPlan, PingReport};
 pub use plug::Cable;

@@ -36,6 +36,7 @@ fn generated() -> Value {
     answers.subschema_for::<PodAddresses>();
     answers.subschema_for::<AddressPlace>();
     answers.subschema_for::<IpamStatus>();
+    answers.subschema_for::<MulticastStatus>();
     answers.subschema_for::<IpamCheck>();
     answers.subschema_for::<Target>();
     answers.subschema_for::<Adopted>();

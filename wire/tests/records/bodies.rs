@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use weft_wire::adopt::{AdoptRecord, TOKEN_TEXT_MAX};
 use weft_wire::codec::DecodeError;
 use weft_wire::envelope::KindNumber;
+use weft_wire::group::{GROUPS_MAX, Group, GroupsRecord, Listening};
 use weft_wire::ipam::{
     Accepted, BORROWERS_MAX, Ballot, EPOCH_CHANGES_MAX, EXCEPTIONS_MAX, Epoch, Exception, ExceptionsRecord,
     GIVEN_MAX, GRANT_RUNS_MAX, Grant, LENT_MAX, LentRecord, Loan, Off, Proposal, SLOT_RUNS_MAX, SlotRun,
@@ -277,6 +278,18 @@ fn adopt() -> impl Strategy<Value = AdoptRecord> {
     })
 }
 
+fn groups() -> impl Strategy<Value = GroupsRecord> {
+    let group = prop_oneof![
+        any::<u32>().prop_map(|n| IpAddr::V4((n | 0xe000_0000).into())),
+        any::<u128>().prop_map(|n| IpAddr::V6((n | 0xff << 120).into())),
+    ];
+    let listed = vec(group, 0..=GROUPS_MAX).prop_map(|all| {
+        let groups = all.into_iter().filter_map(Group::new);
+        GroupsRecord::new(&Listening::to(groups))
+    });
+    prop_oneof![any::<u8>().prop_map(GroupsRecord::Everything), listed]
+}
+
 fn admission() -> impl Strategy<Value = Admission> {
     (any::<[u8; 32]>(), node(), node()).prop_map(|(genesis, subject, admitter)| Admission {
         genesis: GenesisId(genesis),
@@ -291,6 +304,7 @@ pub(crate) fn own_kinds() -> Vec<BoxedStrategy<Record>> {
         record(peer()),
         record(links()),
         record(adopt()),
+        record(groups()),
         record(slots()),
         record(lent()),
         record(vote()),

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use weft_lab::Pod;
@@ -16,6 +16,8 @@ const DISCOVERY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 251),
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A second copy would come by another way within this time.
 const QUIET: Duration = Duration::from_millis(300);
+/// Sent until all members are known.
+const CALL: &[u8] = b"weft demo: who is a member?";
 const NEWS: &[u8] = b"weft demo: news for all members";
 
 pub(super) const STEP: Step = Step {
@@ -63,6 +65,20 @@ fn heard(socket: &UdpSocket, quiet: Duration) -> anyhow::Result<usize> {
     }
 }
 
+/// Sends until the socket hears it: from then on its host is known to have a member.
+fn wait_for_membership(sender: &UdpSocket, member: &UdpSocket) -> anyhow::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    member.set_read_timeout(Some(QUIET))?;
+    while Instant::now() < end {
+        sender.send_to(CALL, GROUP)?;
+        if member.recv(&mut [0; 128]).is_ok() {
+            member.set_read_timeout(Some(PATIENCE))?;
+            return Ok(());
+        }
+    }
+    bail!("a pod that has joined {} hears nothing", GROUP.ip())
+}
+
 fn to_members(stage: &Stage, _: &Progress) -> anyhow::Result<Outcome> {
     let (from, others) = stage.pods.split_first().context("there are no pods")?;
     let members: Vec<UdpSocket> = others
@@ -70,6 +86,9 @@ fn to_members(stage: &Stage, _: &Progress) -> anyhow::Result<Outcome> {
         .map(|pod| member(pod, GROUP))
         .collect::<Result<_, _>>()?;
     let sender = member(from, GROUP)?;
+    for socket in &members {
+        wait_for_membership(&sender, socket)?;
+    }
     sender.send_to(NEWS, GROUP)?;
     let mut quiet = QUIET;
     let mut once = 0;

@@ -14,7 +14,7 @@ use super::lane::{Buffers, Lanes};
 use crate::common::intake::judge;
 use crate::common::outlet::{Outlet, first_sequence};
 use crate::common::shared::Shared;
-use crate::switching::{Outgoing, Verdict};
+use crate::switching::{Outgoing, Recipients, Verdict};
 use crate::view::{Link, Path, View, Views};
 
 /// Frames that are read before all that waits is sent and other work gets its turn.
@@ -147,11 +147,11 @@ impl Forward<'_> {
         };
         match verdict {
             Verdict::To(link) => send(lanes, link, &meta, frame),
-            Verdict::Flood if meta.gso_type == 0 => self.flood(view, lanes, &meta, frame),
-            Verdict::Flood => {
+            Verdict::Flood(to) if meta.gso_type == 0 => self.flood(view, to, lanes, &meta, frame),
+            Verdict::Flood(to) => {
                 let mut part = std::mem::take(self.part);
                 let expanded = segment::expand(&meta, frame, &mut part, |frame| {
-                    self.flood(view, lanes, &Meta::default(), frame);
+                    self.flood(view, to, lanes, &Meta::default(), frame);
                     Ok(())
                 });
                 *self.part = part;
@@ -164,15 +164,22 @@ impl Forward<'_> {
         }
     }
 
-    /// Seals a copy of a single frame for every peer.
-    fn flood<'v>(&mut self, view: &'v View, lanes: &mut Lanes<'v, '_>, meta: &Meta, frame: &[u8]) {
+    /// Seals a copy of a single frame for each of these peers.
+    fn flood<'v>(
+        &mut self,
+        view: &'v View,
+        to: Recipients<'v>,
+        lanes: &mut Lanes<'v, '_>,
+        meta: &Meta,
+        frame: &[u8],
+    ) {
         let prefix = FloodPrefix {
             origin: view.origin,
             sequence: *self.sequence,
         };
         *self.sequence = self.sequence.wrapping_add(1);
         let size = AROUND + FLOOD_PREFIX_LEN + frame.len();
-        for link in &view.links {
+        for link in to.links() {
             if let Err(reason) = self.switching.may_copy(link) {
                 lanes.outlet().shared.tally.drop(reason, None);
                 continue;

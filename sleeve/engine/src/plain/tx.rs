@@ -13,7 +13,7 @@ use super::device::FrameDevice;
 use crate::common::intake::judge;
 use crate::common::outlet::{Outlet, first_sequence};
 use crate::common::shared::Shared;
-use crate::switching::{Outgoing, Verdict};
+use crate::switching::{Outgoing, Recipients, Verdict};
 use crate::view::View;
 
 const TAP: Token = Token(0);
@@ -102,13 +102,13 @@ impl Sender {
                 let datagram = &mut self.frame[DATA_START..HEADROOM + length + TAG_LEN];
                 self.outlet.deliver(link, Kind::Data, datagram, length);
             }
-            Verdict::Flood => self.flood(view, length),
+            Verdict::Flood(to) => self.flood(view, to, length),
             Verdict::Drop(reason) => shared.tally.drop(reason, None),
             Verdict::Probe => {}
         }
     }
 
-    fn flood(&mut self, view: &View, length: usize) {
+    fn flood(&mut self, view: &View, to: Recipients<'_>, length: usize) {
         let prefix = FloodPrefix {
             origin: view.origin,
             sequence: self.sequence,
@@ -117,7 +117,7 @@ impl Sender {
         self.frame[HEADER_LEN..HEADER_LEN + META_LEN].copy_from_slice(&Meta::default().to_bytes());
         self.frame[HEADER_LEN + META_LEN..HEADROOM].copy_from_slice(&prefix.to_bytes());
         let end = HEADROOM + length;
-        for link in &view.links {
+        for link in to.links() {
             if let Err(reason) = self.switching.may_copy(link) {
                 self.outlet.shared.tally.drop(reason, None);
                 continue;

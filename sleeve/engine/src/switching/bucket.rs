@@ -26,6 +26,12 @@ pub(crate) const HOST: Rate = Rate {
     a_second: 40_000,
     burst: 40_000,
 };
+/// Copies of frames of groups, for hosts that asked for them: about half a core. A pod that streams to many listeners
+/// must not cost more, and takes nothing from the broadcasts of others.
+pub(crate) const GROUPS: Rate = Rate {
+    a_second: 100_000,
+    burst: 100_000,
+};
 /// Source or destination addresses with a bucket of their own. Above this the rest shares one, so that making up
 /// addresses gains nothing.
 const KEYS_MAX: usize = 4_096;

@@ -19,6 +19,9 @@ pub(crate) struct Outgoing {
     sources: Buckets<Mac>,
     unknown: Buckets<Mac>,
     copies: Bucket,
+    group_copies: Bucket,
+    /// The frame at hand is of a group to which somebody listens.
+    is_of_group: bool,
     repeats: Repeats,
     moved: Limit<Mac>,
     /// While the frame at hand is flooded: with whom this host is joined.
@@ -30,12 +33,35 @@ pub(crate) struct Outgoing {
 pub(crate) enum Verdict<'a> {
     /// It is for the host behind this link.
     To(&'a Link),
-    /// It is for every host; [`Outgoing::may_copy`] says so for each.
-    Flood,
+    /// It is for many hosts; [`Outgoing::may_copy`] says so for each.
+    Flood(Recipients<'a>),
     /// It goes nowhere.
     Drop(DropReason),
     /// It was a probe of the loop guard.
     Probe,
+}
+
+/// The hosts to which copies of a frame go.
+#[derive(Clone, Copy)]
+pub(crate) enum Recipients<'a> {
+    /// Every host.
+    All(&'a [Link]),
+    /// Those at these positions.
+    At(&'a [Link], &'a [u16]),
+}
+
+impl<'a> Recipients<'a> {
+    /// Their links.
+    pub(crate) fn links(self) -> impl Iterator<Item = &'a Link> {
+        let (all, some) = match self {
+            Self::All(links) => (links, None),
+            Self::At(links, positions) => (&links[..0], Some((links, positions))),
+        };
+        let some = some.into_iter().flat_map(|(links, positions)| {
+            positions.iter().filter_map(move |at| links.get(usize::from(*at)))
+        });
+        all.iter().chain(some)
+    }
 }
 
 impl Outgoing {
@@ -46,6 +72,8 @@ impl Outgoing {
             sources: Buckets::new(bucket::SOURCE),
             unknown: Buckets::new(bucket::UNKNOWN),
             copies: Bucket::full(bucket::HOST, now),
+            group_copies: Bucket::full(bucket::GROUPS, now),
+            is_of_group: false,
             repeats: Repeats::default(),
             moved: Limit::new(),
             joins: None,
@@ -98,7 +126,9 @@ impl Outgoing {
         {
             return Verdict::Drop(DropReason::Looped);
         }
-        if is_for_many && !self.sources.take(source, now) {
+        // Frames of a group go to those who asked for them, as frames to one host do: only the copies count.
+        self.is_of_group = matches!(decision, Decision::Group(_));
+        if is_for_many && !self.is_of_group && !self.sources.take(source, now) {
             return Verdict::Drop(DropReason::FloodRateSource);
         }
         match decision {
@@ -118,7 +148,11 @@ impl Outgoing {
             Decision::Unknown(destination) if !self.unknown.take(destination, now) => {
                 Verdict::Drop(DropReason::UnknownDestination)
             }
-            Decision::Unknown(_) | Decision::Everybody => Verdict::Flood,
+            Decision::Unknown(_) | Decision::Everybody => Verdict::Flood(Recipients::All(&view.links)),
+            Decision::Group(listeners) => {
+                let positions = view.table.groups.positions(listeners);
+                Verdict::Flood(Recipients::At(&view.links, positions))
+            }
             Decision::Drop(reason) => Verdict::Drop(reason),
         }
     }
@@ -128,9 +162,13 @@ impl Outgoing {
     /// # Errors
     /// [`DropReason::Looped`], [`DropReason::FloodRateHost`].
     pub(crate) fn may_copy(&mut self, link: &Link) -> Result<(), DropReason> {
+        let (copies, rate) = match self.is_of_group {
+            true => (&mut self.group_copies, bucket::GROUPS),
+            false => (&mut self.copies, bucket::HOST),
+        };
         if self.joins.as_ref().is_some_and(|joins| joins.contains(link.hash)) {
             Err(DropReason::Looped)
-        } else if self.copies.take(bucket::HOST, self.now) {
+        } else if copies.take(rate, self.now) {
             Ok(())
         } else {
             Err(DropReason::FloodRateHost)
@@ -151,10 +189,12 @@ fn origin(view: &View, source: Mac) -> Origin {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+    use std::net::IpAddr;
     use std::time::Duration;
     use weft_sleeve::locate::{Known, Locator};
+    use weft_sleeve::multicast::Groups;
     use weft_sleeve::{ForwardingTable, PeerPath};
-    use weft_wire::{GenesisId, NodeId, PeerHash};
+    use weft_wire::{GenesisId, Group, NodeId, PeerHash};
 
     const KEY: [u8; 32] = [7; 32];
     const FOREIGN: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
@@ -190,6 +230,12 @@ mod tests {
         View::new(Arc::new(table), &BTreeMap::new())
     }
 
+    fn with_groups(groups: Groups) -> View {
+        let mut table = (*view(&[]).table).clone();
+        table.groups = Arc::new(groups);
+        View::new(Arc::new(table), &BTreeMap::new())
+    }
+
     fn weft(n: u8) -> Mac {
         Mac([2, 7, 0, 0, 0, n])
     }
@@ -209,10 +255,9 @@ mod tests {
             Verdict::To(link) => format!("to {}", link.hash.0[0]),
             Verdict::Drop(reason) => reason.label().into(),
             Verdict::Probe => "probe".into(),
-            Verdict::Flood => {
-                let copies: Vec<String> = view
-                    .links
-                    .iter()
+            Verdict::Flood(recipients) => {
+                let copies: Vec<String> = recipients
+                    .links()
                     .filter(|link| outgoing.may_copy(link).is_ok())
                     .map(|link| link.hash.0[0].to_string())
                     .collect();
@@ -284,6 +329,61 @@ mod tests {
         assert_eq!(outgoing.may_copy(link), Err(DropReason::FloodRateHost));
         outgoing.now = start + Duration::from_secs(1);
         assert_eq!(outgoing.may_copy(link), Ok(()));
+    }
+
+    fn to_group(from: Mac, group: Group) -> Vec<u8> {
+        let IpAddr::V4(address) = group.address() else {
+            panic!("the frame is of IPv4");
+        };
+        let mut frame = [&group.mac().0[..], &from.0, &[8, 0, 0x45, 0], &[0; 14]].concat();
+        frame.extend(address.octets());
+        frame.resize(60, 0);
+        frame
+    }
+
+    #[test]
+    fn a_stream_to_a_group_goes_to_its_listeners_at_any_rate_of_one_sender() {
+        let group = Group::new([239, 1, 1, 1].into()).unwrap();
+        let (mut outgoing, view) = (new(), with_groups(Groups::new([], [(group, vec![1])])));
+        let stream = to_group(weft(1), group);
+        for _ in 0..3 * bucket::SOURCE.burst {
+            assert_eq!(decide(&mut outgoing, &view, &stream), "all 9");
+        }
+        assert_eq!(
+            decide(&mut outgoing, &view, &frame(Mac::BROADCAST, weft(1))),
+            "all 1 9",
+            "broadcasts of the same sender have their own share"
+        );
+        let other = Group::new([239, 1, 1, 2].into()).unwrap();
+        assert_eq!(
+            decide(&mut outgoing, &view, &to_group(weft(1), other)),
+            "no_listener"
+        );
+    }
+
+    #[test]
+    fn copies_for_listeners_have_a_rate_of_their_own() {
+        let group = Group::new([239, 1, 1, 1].into()).unwrap();
+        let (mut outgoing, view) = (new(), with_groups(Groups::new([], [(group, vec![0, 1])])));
+        let start = Instant::now();
+        let stream = to_group(weft(1), group);
+        let mut seen = String::new();
+        for _ in 0..bucket::GROUPS.burst {
+            seen = decide(&mut outgoing, &view, &stream);
+            if seen != "all 1 9" {
+                break;
+            }
+        }
+        let gained = start.elapsed().as_secs_f64() * f64::from(bucket::GROUPS.a_second);
+        assert!(
+            gained > f64::from(bucket::GROUPS.burst) || seen != "all 1 9",
+            "{seen}"
+        );
+        assert_eq!(
+            decide(&mut outgoing, &view, &frame(Mac::BROADCAST, weft(1))),
+            "all 1 9",
+            "broadcasts go on"
+        );
     }
 
     #[test]

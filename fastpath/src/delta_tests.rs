@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr};
 use proptest::collection::{btree_map, btree_set};
 use proptest::option;
 use proptest::prelude::*;
-use weft_wire::Mac;
+use weft_wire::{Group, Mac};
 
 fn mac() -> impl Strategy<Value = Mac> {
     // Few distinct addresses, so that two sets overlap; group addresses among them.
@@ -72,10 +72,10 @@ prop_compose! {
         remote in btree_map(mac(), via(), 0..12),
         neighbours in neighbours(),
         groups in btree_map(group().prop_map(|group| Group::new(group).unwrap()), listeners(), 0..3),
-        on in any::<bool>(),
+        on in 0..3_usize,
         vxlan in option::of(vxlan()),
     ) -> View {
-        let snooping = if on { Snooping::On } else { Snooping::Off };
+        let snooping = [Snooping::Off, Snooping::On, Snooping::OnWithRouter][on];
         View { mtu, remote, neighbours, groups, snooping, vxlan }
     }
 }
@@ -106,6 +106,8 @@ prop_compose! {
             up: on(bits, 0),
             multicast_snooping: on(bits, 1),
             multicast_querier: on(bits, 5),
+            igmp_version: 2 + u8::from(on(bits, 6)),
+            mld_version: 1 + u8::from(on(bits, 7)),
             spanning_tree: on(bits, 2),
             forward_delay: time,
             ageing: time,
@@ -123,7 +125,11 @@ prop_compose! {
             unicast_flood: on(bits, 2),
             broadcast_flood: on(bits, 3),
             multicast_flood: on(bits, 4),
-            multicast_router: on(bits, 5),
+            multicast_router: match bits >> 5 & 3 {
+                0 => MulticastRouter::Never,
+                1 => MulticastRouter::Always,
+                _ => MulticastRouter::Learned,
+            },
             neighbour_suppression: on(bits, 6),
             hairpin: on(bits, 7),
         }

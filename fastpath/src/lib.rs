@@ -33,4 +33,5 @@ pub use change::Change;
 pub use delta::{delta, step};
 pub use plan::desired;
 pub use state::{Bridge, Device, Family, KernelState, Port, PortFlags};
-pub use view::{Group, Listeners, Snooping, Via, View, Vni, Vxlan};
+pub use view::{Listeners, Snooping, Via, View, Vni, Vxlan};
+pub use weft_wire::Group;

@@ -6,8 +6,8 @@ use core::net::IpAddr;
 use weft_wire::Mac;
 
 use crate::state::{
-    Bridge, Destination, Device, Entry, Family, Fence, KernelState, Lasting, Link, Listener, Port, PortFlags,
-    Registration, Rules, Tap, Tunnel, VxlanDevice,
+    Bridge, Destination, Device, Entry, Family, Fence, KernelState, Lasting, Link, Listener, MulticastRouter,
+    Port, PortFlags, Registration, Rules, Tap, Tunnel, VxlanDevice,
 };
 use crate::view::{Snooping, Via, View, Vxlan};
 
@@ -24,7 +24,7 @@ const TAP_PORT: PortFlags = PortFlags {
     unicast_flood: true,
     broadcast_flood: true,
     multicast_flood: true,
-    multicast_router: false,
+    multicast_router: MulticastRouter::Never,
     // Suppression would swallow gratuitous ARP and the probes of address detection.
     neighbour_suppression: false,
     hairpin: false,
@@ -51,7 +51,13 @@ pub fn desired(view: &View) -> KernelState {
         tap: Some(Tap {
             link: link(view.mtu),
             up: true,
-            port: Some(TAP_PORT),
+            port: Some(PortFlags {
+                multicast_router: match view.snooping {
+                    Snooping::OnWithRouter => MulticastRouter::Always,
+                    Snooping::On | Snooping::Off => MulticastRouter::Never,
+                },
+                ..TAP_PORT
+            }),
         }),
         fence: view.vxlan.as_ref().map(fence),
         ..KernelState::default()
@@ -90,7 +96,7 @@ pub fn desired(view: &View) -> KernelState {
         .filter(|(_, mac)| ways.answers_for(view, **mac))
         .map(|(address, mac)| (*address, *mac))
         .collect();
-    if view.snooping == Snooping::On {
+    if view.snooping != Snooping::Off {
         groups(view, &ways, &mut state);
     }
     state
@@ -154,13 +160,16 @@ fn link(mtu: u32) -> Link {
 }
 
 fn bridge(view: &View) -> Bridge {
-    let snooping = view.snooping == Snooping::On;
+    let snooping = view.snooping != Snooping::Off;
     Bridge {
         mtu: view.mtu,
         up: true,
         multicast_snooping: snooping,
         // Nobody else asks, and listeners answer only when asked.
         multicast_querier: snooping,
+        // Joins for one source count with these only.
+        igmp_version: 3,
+        mld_version: 2,
         // The overlay has no loops of its own making, and a pod must be reachable at once.
         spanning_tree: false,
         forward_delay: 0,
@@ -218,7 +227,8 @@ pub(crate) fn accepted(vxlan: &Vxlan) -> BTreeSet<IpAddr> {
 }
 
 fn groups(view: &View, ways: &Ways, state: &mut KernelState) {
-    for (group, listeners) in &view.groups {
+    let registrable = view.groups.iter().filter(|(group, _)| !group.is_for_everybody());
+    for (group, listeners) in registrable {
         let (group, source) = (group.address(), None);
         let mut ports = BTreeSet::new();
         if listeners.router {
@@ -244,8 +254,9 @@ fn groups(view: &View, ways: &Ways, state: &mut KernelState) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::{Group, Listeners, Vni};
+    use crate::view::{Listeners, Vni};
     use core::net::Ipv4Addr;
+    use weft_wire::Group;
 
     const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 

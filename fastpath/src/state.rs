@@ -99,6 +99,10 @@ pub struct Bridge {
     pub multicast_snooping: bool,
     /// The bridge asks who listens.
     pub multicast_querier: bool,
+    /// In which version of IGMP (RFC 3376 is 3).
+    pub igmp_version: u8,
+    /// In which version of MLD (RFC 3810 is 2).
+    pub mld_version: u8,
     /// The kernel runs the spanning tree protocol.
     pub spanning_tree: bool,
     /// How long a new port waits before it forwards.
@@ -213,6 +217,17 @@ pub enum Lasting {
     Otherwise,
 }
 
+/// Whether a port is taken to lead to a multicast router, which gets the frames of every group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MulticastRouter {
+    /// Never.
+    Never,
+    /// While queries come in by it.
+    Learned,
+    /// Always.
+    Always,
+}
+
 /// How the bridge treats a port. [`Default`] is what the kernel gives a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortFlags {
@@ -226,8 +241,8 @@ pub struct PortFlags {
     pub broadcast_flood: bool,
     /// Unregistered multicast goes out here.
     pub multicast_flood: bool,
-    /// All multicast goes out here, or may after a query came in.
-    pub multicast_router: bool,
+    /// Whether the frames of every group go out here.
+    pub multicast_router: MulticastRouter,
     /// The bridge answers ARP and ND in place of hosts behind this port.
     pub neighbour_suppression: bool,
     /// A frame may leave by the port it came in.
@@ -242,7 +257,7 @@ impl Default for PortFlags {
             unicast_flood: true,
             broadcast_flood: true,
             multicast_flood: true,
-            multicast_router: true,
+            multicast_router: MulticastRouter::Learned,
             neighbour_suppression: false,
             hairpin: false,
         }

@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::net::{IpAddr, Ipv4Addr};
 
-use weft_wire::Mac;
+use weft_wire::{Group, Mac};
 
 /// What the node knows that decides the kernel state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct View {
     pub remote: BTreeMap<Mac, Via>,
     /// ARP requests for these are answered by the kernel of this host. It does so only while the MAC is [`Via::Kernel`].
     pub neighbours: BTreeMap<Ipv4Addr, Mac>,
-    /// Groups that have listeners on other hosts.
+    /// Groups that have listeners on other hosts. Those that are for everybody cannot be registered and count as absent.
     pub groups: BTreeMap<Group, Listeners>,
     /// Whether groups are told apart at all.
     pub snooping: Snooping,
@@ -51,6 +51,8 @@ pub enum Via {
 pub enum Snooping {
     /// A registered group goes where its listeners are.
     On,
+    /// The same, and the router gets the frames of every group: another host wants them all.
+    OnWithRouter,
     /// Every group goes to all pods and to the router.
     Off,
 }
@@ -92,29 +94,6 @@ impl Vni {
     /// The number.
     #[must_use]
     pub fn get(self) -> u32 {
-        self.0
-    }
-}
-
-/// A multicast group that can be registered. Link-local ones of IPv4 (224.0.0.0/24) and "all nodes" of IPv6 (ff02::1)
-/// cannot: they are for everybody (RFC 4541, section 2.1.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Group(IpAddr);
-
-impl Group {
-    /// `None` when the address is no group, or one for everybody.
-    #[must_use]
-    pub fn new(address: IpAddr) -> Option<Self> {
-        let registrable = match address {
-            IpAddr::V4(v4) => v4.is_multicast() && v4.octets()[..3] != [224, 0, 0],
-            IpAddr::V6(v6) => v6.is_multicast() && v6.segments() != [0xff02, 0, 0, 0, 0, 0, 0, 1],
-        };
-        registrable.then_some(Self(address))
-    }
-
-    /// The address.
-    #[must_use]
-    pub fn address(self) -> IpAddr {
         self.0
     }
 }

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NlaBuffer, NlasIterator,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NlaBuffer,
+    NlasIterator,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
@@ -33,7 +34,15 @@ const MDB_FLAGS_BLOCKED: u8 = 1 << 3;
 const MDB_PERMANENT: u8 = 1;
 /// The group of route-netlink's notifications about multicast databases, RTNLGRP_MDB.
 pub const EVENTS_GROUP: u32 = 26;
+/// Made by the kernel from an entry for all sources.
+const MDB_FLAGS_STAR_EXCL: u8 = 1 << 2;
+const MDBE_ATTR_SOURCE: u16 = 1;
+const MDBA_MDB_EATTR_SOURCE: u16 = 4;
+const MDBA_SET_ENTRY: u16 = 1;
+const MDBA_SET_ENTRY_ATTRS: u16 = 2;
+const RTM_DELMDB: u16 = 85;
 /// Set in types of attributes that hold attributes.
+const NESTED: u16 = 0x8000;
 const NLA_TYPE: u16 = 0x3fff;
 /// The kernel sends dumps in pieces of at most 32 KiB; twice that leaves room for one odd message.
 const RECEIVE_BUFFER: usize = 64 * 1024;
@@ -47,6 +56,8 @@ pub struct Registration {
     pub port: u32,
     /// The group.
     pub group: IpAddr,
+    /// Only what this source sends.
+    pub source: Option<IpAddr>,
     /// Put there; it does not end when nobody says that he listens.
     pub permanent: bool,
 }
@@ -68,19 +79,11 @@ pub fn dump(bridge: &str) -> Result<Database> {
     let index = link::get(bridge)?.index;
     let action = || format!("read the multicast database of {bridge}");
     let failed = |source| Error::io(action(), source);
-    let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
-    socket.bind_auto().map_err(failed)?;
-    socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
-    // The kernel knows no filter by bridge here.
-    let mut request = Vec::with_capacity(HEADER + PORT_MESSAGE);
-    request.extend((HEADER as u32 + PORT_MESSAGE as u32).to_ne_bytes());
-    request.extend(RTM_GETMDB.to_ne_bytes());
-    request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    request.extend([0; 8]);
-    request.extend([libc::AF_BRIDGE as u8, 0, 0, 0, 0, 0, 0, 0]);
+    let socket = connect().map_err(failed)?;
     let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
     for attempt in 1..=DUMP_ATTEMPTS as u32 {
-        request[8..12].copy_from_slice(&attempt.to_ne_bytes());
+        // The kernel knows no filter by bridge here.
+        let request = message(RTM_GETMDB, NLM_F_REQUEST | NLM_F_DUMP, attempt, 0, &[]);
         socket.send(&request, 0).map_err(failed)?;
         let mut found = Database::default();
         if answers(&socket, attempt, &mut buffer, &action, |body| {
@@ -120,13 +123,17 @@ fn answers(
                         .body
                         .first_chunk()
                         .map_or(0, |code| i32::from_ne_bytes(*code));
+                    if code == 0 {
+                        return Ok(whole);
+                    }
                     return Err(Error::Refused {
                         action: action(),
                         errno: Errno::from_raw_os_error(code.wrapping_abs()),
                         detail: String::new(),
                     });
                 }
-                RTM_NEWMDB => part(message.body),
+                // A dump answers in the words of its question.
+                RTM_NEWMDB | RTM_GETMDB => part(message.body),
                 _ => {}
             }
         }
@@ -195,17 +202,130 @@ fn children(attributes: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
 
 /// `None` for what is no group of IP, or leads nowhere.
 fn registration(entry: &[u8]) -> Option<Registration> {
-    let entry: &[u8; ENTRY] = entry.first_chunk()?;
+    let (entry, attributes) = entry.split_first_chunk::<ENTRY>()?;
     let group = match [entry[24], entry[25]] {
         [0x08, 0x00] => IpAddr::V4(Ipv4Addr::from(*entry[8..].first_chunk::<4>()?)),
         [0x86, 0xdd] => IpAddr::V6(Ipv6Addr::from(*entry[8..].first_chunk::<16>()?)),
         _ => return None,
     };
-    (group.is_multicast() && entry[5] & MDB_FLAGS_BLOCKED == 0).then_some(Registration {
+    let mut attributes = children(attributes).filter(|a| a.kind() & NLA_TYPE == MDBA_MDB_EATTR_SOURCE);
+    let source = attributes.find_map(|source| address(source.value()));
+    let counts = entry[5] & (MDB_FLAGS_BLOCKED | MDB_FLAGS_STAR_EXCL) == 0;
+    (group.is_multicast() && counts).then_some(Registration {
         port: u32::from_ne_bytes(*entry.first_chunk()?),
         group,
+        source,
         permanent: entry[4] == MDB_PERMANENT,
     })
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(octets) {
+        return Some(IpAddr::from(octets));
+    }
+    <[u8; 16]>::try_from(octets).ok().map(IpAddr::from)
+}
+
+/// Has a bridge send the frames of a group to a port, whoever sends them, until [`delete`]. An entry that is there stays.
+///
+/// # Errors
+/// When `port` is no port of the bridge, or the group is one that cannot be registered.
+pub fn add(bridge: &str, port: &str, group: IpAddr) -> Result<()> {
+    let entry = set_entry(link::get(port)?.index, group);
+    let attributes = attribute(MDBA_SET_ENTRY, &entry);
+    match change(RTM_NEWMDB, NLM_F_CREATE, bridge, &attributes, || {
+        format!("have {bridge} send frames of {group} to {port}")
+    }) {
+        Err(Error::Refused {
+            errno: Errno::EXIST, ..
+        }) => Ok(()),
+        other => other,
+    }
+}
+
+/// Ends that, and what a port got by memberships. What is not there is passed over.
+///
+/// # Errors
+/// When `port` does not exist, or the kernel refuses.
+pub fn delete(bridge: &str, port: &str, group: IpAddr, source: Option<IpAddr>) -> Result<()> {
+    let mut attributes = attribute(MDBA_SET_ENTRY, &set_entry(link::get(port)?.index, group));
+    if let Some(source) = source {
+        let source = match source {
+            IpAddr::V4(source) => attribute(MDBE_ATTR_SOURCE, &source.octets()),
+            IpAddr::V6(source) => attribute(MDBE_ATTR_SOURCE, &source.octets()),
+        };
+        attributes.extend(attribute(MDBA_SET_ENTRY_ATTRS | NESTED, &source));
+    }
+    match change(RTM_DELMDB, 0, bridge, &attributes, || {
+        format!("have {bridge} send frames of {group} no longer to {port}")
+    }) {
+        // Older kernels say the second.
+        Err(Error::Refused {
+            errno: Errno::NOENT | Errno::INVAL,
+            ..
+        }) => Ok(()),
+        other => other,
+    }
+}
+
+/// `struct br_mdb_entry` for ever.
+fn set_entry(port: u32, group: IpAddr) -> Vec<u8> {
+    let mut entry = port.to_ne_bytes().to_vec();
+    entry.extend([MDB_PERMANENT, 0, 0, 0]);
+    let kind: [u8; 2] = match group {
+        IpAddr::V4(group) => {
+            entry.extend(group.octets());
+            [0x08, 0x00]
+        }
+        IpAddr::V6(group) => {
+            entry.extend(group.octets());
+            [0x86, 0xdd]
+        }
+    };
+    entry.resize(24, 0);
+    entry.extend(kind);
+    entry.resize(ENTRY, 0);
+    entry
+}
+
+/// An attribute, padded.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut octets = (4 + value.len() as u16).to_ne_bytes().to_vec();
+    octets.extend(kind.to_ne_bytes());
+    octets.extend(value);
+    octets.resize(octets.len().next_multiple_of(4), 0);
+    octets
+}
+
+/// Changes an entry and waits for the answer.
+fn change(kind: u16, flags: u16, bridge: &str, attributes: &[u8], action: impl Fn() -> String) -> Result<()> {
+    let index = link::get(bridge)?.index;
+    let failed = |source| Error::io(action(), source);
+    let socket = connect().map_err(failed)?;
+    let request = message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, index, attributes);
+    socket.send(&request, 0).map_err(failed)?;
+    let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
+    answers(&socket, 1, &mut buffer, &action, |_| {}).map(drop)
+}
+
+fn connect() -> std::io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+fn message(kind: u16, flags: u16, sequence: u32, bridge: u32, attributes: &[u8]) -> Vec<u8> {
+    let length = HEADER + PORT_MESSAGE + attributes.len();
+    let mut request = (length as u32).to_ne_bytes().to_vec();
+    request.extend(kind.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
+    request.extend(sequence.to_ne_bytes());
+    request.extend([0; 4]);
+    request.extend([libc::AF_BRIDGE as u8, 0, 0, 0]);
+    request.extend(bridge.to_ne_bytes());
+    request.extend(attributes);
+    request
 }
 
 /// The kernel's notifications about multicast databases, for a thread that waits.
@@ -263,14 +383,6 @@ impl Events {
 mod tests {
     use super::*;
 
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut octets = (4 + value.len() as u16).to_ne_bytes().to_vec();
-        octets.extend(kind.to_ne_bytes());
-        octets.extend(value);
-        octets.resize(octets.len().next_multiple_of(4), 0);
-        octets
-    }
-
     fn entry(port: u32, state: u8, flags: u8, address: &[u8], protocol: [u8; 2]) -> Vec<u8> {
         let mut octets = port.to_ne_bytes().to_vec();
         octets.extend([state, flags, 0, 0]);
@@ -308,6 +420,7 @@ mod tests {
         let one = |port, group: &str, permanent| Registration {
             port,
             group: group.parse().unwrap(),
+            source: None,
             permanent,
         };
         assert_eq!(

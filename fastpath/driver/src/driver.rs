@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use weft_fastpath::state::{Entry, Tap};
+use weft_fastpath::state::{self, Entry, Lasting, Registration, Tap};
 use weft_fastpath::{Bridge, Change, KernelState, Port, PortFlags, View, delta, desired};
 use weft_kernel::link::{self, BridgeAttributes, Link, MulticastRouter};
-use weft_kernel::{fdb, tap};
+use weft_kernel::{fdb, mdb, tap};
 use weft_wire::Mac;
 
 /// Setting one thing may move another: a bridge follows the MTU of a port that joins, until its own
@@ -159,6 +159,7 @@ impl Driver {
             });
             if is_port {
                 self.read_entries(tap.index, &mut state)?;
+                self.read_groups(tap.index, &mut state)?;
             }
         }
         state.bridge = bridge
@@ -229,6 +230,16 @@ impl Driver {
             Change::Leave(Port::Tap) => link::set_master(&self.tap, None)?,
             Change::SetPortFlags(Port::Tap, flags) => link::set_port_flags(&self.tap, &to_kernel(flags))?,
             Change::SetTapUp(up) => set_up(&self.tap, *up)?,
+            Change::Register(Registration {
+                port: Port::Tap,
+                group,
+                source: None,
+            }) => mdb::add(&self.bridge, &self.tap, *group)?,
+            Change::Unregister(Registration {
+                port: Port::Tap,
+                group,
+                source,
+            }) => mdb::delete(&self.bridge, &self.tap, *group, *source)?,
             _ => return Err(Error::Unable),
         }
         Ok(())
@@ -238,6 +249,8 @@ impl Driver {
         let attributes = BridgeAttributes {
             mcast_snooping: bridge.multicast_snooping,
             mcast_querier: bridge.multicast_querier,
+            igmp_version: bridge.igmp_version,
+            mld_version: bridge.mld_version,
             ageing: TICK * bridge.ageing,
             stp: bridge.spanning_tree,
             forward_delay: TICK * bridge.forward_delay,
@@ -285,12 +298,31 @@ impl Driver {
             up: link.up,
             multicast_snooping: attributes.mcast_snooping,
             multicast_querier: attributes.mcast_querier,
+            igmp_version: attributes.igmp_version,
+            mld_version: attributes.mld_version,
             spanning_tree: attributes.stp,
             forward_delay: ticks(attributes.forward_delay),
             ageing: ticks(attributes.ageing),
             default_pvid: attributes.default_pvid,
             ipv6: weft_kernel::sysctl::ipv6_enabled(&link.name)?,
         })
+    }
+
+    fn read_groups(&self, index: u32, state: &mut KernelState) -> Result<()> {
+        let found = mdb::dump(&self.bridge)?.registrations;
+        for one in found.iter().filter(|one| one.port == index) {
+            let registration = Registration {
+                port: Port::Tap,
+                group: one.group,
+                source: one.source,
+            };
+            let lasting = match one.permanent {
+                true => Lasting::Permanent,
+                false => Lasting::Otherwise,
+            };
+            state.groups.insert(registration, lasting);
+        }
+        Ok(())
     }
 
     fn read_entries(&self, index: u32, state: &mut KernelState) -> Result<()> {
@@ -354,10 +386,10 @@ fn to_kernel(flags: &PortFlags) -> link::PortFlags {
         flood: flags.unicast_flood,
         bcast_flood: flags.broadcast_flood,
         mcast_flood: flags.multicast_flood,
-        mcast_router: if flags.multicast_router {
-            MulticastRouter::Learned
-        } else {
-            MulticastRouter::Never
+        mcast_router: match flags.multicast_router {
+            state::MulticastRouter::Never => MulticastRouter::Never,
+            state::MulticastRouter::Learned => MulticastRouter::Learned,
+            state::MulticastRouter::Always => MulticastRouter::Always,
         },
         neigh_suppress: flags.neighbour_suppression,
         hairpin: flags.hairpin,
@@ -371,7 +403,11 @@ fn from_kernel(flags: &link::PortFlags) -> PortFlags {
         unicast_flood: flags.flood,
         broadcast_flood: flags.bcast_flood,
         multicast_flood: flags.mcast_flood,
-        multicast_router: flags.mcast_router != MulticastRouter::Never,
+        multicast_router: match flags.mcast_router {
+            MulticastRouter::Never => state::MulticastRouter::Never,
+            MulticastRouter::Learned => state::MulticastRouter::Learned,
+            MulticastRouter::Always => state::MulticastRouter::Always,
+        },
         neighbour_suppression: flags.neigh_suppress,
         hairpin: flags.hairpin,
     }

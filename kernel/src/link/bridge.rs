@@ -20,6 +20,10 @@ pub struct BridgeAttributes {
     pub mcast_snooping: bool,
     /// Whether the bridge itself asks who listens.
     pub mcast_querier: bool,
+    /// In which version of IGMP it asks, and understands answers: 2 or 3.
+    pub igmp_version: u8,
+    /// In which version of MLD: 1 or 2.
+    pub mld_version: u8,
     /// How long a learned address is kept, in steps of 10 ms.
     pub ageing: Duration,
     /// Whether the kernel runs the spanning tree protocol.
@@ -36,6 +40,8 @@ impl Default for BridgeAttributes {
         Self {
             mcast_snooping: false,
             mcast_querier: false,
+            igmp_version: 2,
+            mld_version: 1,
             ageing: Duration::from_secs(300),
             stp: false,
             forward_delay: Duration::ZERO,
@@ -50,6 +56,8 @@ impl BridgeAttributes {
         let mut found = Self {
             mcast_snooping: false,
             mcast_querier: false,
+            igmp_version: 2,
+            mld_version: 1,
             ageing: Duration::ZERO,
             stp: false,
             forward_delay: Duration::ZERO,
@@ -59,6 +67,8 @@ impl BridgeAttributes {
             match attribute {
                 InfoBridge::MulticastSnooping(on) => found.mcast_snooping = *on,
                 InfoBridge::MulticastQuerier(on) => found.mcast_querier = *on,
+                InfoBridge::MulticastIgmpVersion(version) => found.igmp_version = *version,
+                InfoBridge::MulticastMldVersion(version) => found.mld_version = *version,
                 InfoBridge::AgeingTime(ticks) => found.ageing = from_ticks(*ticks),
                 InfoBridge::StpState(state) => found.stp = *state != BridgeStpState::Disabled,
                 InfoBridge::ForwardDelay(ticks) => found.forward_delay = from_ticks(*ticks),
@@ -81,6 +91,8 @@ impl BridgeAttributes {
             InfoBridge::AgeingTime(ticks(self.ageing)),
             InfoBridge::MulticastSnooping(self.mcast_snooping),
             InfoBridge::MulticastQuerier(self.mcast_querier),
+            InfoBridge::MulticastIgmpVersion(self.igmp_version),
+            InfoBridge::MulticastMldVersion(self.mld_version),
         ];
         if has_pvid {
             messages.push(InfoBridge::VlanDefaultPvid(self.default_pvid));

@@ -13,7 +13,7 @@ use weft_ipam_crdt::{Change, Claim, RequestId};
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, Probe, SessionKeys};
 use weft_wire::api::{Adopted, PodPlan};
 use weft_wire::group::Listening;
-use weft_wire::{DropReason, GenesisId, Mac, NodeId, RejectReason, SessionIndex};
+use weft_wire::{DropReason, GenesisId, Group, Mac, NodeId, RejectReason, SessionIndex};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -184,8 +184,20 @@ pub enum Output {
     Engine(EngineCommand),
     /// MAC addresses that the bridge shall send to the TAP have changed to these.
     RemoteMacs(BTreeSet<Mac>),
+    /// Groups whose frames the bridge shall send to the TAP have changed to these.
+    RemoteGroups(RemoteGroups),
     /// For the log.
     Notice(Notice),
+}
+
+/// Multicast that other hosts want from this one by way of the router. IPv6 is not here: the bridge sends all of it to the
+/// TAP.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RemoteGroups {
+    /// Groups of IPv4 to which pods of other hosts listen.
+    pub groups: BTreeSet<Group>,
+    /// Some host wants the frames of every group.
+    pub everything: bool,
 }
 
 /// What the TCP shell is told.

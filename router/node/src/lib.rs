@@ -51,5 +51,5 @@ mod removed;
 pub mod report;
 pub mod silence;
 
-pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};
+pub use io::{EngineCommand, Input, MeshCommand, Notice, Output, RemoteGroups};
 pub use node::{Node, NodeConfig};

@@ -2,15 +2,17 @@
 //!
 //! A host without a record gets everything: it may be one that knows of no such records.
 
+use crate::io::{Output, RemoteGroups};
 use crate::node::Node;
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 use weft_sleeve::multicast::Groups;
 use weft_wire::api::{EverythingStatus, GroupStatus, MulticastStatus};
-use weft_wire::group::{Everything, Group, GroupsRecord, Listening};
+use weft_wire::group::{Everything, GROUPS_MAX, Group, GroupsRecord, Listening};
 use weft_wire::record::Body;
 use weft_wire::{NodeId, Time, codec};
 
@@ -33,6 +35,8 @@ pub(crate) struct Multicast {
     others: BTreeMap<NodeId, Listening>,
     /// For the forwarding table; the last one made.
     groups: Arc<Groups>,
+    /// For the bridge; the last that was said.
+    remote: RemoteGroups,
     /// Records have changed since.
     is_stale: bool,
     /// Peers came or went since, so their positions are others.
@@ -146,6 +150,17 @@ impl Node {
         }
     }
 
+    /// A sentence while pods of this host listen to more than a record names.
+    pub(crate) fn multicast_warning(&self) -> Option<String> {
+        let too_many = Listening::Everything(Everything::TooMany);
+        (self.multicast.own() == Some(&too_many)).then(|| {
+            format!(
+                "pods of this host listen to more than {GROUPS_MAX} multicast groups, so all multicast of the cluster comes \
+                 here: let fewer programs join, or spread the pods over more hosts"
+            )
+        })
+    }
+
     /// Which hosts get the frames of which groups.
     pub fn multicast_status(&self) -> MulticastStatus {
         let mut everything = Vec::new();
@@ -199,6 +214,18 @@ impl Node {
                     }
                 }
             }
+        }
+        let remote = RemoteGroups {
+            groups: groups
+                .keys()
+                .copied()
+                .filter(|group| group.address().is_ipv4())
+                .collect(),
+            everything: !everything.is_empty(),
+        };
+        if self.multicast.remote != remote {
+            self.multicast.remote = remote.clone();
+            self.outputs.push_back(Output::RemoteGroups(remote));
         }
         let groups = Groups::new(everything, groups);
         if *self.multicast.groups == groups {

@@ -46,6 +46,7 @@ impl Node {
                 self.macs.refused()
             ));
         }
+        warnings.extend(self.multicast_warning());
         Status {
             version: self.config.version.clone(),
             node: self.id().to_string(),

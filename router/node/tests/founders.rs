@@ -237,7 +237,11 @@ impl Net {
                 panic!("host {at} leaves a cluster of several founders")
             }
             Output::Notice(notice) => self.hosts[at].notices.push(notice),
-            Output::Freed { .. } | Output::Removal { .. } | Output::Engine(_) | Output::RemoteMacs(_) => {}
+            Output::Freed { .. }
+            | Output::Removal { .. }
+            | Output::Engine(_)
+            | Output::RemoteMacs(_)
+            | Output::RemoteGroups(_) => {}
         }
     }
 

@@ -254,6 +254,7 @@ impl Net {
                 panic!("nobody begins again here")
             }
             Output::RemoteMacs(macs) => self.hosts[host].remote_macs = macs,
+            Output::RemoteGroups(_) => {}
             Output::Notice(_) => {}
         }
     }

@@ -33,7 +33,6 @@ mod underlay;
 pub(crate) use start::run;
 
 use askers::Askers;
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -53,7 +52,7 @@ use weft_wire::api::{
     PodRequest, RemovalAsked, RemoveRequest, Status,
 };
 use weft_wire::group::Listening;
-use weft_wire::{Mac, NodeId, Time};
+use weft_wire::{NodeId, Time};
 
 use crate::config::parse_peer;
 
@@ -203,7 +202,7 @@ struct Daemon {
     askers: Askers,
     /// Those who wait until this host has adopted another cluster, or has not.
     adopting: Vec<oneshot::Sender<Result<Adopted, String>>>,
-    remote_macs: watch::Sender<BTreeSet<Mac>>,
+    bridge: watch::Sender<bridge::Wanted>,
     bridge_trouble: watch::Receiver<Option<String>>,
     firewall: watch::Receiver<Vec<String>>,
     accepted: u64,
@@ -302,9 +301,8 @@ impl Daemon {
             Output::Freed { request, addresses } => self.askers.freed(request, addresses),
             Output::Removal { request, result } => self.askers.removal(request, result),
             Output::Engine(command) => self.command(command),
-            Output::RemoteMacs(macs) => {
-                self.remote_macs.send_replace(macs);
-            }
+            Output::RemoteMacs(macs) => self.bridge.send_modify(|wanted| wanted.macs = macs),
+            Output::RemoteGroups(groups) => self.bridge.send_modify(|wanted| wanted.groups = groups),
             Output::Notice(notice) => self.log.write(&notice),
         }
     }

@@ -75,7 +75,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     } = open_state(&settings, &underlay, &mut rng)?;
     let token_text = token.as_ref().map(|(text, _)| text.clone());
     let bridge_mtu = bridge_mtu(&settings, &underlay);
-    let (remote_macs, bridge_trouble) = bridge::start(bridge_mtu).await?;
+    let (bridge, bridge_trouble) = bridge::start(bridge_mtu, settings.multicast).await?;
     let firewall = firewall::start().await?;
 
     let (events, taken) = mpsc::channel(EVENTS_MAX);
@@ -165,7 +165,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         syncs,
         askers: super::askers::Askers::default(),
         adopting: Vec::new(),
-        remote_macs,
+        bridge,
         bridge_trouble,
         firewall,
         accepted: 0,

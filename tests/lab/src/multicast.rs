@@ -16,8 +16,10 @@ use crate::station::{Station, unspecified};
 
 /// Room for what comes while a test looks elsewhere: a second of 50 Mbit/s.
 const SOCKET_BUFFER: usize = 8 << 20;
-/// Room for frames between two looks at a TAP.
-const RING: usize = 4 << 20;
+/// Room for frames between two looks at a TAP: each moment with a frame takes a quarter of a megabyte.
+const RING: usize = 32 << 20;
+/// Address detection takes a second or two (RFC 4862 §5.4).
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks at `weft multicast`.
 const POLL: Duration = Duration::from_millis(20);
 /// Name of every host's TAP.
@@ -117,6 +119,11 @@ impl Station {
         let open = || -> std::io::Result<UdpSocket> {
             let socket = Socket::new(Domain::for_address(group), Type::DGRAM, Some(Protocol::UDP))?;
             socket.set_reuse_address(true)?;
+            // What other sockets here have joined is not for this one.
+            match group {
+                SocketAddr::V4(_) => socket.set_multicast_all_v4(false)?,
+                SocketAddr::V6(_) => socket.set_multicast_all_v6(false)?,
+            }
             // The kernel gives what it has.
             let _ = weft_kernel::socket::set_receive_buffer(&socket, SOCKET_BUFFER);
             socket.bind(&SocketAddr::new(unspecified(group.ip()), group.port()).into())?;
@@ -157,7 +164,16 @@ impl Station {
             socket.connect(&group.into())?;
             Ok(socket.into())
         };
-        self.namespace.run(open)?.map_err(failed)
+        let end = Instant::now() + ADDRESS_PATIENCE;
+        loop {
+            match self.namespace.run(open)? {
+                // A link-local address is of no use before address detection is over.
+                Err(e) if e.kind() == ErrorKind::AddrNotAvailable && Instant::now() < end => {
+                    std::thread::sleep(POLL);
+                }
+                other => return other.map_err(failed),
+            }
+        }
     }
 }
 

@@ -174,6 +174,11 @@ impl World {
                 self.record
                     .note(self.now, host, "macs", &[&octets], || format!("{macs:?}"));
             }
+            Output::RemoteGroups(groups) => {
+                let text = format!("{groups:?}");
+                self.record
+                    .note(self.now, host, "groups", &[text.as_bytes()], || text.clone());
+            }
             Output::Notice(notice) => {
                 let text = format!("{notice:?}");
                 self.record

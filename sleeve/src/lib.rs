@@ -10,6 +10,7 @@
 //! | `inbound` | what INIT, RESP and COOKIE do |
 //! | `peer` | one peer's sessions, its attempt, and when something is due |
 //! | `way` | straight or by relay: which way datagrams to a peer take, and when another one |
+//! | `doubt` | whether the straight way still works, asked when what is sent there is not answered |
 //! | `shared` | what all peers share: outputs, random source, secrets, indexes |
 //! | [`keys`] | [`Cipher`], [`Role`], [`SessionKeys`] and how they follow from a handshake |
 //! | [`message`] | octets of INIT, RESP and COOKIE |
@@ -46,6 +47,7 @@ extern crate alloc;
 
 pub mod content;
 pub mod decide;
+mod doubt;
 pub mod fragment;
 pub mod gate;
 mod handshake;

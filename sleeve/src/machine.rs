@@ -94,9 +94,8 @@ impl Sleeve {
                 };
                 self.with_session(now, local, |peer, _| peer.note(now, local, counts));
             }
-            Input::ProbeAnswered { local, probe } => self.with_session(now, local, |peer, _| {
-                peer.heard = now;
-                peer.with_path(|path| path.on_answer(now, probe));
+            Input::ProbeAnswered { local, probe } => self.with_session(now, local, |peer, shared| {
+                peer.on_answer(now, probe, shared);
             }),
             Input::ProbeRefused { local, probe } => self.with_session(now, local, |peer, _| {
                 peer.with_path(|path| path.on_refused(now, probe));

@@ -45,7 +45,7 @@ pub const RAISE_BELOW_BASE_AFTER: Duration = Duration::from_secs(30);
 pub const UNHEARD_PAUSE: Duration = Duration::from_secs(1);
 
 /// The smallest probe: header, body, tag.
-const PROBE_MIN: u16 = (HEADER_LEN + 16 + TAG_LEN) as u16;
+pub(crate) const PROBE_MIN: u16 = (HEADER_LEN + 16 + TAG_LEN) as u16;
 const _: () = assert!(PROBE_MIN <= FLOOR);
 
 /// A probe to be sent.
@@ -335,17 +335,20 @@ impl PathMtu {
     }
 
     fn try_size(&mut self, now: Time, size: u16) {
-        self.number += 1;
+        let number = self.next_number();
         self.attempt = Some(Attempt {
-            probe: Probe {
-                number: self.number,
-                size,
-            },
+            probe: Probe { number, size },
             tries: 0,
             first_sent: now,
             due: now,
             hearing: Hearing::Unknown,
         });
+    }
+
+    /// A number that no probe on this path has had.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
     }
 
     fn largest(&self) -> u16 {

@@ -1,10 +1,11 @@
 //! One peer: its sessions, its attempt, and when something is due.
 
+use crate::doubt::Doubt;
 use crate::handshake::Initiation;
 use crate::io::{DownReason, Output, PeerInfo, PeerState, PeerView, Way};
 use crate::keys::{Cipher, Role, SessionKeys};
 use crate::message::MAC_LEN;
-use crate::path_mtu::{BASE, PathMtu};
+use crate::path_mtu::{BASE, PathMtu, Probe};
 use crate::shared::Shared;
 use crate::timing::*;
 use crate::way::{Target, Ways};
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     frames: u64,
     /// Of those, the large ones.
     large: u64,
+    /// `frames` when something came straight last.
+    answered: u64,
     received: u64,
     /// Of these, those that came by relay.
     relayed: u64,
@@ -57,6 +60,7 @@ impl Session {
             sent: 0,
             frames: 0,
             large: 0,
+            answered: 0,
             received: 0,
             relayed: 0,
             last_sent: now,
@@ -184,6 +188,8 @@ pub(crate) struct Peer {
     pub(crate) previous: Option<Previous>,
     /// How it is reached.
     pub(crate) ways: Ways,
+    /// Whether the straight way in use still works.
+    pub(crate) doubt: Doubt,
     /// What the path there carries, from the first session on.
     path: Option<PathMtu>,
     /// What the engine was told of it.
@@ -218,6 +224,7 @@ impl Peer {
             current: None,
             previous: None,
             ways: Ways::new(now),
+            doubt: Doubt::None,
             path: None,
             datagram: BASE,
             hint: None,
@@ -282,7 +289,7 @@ impl Peer {
             .current
             .as_ref()
             .is_some_and(|session| session.rekey_at <= now);
-        is_old || self.is_silent(now) || self.is_relay_silent(now)
+        is_old || self.is_silent(now) || self.is_relay_silent(now) || self.doubt.is_founded()
     }
 
     /// How long it may be silent before the other end is shown that it lives.
@@ -328,6 +335,7 @@ impl Peer {
                         .rekey_at
                         .min(self.heard + silent)
                         .min(self.ways.check_at())
+                        .min(self.doubt.founded_at())
                 }
             },
             Handshake::AwaitingChance { until } | Handshake::AwaitingInitiation { until } => *until,
@@ -337,9 +345,11 @@ impl Peer {
         if let Some(session) = &self.current {
             at = at.min(session.keepalive_at(self.keepalive_interval()));
             at = at.min(self.heard + DEAD_AFTER).min(self.way_due());
-            if let Some(path) = &self.path {
-                at = at.min(path.poll_timeout());
-            }
+            at = match (self.doubt.asks_at(), &self.path) {
+                (Some(asks), _) => at.min(asks),
+                (None, Some(path)) => at.min(path.poll_timeout()),
+                (None, None) => at,
+            };
         }
         if let Some(previous) = &self.previous {
             at = at.min(previous.until);
@@ -381,6 +391,14 @@ impl Peer {
         let (Some(session), Some(path)) = (&self.current, &mut self.path) else {
             return;
         };
+        if self.doubt.asks_at().is_some() {
+            // Only the last probe can be answered: sizes wait.
+            if let Some(probe) = self.doubt.poll_probe(now, self.ways.heard) {
+                let local = session.local;
+                shared.push(Output::Probe { local, probe });
+            }
+            return;
+        }
         if let Some(probe) = path.poll_probe(now, self.heard) {
             shared.push(Output::Probe {
                 local: session.local,
@@ -480,6 +498,7 @@ impl Peer {
         self.drop_previous(shared);
         self.tries = 0;
         self.ways.answered();
+        self.doubt = Doubt::None;
         self.hint = None;
         self.last_error = None;
         self.wanted = true;
@@ -520,6 +539,7 @@ impl Peer {
 
     /// The path is another one, of which nothing is known.
     pub(crate) fn restart_path(&mut self, now: Time) {
+        self.doubt = Doubt::None;
         let (way, is_relay) = match (&self.ways.relay, &self.ways.endpoint) {
             (Some((_, address)), _) => (*address, true),
             (None, Some(endpoint)) => (*endpoint, false),
@@ -537,6 +557,9 @@ impl Peer {
     pub(crate) fn move_to(&mut self, now: Time, endpoint: SocketAddr, shared: &mut Shared) {
         self.ways.note(now, true, false);
         let was_relayed = self.ways.relay.take().is_some();
+        if was_relayed || self.ways.endpoint.is_none() {
+            self.ways.straight_since = Some(now);
+        }
         if self.ways.endpoint == Some(endpoint) && !was_relayed {
             return;
         }
@@ -552,6 +575,26 @@ impl Peer {
             peer: self.node,
             way: Way::Direct(endpoint),
         });
+    }
+
+    /// A probe was answered: the way in use passes datagrams both ways.
+    pub(crate) fn on_answer(&mut self, now: Time, probe: Probe, shared: &mut Shared) {
+        self.heard = now;
+        if let Some(path) = &mut self.path {
+            path.on_answer(now, probe);
+        }
+        if self.ways.relay.is_some() {
+            return;
+        }
+        self.ways.note(now, true, false);
+        if core::mem::replace(&mut self.doubt, Doubt::None).is_founded()
+            && matches!(self.handshake, Handshake::AwaitingResponse(_))
+            && !self.is_renewal_due(now)
+        {
+            // It was slow, and not broken: no other way is wanted any longer.
+            self.drop_handshake(shared);
+            self.tries = 0;
+        }
     }
 
     /// Takes in the engine's counts for one of the sessions.
@@ -571,14 +614,25 @@ impl Peer {
                 session.relayed = session.relayed.max(relayed);
                 let straight = received - session.received > by_relay;
                 self.ways.note(now, straight, by_relay > 0);
+                if straight {
+                    session.answered = frames;
+                }
             }
             let is_tested = large > session.large;
             session.large = session.large.max(large);
             if session.note(now, interval, sent, received, frames) {
                 self.used = now;
             }
-            if is_tested && let Some(path) = &mut self.path {
-                path.on_traffic(now);
+            let is_unanswered = session.frames > session.answered
+                && self.ways.relay.is_none()
+                && now.since(self.ways.heard) >= UNANSWERED_AFTER;
+            if let Some(path) = &mut self.path {
+                if is_tested {
+                    path.on_traffic(now);
+                }
+                if is_unanswered && matches!(self.doubt, Doubt::None) {
+                    self.doubt = Doubt::begin(now, path.next_number());
+                }
             }
         } else if let Some(previous) = self.previous.as_mut().filter(|p| p.local == local)
             && received > previous.received

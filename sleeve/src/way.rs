@@ -1,9 +1,10 @@
 //! Straight or by relay: which way datagrams to a peer take, and when another one.
 //!
-//! A way is taken once it was proved both ways: by a handshake that was answered on it. The straight way is left when
-//! nothing has come on it for [`SILENT_AFTER`], though a route by relay exists; the session stays the same. While a relay
-//! is in use the straight way is tried again and again, with initiations of their own: an answer makes a new session
-//! there, and what is still under way by relay opens under the one before it.
+//! A way is taken once it was proved both ways: by a handshake that was answered on it. The straight way is left for
+//! one that answers when what is sent on it is not answered (`doubt`), and for an unproved route by relay when nothing
+//! has come on it for [`SILENT_AFTER`]; then the session stays the same. While a relay is in use the straight way is
+//! tried again and again, with initiations of their own: an answer makes a new session there, and what is still under
+//! way by relay opens under the one before it.
 
 use crate::io::{Output, Way};
 use crate::machine::Sleeve;
@@ -38,6 +39,10 @@ pub(crate) struct Ways {
     pub(crate) heard: Time,
     /// Since when the relay is in use.
     since: Time,
+    /// Since when the straight way is in use, or was last.
+    pub(crate) straight_since: Option<Time>,
+    /// Pause before the straight way is first tried again after it was left.
+    hold: Duration,
     /// It sends by relay, which it would not if it could reach us.
     follows: bool,
     /// No other way is looked for before this.
@@ -62,6 +67,8 @@ impl Ways {
             failed: Vec::new(),
             heard: now,
             since: now,
+            straight_since: None,
+            hold: CHECK_MIN,
             follows: false,
             not_before: Time::ZERO,
             check_at: Time::NEVER,
@@ -85,6 +92,18 @@ impl Ways {
         } else if by_relay && self.relay.is_none() && now.since(self.heard) >= FOLLOW_AFTER {
             self.follows = true;
         }
+    }
+
+    /// The straight way is left: one that soon breaks again is given more time to heal each time.
+    fn left_straight(&mut self, now: Time) {
+        let is_unsteady = self
+            .straight_since
+            .is_some_and(|since| now.since(since) < STEADY_AFTER);
+        self.hold = if is_unsteady {
+            (self.hold * 2).min(STEADY_AFTER)
+        } else {
+            CHECK_MIN
+        };
     }
 
     /// The straight way may be another one: it is tried soon.
@@ -141,15 +160,15 @@ impl Peer {
         match target {
             Target::Address(endpoint) => self.move_to(now, endpoint, shared),
             Target::Relay(relay, address) => {
-                let is_same = self.ways.relay.is_some_and(|(used, _)| used == relay);
-                self.ways.relay = Some((relay, address));
-                if is_same {
-                    return;
+                match self.ways.relay.replace((relay, address)) {
+                    Some((used, _)) if used == relay => return,
+                    Some(_) => {}
+                    None => self.ways.left_straight(now),
                 }
                 self.ways.since = now;
                 self.ways.follows = false;
                 self.ways.check_pause = CHECK_MIN;
-                self.ways.check_at = now + CHECK_MIN;
+                self.ways.check_at = now + self.ways.hold;
                 self.restart_path(now);
                 let way = Way::Relay(relay);
                 shared.push(Output::Way { peer: self.node, way });
@@ -166,7 +185,8 @@ impl Peer {
         is_check: bool,
     ) -> Option<(Target, usize)> {
         let candidates = self.candidates();
-        let is_relay_preferred = self.ways.relay.is_some() || self.current.is_some() && self.is_silent(now);
+        let is_in_vain = self.is_silent(now) || self.doubt.is_founded();
+        let is_relay_preferred = self.ways.relay.is_some() || self.current.is_some() && is_in_vain;
         let may_relay =
             !is_check && (is_relay_preferred || self.tries >= DIRECT_TRIES || candidates.is_empty());
         let ways = &mut self.ways;

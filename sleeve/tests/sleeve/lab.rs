@@ -72,6 +72,10 @@ pub(crate) struct Host {
     pub(crate) ciphers: Vec<Cipher>,
     pub(crate) incarnation: u64,
     pub(crate) address: SocketAddr,
+    /// Another one of the other family, where it is heard too; it is announced only where a test says so.
+    pub(crate) second: SocketAddr,
+    /// Until when it is held up: its process does nothing, and what comes waits.
+    pub(crate) held_until: Time,
     pub(crate) sleeve: Sleeve,
     /// Everything that the core put out, with its time, since the host was made.
     pub(crate) log: Vec<(Time, Output)>,
@@ -96,6 +100,8 @@ impl Host {
             ciphers: Cipher::ALL.to_vec(),
             incarnation,
             address: ([192, 0, 2, n], 6783).into(),
+            second: ([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)], 6783).into(),
+            held_until: Time::ZERO,
             sleeve: Sleeve::new(local(&key, &noise, GenesisId([7; 32]), &[], 0), [0; 32]),
             log: Vec::new(),
             frames: BTreeMap::new(),
@@ -354,8 +360,9 @@ impl World {
 
     /// Puts a datagram on the wire.
     pub(crate) fn put(&mut self, i: usize, to: SocketAddr, bytes: Vec<u8>) {
+        let host = &self.hosts[i];
         let flight = Flight {
-            from: self.hosts[i].address,
+            from: if to.is_ipv6() { host.second } else { host.address },
             to,
             bytes,
         };
@@ -545,7 +552,8 @@ impl World {
     /// Lets time pass up to the next event, at most to `limit`. False when there was none before it.
     fn step(&mut self, limit: Time) -> bool {
         let arrival = self.wire.first_key_value().map(|((at, _), _)| *at);
-        let timer = self.hosts.iter().filter_map(|h| h.sleeve.poll_timeout()).min();
+        let timer_of = |h: &Host| Some(h.sleeve.poll_timeout()?.max(h.held_until));
+        let timer = self.hosts.iter().filter_map(timer_of).min();
         let next = [arrival, timer, Some(self.next_activity)]
             .into_iter()
             .flatten()
@@ -556,18 +564,22 @@ impl World {
         };
         self.now = self.now.max(next);
         if let Some(entry) = self.wire.first_entry().filter(|e| e.key().0 <= self.now) {
+            let number = entry.key().1;
             let flight = entry.remove();
-            if let Some(i) = self.hosts.iter().position(|h| h.address == flight.to) {
+            let is_at = |h: &Host| h.address == flight.to || h.second == flight.to;
+            let Some(i) = self.hosts.iter().position(is_at) else {
+                return true;
+            };
+            let held_until = self.hosts[i].held_until;
+            if held_until > self.now {
+                self.wire.insert((held_until, number), flight);
+            } else {
                 self.deliver(i, flight.from, &flight.bytes);
             }
             return true;
         }
         for i in 0..self.hosts.len() {
-            if self.hosts[i]
-                .sleeve
-                .poll_timeout()
-                .is_some_and(|at| at <= self.now)
-            {
+            if timer_of(&self.hosts[i]).is_some_and(|at| at <= self.now) {
                 self.input(i, Input::Timeout);
                 let again = self.hosts[i].sleeve.poll_timeout();
                 assert!(again.is_none_or(|at| at > self.now), "a timer does not move");
@@ -582,7 +594,10 @@ impl World {
 
     /// Lets every engine report what its sessions did.
     pub(crate) fn report(&mut self) {
-        for i in 0..self.hosts.len() {
+        for i in (0..self.hosts.len())
+            .filter(|i| self.hosts[*i].held_until <= self.now)
+            .collect::<Vec<_>>()
+        {
             let counts: Vec<_> = self.hosts[i]
                 .sessions
                 .values()

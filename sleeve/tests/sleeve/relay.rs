@@ -174,35 +174,154 @@ fn the_straight_way_is_taken_again_when_it_works_and_no_frame_is_lost() {
     assert_eq!(world.hosts[2].relayed, passed, "nothing goes by relay any longer");
 }
 
+/// Hosts 0 and 1 with a session straight, and relays from 2 on.
+fn straight_pair(n: u8) -> (World, Cuts) {
+    let (mut world, cuts) = apart(n);
+    heal(&world, &cuts, 0, 1);
+    heal(&world, &cuts, 1, 0);
+    let relays: Vec<usize> = (2..usize::from(n)).collect();
+    route(&mut world, &relays);
+    world.connect(0, 1);
+    world.run(SECOND);
+    assert_eq!(way(&world, 0, 1), straight(&world, 1));
+    (world, cuts)
+}
+
+/// How often the hosts have taken another way to each other.
+fn ways_taken(world: &World) -> usize {
+    let taken = |i: usize, j: usize| {
+        let id = world.id(j);
+        world.hosts[i].count(|o| matches!(o, Output::Way { peer, .. } if *peer == id))
+    };
+    taken(0, 1) + taken(1, 0)
+}
+
+/// Frames from host 0 to host 1 alone, every 100 ms; says how many were lost.
+fn lost_one_way(world: &mut World, time: Duration) -> u64 {
+    let before = world.frames(1, 0);
+    let end = world.now + time;
+    let mut sent = 0;
+    while world.now < end {
+        sent += u64::from(world.frame(0, 1));
+        world.run(ms(100));
+    }
+    world.run(ms(50));
+    sent - (world.frames(1, 0) - before)
+}
+
+/// Directions that break at once.
+const BREAKS: [&[(usize, usize)]; 3] = [&[(0, 1), (1, 0)], &[(0, 1)], &[(1, 0)]];
+
 #[test]
-fn a_straight_way_that_breaks_is_left_for_the_relay_under_the_same_session() {
-    for broken in [vec![(0, 1), (1, 0)], vec![(0, 1)], vec![(1, 0)]] {
-        let (mut world, cuts) = apart(3);
-        heal(&world, &cuts, 0, 1);
-        heal(&world, &cuts, 1, 0);
-        route(&mut world, &[2]);
-        world.connect(0, 1);
-        world.run(SECOND);
-        assert_eq!(way(&world, 0, 1), straight(&world, 1));
-        for (i, j) in &broken {
+fn a_straight_way_that_breaks_is_left_within_five_seconds() {
+    for broken in BREAKS {
+        // Breaks at all times between two looks at the traffic.
+        for after in [0, 20, 500, 990] {
+            let (mut world, cuts) = straight_pair(3);
+            assert_eq!(lost(&mut world, SECOND * 10 + ms(after)), (0, 0));
+            for (i, j) in broken {
+                cut(&world, &cuts, *i, *j);
+            }
+            world.run_with_traffic(SECOND * 5, 0, 1);
+            for (i, j) in [(0, 1), (1, 0)] {
+                assert_eq!(way(&world, i, j), by(&world, 2), "{i} to {j} of {broken:?}");
+            }
+            assert_eq!(lost(&mut world, SECOND * 20), (0, 0), "{broken:?}");
+            let down = |o: &Output| matches!(o, Output::Down { .. });
+            assert_eq!(world.hosts[0].count(down) + world.hosts[1].count(down), 0);
+            for (i, j) in broken {
+                heal(&world, &cuts, *i, *j);
+            }
+            assert_eq!(lost(&mut world, CHECK_MAX + SECOND * 2), (0, 0), "{broken:?}");
+            assert_eq!(
+                (way(&world, 0, 1), way(&world, 1, 0)),
+                (straight(&world, 1), straight(&world, 0))
+            );
+        }
+    }
+}
+
+#[test]
+fn traffic_that_nobody_answers_notices_it_too() {
+    for broken in BREAKS {
+        let (mut world, cuts) = straight_pair(3);
+        assert_eq!(lost_one_way(&mut world, SECOND * 10), 0);
+        for (i, j) in broken {
             cut(&world, &cuts, *i, *j);
         }
-        world.run_with_traffic(SILENT_AFTER + FOLLOW_AFTER + SECOND * 3, 0, 1);
-        for (i, j) in [(0, 1), (1, 0)] {
-            assert_eq!(way(&world, i, j), by(&world, 2), "{i} to {j} of {broken:?}");
-        }
-        assert_eq!(lost(&mut world, SECOND * 20), (0, 0), "{broken:?}");
-        let down = |o: &Output| matches!(o, Output::Down { .. });
-        assert_eq!(world.hosts[0].count(down) + world.hosts[1].count(down), 0);
-        for (i, j) in &broken {
-            heal(&world, &cuts, *i, *j);
-        }
-        assert_eq!(lost(&mut world, CHECK_MAX + SECOND * 2), (0, 0), "{broken:?}");
-        assert_eq!(
-            (way(&world, 0, 1), way(&world, 1, 0)),
-            (straight(&world, 1), straight(&world, 0))
-        );
+        lost_one_way(&mut world, SECOND * 5);
+        assert_eq!(way(&world, 0, 1), by(&world, 2), "{broken:?}");
+        assert_eq!(lost_one_way(&mut world, SECOND * 20), 0, "{broken:?}");
     }
+}
+
+#[test]
+fn another_address_of_the_peer_is_as_good_as_a_relay() {
+    let (mut world, cuts) = straight_pair(2);
+    for (i, j) in [(0, 1), (1, 0)] {
+        let mut info = world.hosts[j].info();
+        info.endpoints.push(world.hosts[j].second);
+        let id = world.id(j);
+        world.input(i, Input::UpsertPeer(id, info));
+    }
+    assert_eq!(lost(&mut world, SECOND * 10), (0, 0));
+    assert_eq!(way(&world, 0, 1), straight(&world, 1));
+    cut(&world, &cuts, 0, 1);
+    world.run_with_traffic(SECOND * 5, 0, 1);
+    let second = |j: usize| Some(Way::Direct(world.hosts[j].second));
+    assert_eq!((way(&world, 0, 1), way(&world, 1, 0)), (second(1), second(0)));
+    assert_eq!(lost(&mut world, SECOND * 20), (0, 0));
+}
+
+#[test]
+fn a_way_that_is_slow_or_loses_much_is_not_left() {
+    for seed in 0..5 {
+        let (mut world, _) = straight_pair(3);
+        let before = ways_taken(&world);
+        world.hosts.iter_mut().for_each(|host| host.log.clear());
+        (world.spread, world.loss) = (ms(800), 100);
+        world.run(ms(seed * 170));
+        for _ in 0..30 {
+            lost_one_way(&mut world, SECOND * 5);
+            world.run_with_traffic(SECOND * 5, 0, 1);
+        }
+        assert_eq!(ways_taken(&world), 0, "{before} before");
+        assert_eq!(way(&world, 0, 1), straight(&world, 1));
+    }
+}
+
+#[test]
+fn a_peer_that_is_held_up_is_reached_straight_when_it_goes_on() {
+    for pause in [ms(1_700), ms(2_500), SECOND * 4, SECOND * 8] {
+        let (mut world, _) = straight_pair(3);
+        let before = ways_taken(&world);
+        for held in [1, 0, 1] {
+            world.hosts[held].held_until = world.now + pause;
+            world.run_with_traffic(pause + SECOND * 7 + ms(330), 0, 1);
+        }
+        assert_eq!(ways_taken(&world), before, "{pause:?}");
+        assert_eq!(lost(&mut world, SECOND * 5), (0, 0));
+        assert!(world.is_joined(0, 1));
+    }
+}
+
+#[test]
+fn a_straight_way_that_comes_and_goes_is_not_followed_each_time() {
+    let (mut world, cuts) = straight_pair(3);
+    let before = ways_taken(&world);
+    for _ in 0..30 {
+        world.run_with_traffic(SECOND * 8, 0, 1);
+        cut(&world, &cuts, 0, 1);
+        cut(&world, &cuts, 1, 0);
+        world.run_with_traffic(SECOND * 8, 0, 1);
+        heal(&world, &cuts, 0, 1);
+        heal(&world, &cuts, 1, 0);
+    }
+    // Each of both leaves and comes back: without patience 30 times.
+    let taken = ways_taken(&world) - before;
+    assert!(taken <= 4 * 12, "{taken}");
+    world.run_with_traffic(STEADY_AFTER + CHECK_MAX + SECOND * 2, 0, 1);
+    assert_eq!(way(&world, 0, 1), straight(&world, 1));
 }
 
 #[test]

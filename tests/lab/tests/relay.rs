@@ -14,6 +14,8 @@ const SOON: Duration = Duration::from_secs(15);
 const QUIET: Duration = Duration::from_millis(300);
 /// A dead relay is replaced within this.
 const REPLACED: Duration = Duration::from_secs(5);
+/// A straight way that breaks is left within five seconds, and seconds more on a busy machine; without traffic in 15.
+const LEFT: Duration = Duration::from_secs(10);
 /// The straight way is tried every five seconds at last.
 const BACK: Duration = Duration::from_secs(8);
 
@@ -164,4 +166,43 @@ fn a_relay_that_dies_is_replaced_within_five_seconds() {
             .unwrap()
             .is_intact()
     );
+}
+
+#[test]
+fn a_straight_way_that_breaks_under_traffic_is_left_for_another() {
+    let lab = Lab::new("breaks").unwrap();
+    let (_switch, routers) = lab.cluster(&["a", "b", "c"], &[], SOON).unwrap();
+    let pods = pods(&routers);
+    let [a, b, c] = &routers[..] else { unreachable!() };
+    for router in [a, b, c] {
+        router.wait_for_mesh(2, SOON).unwrap();
+    }
+    let (from, to) = (&pods[0], pods[2].address().unwrap());
+    from.ping_until(to, SOON).unwrap();
+    let straight = || {
+        let status = a.status().unwrap();
+        let now = peer(&status, "c").unwrap();
+        (now.mode == "sleeve").then(|| now.endpoint.unwrap().ip())
+    };
+    let used = straight().unwrap();
+    // The address in use, for datagrams only: the mesh link says that all is well.
+    let firewall = a.host().firewall();
+    firewall.drop_udp_with(used).unwrap();
+    let broke = Instant::now();
+    from.ping_until(to, LEFT).unwrap();
+    println!("left {used} {:?} after it broke", broke.elapsed());
+    // The other address of the host is as good as this one, a relay is not.
+    a.wait_until("c is reached at its other address", SOON, |status| {
+        peer(status, "c")
+            .is_some_and(|peer| peer.mode == "sleeve" && peer.endpoint.is_some_and(|at| at.ip() != used))
+    })
+    .unwrap();
+    from.ping_until(to, SOON).unwrap();
+    // That one, too: only the relay is left.
+    firewall.drop_udp_with(straight().unwrap()).unwrap();
+    let broke = Instant::now();
+    from.ping_until(to, LEFT).unwrap();
+    println!("left for the relay {:?} after it broke", broke.elapsed());
+    wait_relayed(a, "c", "b", SOON);
+    wait_relayed(c, "a", "b", SOON);
 }

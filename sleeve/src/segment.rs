@@ -33,6 +33,10 @@ pub const GSO_ECN: u8 = 0x80;
 /// 142, and IPv6 has room for 70 of extensions.
 pub const HEADERS_MAX: usize = 192;
 
+/// Frames that one datagram may stand for: a datagram with segments of one octet would make the receiver write 1,400.
+/// The kernel joins at most 128 of UDP (`UDP_MAX_SEGMENTS`), and no TCP has segments so short that a datagram holds more.
+pub const FRAMES_MAX: usize = 128;
+
 /// VLAN tags before the IP header.
 const TAGS_MAX: usize = 2;
 /// IPv6 extension headers before the transport header.
@@ -200,8 +204,14 @@ impl Headers {
         payload.div_ceil(self.segment.max(1)) as u64
     }
 
+    /// Whether one datagram may carry `payload` octets of it: they stand for no more than [`FRAMES_MAX`] frames.
+    pub fn is_modest(&self, payload: usize) -> bool {
+        self.frames(payload) <= FRAMES_MAX as u64
+    }
+
     /// How to cut it when a datagram has room for `room` octets of payload; `None` when not even one segment fits.
     pub fn slices(&self, room: usize) -> Option<Slices> {
+        let room = room.min(self.segment.saturating_mul(FRAMES_MAX));
         let size = match self.transport {
             Transport::Tcp => room,
             Transport::Udp => room / self.segment * self.segment,
@@ -408,14 +418,19 @@ pub fn checksum_fits(meta: &Meta, frame: &[u8]) -> bool {
     meta.flags & NEEDS_CHECKSUM == 0 || (start >= ETHERNET_HEADER && start + offset + 2 <= frame.len())
 }
 
-/// Whether a frame, a super-frame or a slice of one is what its meta says: [`expand`] can take it apart.
+/// Whether a frame, a super-frame or a slice of one is what its meta says, and no more than a datagram may carry: [`expand`]
+/// can take it apart.
 pub fn fits(meta: &Meta, bytes: &[u8]) -> bool {
     if meta.gso_type == 0 && meta.segments <= 1 {
         return checksum_fits(meta, bytes);
     }
-    Headers::of(meta, bytes)
-        .and_then(|headers| headers.place(meta, bytes.len().checked_sub(headers.len)?))
-        .is_some()
+    let place = |headers: Headers| {
+        let payload = bytes.len().checked_sub(headers.len)?;
+        headers
+            .place(meta, payload)
+            .filter(|_| headers.is_modest(payload))
+    };
+    Headers::of(meta, bytes).and_then(place).is_some()
 }
 
 /// Makes single frames, with their checksums filled in, from a frame, a super-frame or a slice of one, and hands them

@@ -69,6 +69,8 @@ reasons! {
         ReassemblyFull => "reassembly_full",
         /// The frame's source address is a group address or zero.
         InvalidSource => "invalid_source",
+        /// The frame came from another host, and its source address belongs to this one.
+        SourceIsHere => "source_is_here",
         /// No session to the host behind the destination is up yet.
         NoSession => "no_session",
         /// The path to the peer does not carry a datagram of this size.

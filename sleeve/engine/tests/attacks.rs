@@ -302,6 +302,18 @@ fn a_member_as_another(engine: EngineChoice) {
     ];
     each_is_dropped(&mut host, &mut peer, &attacks);
 
+    // The address of a pod of this host, to one and to all: the bridge would take the pod for one behind the TAP device.
+    let pods_own = frame(POD, weft(5), EXPERIMENTAL, 60);
+    let to_all = frame(Mac::BROADCAST, weft(5), EXPERIMENTAL, 60);
+    let attacks = [
+        peer.datagram(Kind::Data, &data(&pods_own)),
+        peer.datagram(Kind::Flood, &flood(PEER.peer_hash(), &to_all)),
+    ];
+    attacks.iter().for_each(|datagram| peer.send(datagram));
+    peer.send_frame(&mut host);
+    let counted = || host.engine.counters().drops[DropReason::SourceIsHere as usize];
+    common::await_value(counted, &2);
+
     // The address of a pod of the other host: frames for it go to the other host, as its slot says.
     let spoofing = frame(POD, weft(25), EXPERIMENTAL, 60);
     let datagram = peer.datagram(Kind::Data, &data(&spoofing));
@@ -325,6 +337,7 @@ fn lies(whole: &SuperFrame) -> Vec<(&'static str, Meta, Vec<u8>)> {
         lies.push((name, meta, whole.template.clone()));
     };
     meta("segments of nothing", &|m| m.gso_size = 0);
+    meta("segments of one octet", &|m| m.gso_size = 1);
     meta("no checksum", &|m| m.flags = 0);
     meta("no type", &|m| m.gso_type = 2);
     meta("fragments of UDP", &|m| m.gso_type = 3);

@@ -145,7 +145,7 @@ impl<'a> Gather<'a> {
         }
         self.flush();
         let headers = Headers::of(&meta, bytes)
-            .filter(|headers| headers.len() == template.len())
+            .filter(|headers| headers.len() == template.len() && headers.is_modest(payload.len()))
             .ok_or(DropReason::BadContent)?;
         let begin = headers
             .place(&meta, payload.len())
@@ -252,7 +252,7 @@ impl<'a> Gather<'a> {
         if meta.gso_type != 0 {
             // A super-frame that fits one datagram.
             let headers = Headers::of(&meta, frame)
-                .filter(|headers| headers.place(&meta, frame.len() - headers.len()).is_some())
+                .filter(|_| segment::fits(&meta, frame))
                 .ok_or(DropReason::BadContent)?;
             frames = headers.frames(headers.payload());
         } else if !segment::checksum_fits(&meta, frame) {

@@ -228,7 +228,8 @@ fn send<'v>(lanes: &mut Lanes<'v, '_>, link: &'v Link, meta: &Meta, frame: &[u8]
     };
     let limit = usize::from(path.limit());
     let headers = Headers::of(meta, frame);
-    if AROUND + frame.len() <= limit {
+    let is_modest = headers.is_none_or(|headers| headers.is_modest(headers.payload()));
+    if AROUND + frame.len() <= limit && is_modest {
         let frames = headers.map_or(1, |headers| headers.frames(headers.payload()));
         let counter = path.session.reserve(1);
         let size = AROUND + frame.len();

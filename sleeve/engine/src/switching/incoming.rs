@@ -62,7 +62,8 @@ impl Incoming {
     /// Notes behind which peer the source of a frame lives, and calls `report` when that is news.
     ///
     /// # Errors
-    /// [`DropReason::Looped`] when the frame was sent from here.
+    /// [`DropReason::SourceIsHere`] when the source belongs to this host; [`DropReason::Looped`] when the frame was sent
+    /// from here.
     pub(crate) fn admit(
         &mut self,
         view: &View,
@@ -77,16 +78,14 @@ impl Incoming {
             .as_ref()
             .and_then(|locator| locator.weft_mac(source));
         if place == Some(Place::Here) {
-            // Another host's word does not move what is this host's. On a host that is joined outside the overlay it is
-            // a frame from here that comes round.
-            return match self.switching.guard.joins(view.origin, now) {
-                Some(_) => Err(DropReason::Looped),
-                None => {
-                    // Somebody there has the address as well: worth a report, now and then.
-                    self.learner.saw(source, peer, true, now, report);
-                    Ok(())
-                }
-            };
+            // On a host that is joined outside the overlay it is a frame from here that comes round.
+            if self.switching.guard.joins(view.origin, now).is_some() {
+                return Err(DropReason::Looped);
+            }
+            // Another host's word does not move what is this host's: the bridge would take the pod for one behind the TAP
+            // device, until its next frame. Somebody there has the address as well: worth a report, now and then.
+            self.learner.saw(source, peer, true, now, report);
+            return Err(DropReason::SourceIsHere);
         }
         let known = view
             .table

@@ -16,7 +16,7 @@ use core::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng;
 use weft_wire::datagram::{HEADER_LEN, Header};
-use weft_wire::hash::mac16;
+use weft_wire::hash::{hash, mac16};
 use weft_wire::{DropReason, Time};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -31,16 +31,40 @@ pub enum Verdict {
     Refuse(DropReason),
 }
 
+/// What the cookies of one core are made from, drawn once. The secret of each [`COOKIE_SECRET_LIFE`] follows from it: so the
+/// core and the engine's [`Door`](crate::door::Door) make the same cookies, and tell each other nothing.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct CookieRoot([u8; 64]);
+
+impl CookieRoot {
+    /// A fresh one.
+    pub fn new(rng: &mut ChaCha20Rng) -> Self {
+        let mut octets = [0; 64];
+        rng.fill_bytes(&mut octets);
+        Self(octets)
+    }
+
+    /// Keys for other purposes, which tell nothing of the cookies.
+    pub(crate) fn derive(&self, domain: &str, number: u64) -> [u8; 32] {
+        hash(domain, &[&self.0, &number.to_be_bytes()])
+    }
+
+    /// The secret of a span of [`COOKIE_SECRET_LIFE`], counted from the start.
+    fn secret(&self, life: u64) -> [u8; 32] {
+        self.derive("weft cookie secret v1", life)
+    }
+}
+
 /// A token bucket that holds one second's worth, kept as the time at which it will be full again.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
+pub(crate) struct Bucket {
     full_at: Time,
 }
 
 impl Bucket {
     const SPAN: Duration = Duration::from_secs(1);
 
-    fn take(&mut self, now: Time, per_second: u32) -> bool {
+    pub(crate) fn take(&mut self, now: Time, per_second: u32) -> bool {
         let token = Self::SPAN / per_second;
         let full_at = self.full_at.max(now) + token;
         if full_at.since(now) > Self::SPAN {
@@ -54,10 +78,12 @@ impl Bucket {
 /// Decides which initiations are served.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Gate {
+    root: CookieRoot,
     secret: [u8; 32],
     previous: [u8; 32],
+    /// The span of which `secret` is; `None` before the first was needed.
     #[zeroize(skip)]
-    replaced: Time,
+    life: Option<u64>,
     #[zeroize(skip)]
     all: Bucket,
     #[zeroize(skip)]
@@ -67,15 +93,13 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate with fresh cookie secrets.
-    pub fn new(rng: &mut ChaCha20Rng) -> Self {
-        let (mut secret, mut previous) = ([0; 32], [0; 32]);
-        rng.fill_bytes(&mut secret);
-        rng.fill_bytes(&mut previous);
+    /// A gate whose cookies follow from this root.
+    pub fn new(root: CookieRoot) -> Self {
         Self {
-            secret,
-            previous,
-            replaced: Time::ZERO,
+            root,
+            secret: [0; 32],
+            previous: [0; 32],
+            life: None,
             all: Bucket::default(),
             sources: BTreeMap::new(),
             swept: Time::ZERO,
@@ -83,17 +107,11 @@ impl Gate {
     }
 
     /// Decides about one initiation. `proves` tells whether its `mac2` was made with a given cookie.
-    pub fn admit(
-        &mut self,
-        now: Time,
-        rng: &mut ChaCha20Rng,
-        from: SocketAddr,
-        proves: impl Fn(&[u8; MAC_LEN]) -> bool,
-    ) -> Verdict {
+    pub fn admit(&mut self, now: Time, from: SocketAddr, proves: impl Fn(&[u8; MAC_LEN]) -> bool) -> Verdict {
         if self.all.take(now, HANDSHAKES_PER_SECOND) {
             return Verdict::Serve;
         }
-        self.rotate(now, rng);
+        self.rotate(now);
         let cookie = cookie(&self.secret, from);
         if !proves(&cookie) && !proves(&self::cookie(&self.previous, from)) {
             return Verdict::AskForCookie(cookie);
@@ -105,17 +123,18 @@ impl Gate {
         }
     }
 
-    fn rotate(&mut self, now: Time, rng: &mut ChaCha20Rng) {
-        let age = now.since(self.replaced);
-        if age < COOKIE_SECRET_LIFE {
-            return;
+    /// The root, for an engine.
+    pub(crate) fn root(&self) -> &CookieRoot {
+        &self.root
+    }
+
+    fn rotate(&mut self, now: Time) {
+        let life = now.since_start().as_secs() / COOKIE_SECRET_LIFE.as_secs();
+        if self.life != Some(life) {
+            self.life = Some(life);
+            self.secret = self.root.secret(life);
+            self.previous = self.root.secret(life.wrapping_sub(1));
         }
-        self.previous = self.secret;
-        if age >= COOKIE_SECRET_LIFE * 2 {
-            rng.fill_bytes(&mut self.previous);
-        }
-        rng.fill_bytes(&mut self.secret);
-        self.replaced = now;
     }
 
     fn take_share(&mut self, now: Time, ip: IpAddr) -> bool {
@@ -207,9 +226,13 @@ mod tests {
         Time::ZERO + Duration::from_millis(ms)
     }
 
-    fn load(gate: &mut Gate, rng: &mut ChaCha20Rng, now: Time, from: SocketAddr) -> u32 {
+    fn gate() -> Gate {
+        Gate::new(CookieRoot::new(&mut ChaCha20Rng::from_seed([1; 32])))
+    }
+
+    fn load(gate: &mut Gate, now: Time, from: SocketAddr) -> u32 {
         let mut served = 0;
-        while gate.admit(now, rng, from, |_| false) == Verdict::Serve {
+        while gate.admit(now, from, |_| false) == Verdict::Serve {
             served += 1;
         }
         served
@@ -217,72 +240,63 @@ mod tests {
 
     #[test]
     fn under_load_a_cookie_is_asked_for_and_then_buys_a_share() {
-        let mut rng = ChaCha20Rng::from_seed([1; 32]);
-        let mut gate = Gate::new(&mut rng);
+        let mut gate = gate();
         let from: SocketAddr = "192.0.2.1:7".parse().unwrap();
-        assert_eq!(load(&mut gate, &mut rng, at(0), from), HANDSHAKES_PER_SECOND);
-        let Verdict::AskForCookie(cookie) = gate.admit(at(0), &mut rng, from, |_| false) else {
+        assert_eq!(load(&mut gate, at(0), from), HANDSHAKES_PER_SECOND);
+        let Verdict::AskForCookie(cookie) = gate.admit(at(0), from, |_| false) else {
             panic!("no cookie");
         };
         for _ in 0..HANDSHAKES_PER_SECOND_AND_SOURCE {
-            assert_eq!(
-                gate.admit(at(0), &mut rng, from, |c| *c == cookie),
-                Verdict::Serve
-            );
+            assert_eq!(gate.admit(at(0), from, |c| *c == cookie), Verdict::Serve);
         }
         assert_eq!(
-            gate.admit(at(0), &mut rng, from, |c| *c == cookie),
+            gate.admit(at(0), from, |c| *c == cookie),
             Verdict::Refuse(DropReason::HandshakeRate)
         );
         // Another port of the same host has another cookie, and the same share.
         let other = SocketAddr::new(from.ip(), 8);
         assert!(matches!(
-            gate.admit(at(0), &mut rng, other, |c| *c == cookie),
+            gate.admit(at(0), other, |c| *c == cookie),
             Verdict::AskForCookie(_)
         ));
         assert_eq!(
-            gate.admit(at(0), &mut rng, other, |_| true),
+            gate.admit(at(0), other, |_| true),
             Verdict::Refuse(DropReason::HandshakeRate)
         );
     }
 
     #[test]
     fn a_cookie_outlives_one_secret_and_not_two() {
-        let mut rng = ChaCha20Rng::from_seed([1; 32]);
-        let mut gate = Gate::new(&mut rng);
+        let mut gate = gate();
         let from: SocketAddr = "192.0.2.1:7".parse().unwrap();
         let mut now = 0;
-        load(&mut gate, &mut rng, at(now), from);
-        let Verdict::AskForCookie(cookie) = gate.admit(at(now), &mut rng, from, |_| false) else {
+        load(&mut gate, at(now), from);
+        let Verdict::AskForCookie(cookie) = gate.admit(at(now), from, |_| false) else {
             panic!("no cookie");
         };
         let mut accepted = Vec::new();
         for _ in 0..3 {
             now += 120_000;
             while gate.all.take(at(now), HANDSHAKES_PER_SECOND) {}
-            accepted.push(gate.admit(at(now), &mut rng, from, |c| *c == cookie) == Verdict::Serve);
+            accepted.push(gate.admit(at(now), from, |c| *c == cookie) == Verdict::Serve);
         }
         assert_eq!(accepted, [true, false, false]);
     }
 
     #[test]
     fn the_table_of_sources_has_a_limit() {
-        let mut rng = ChaCha20Rng::from_seed([1; 32]);
-        let mut gate = Gate::new(&mut rng);
+        let mut gate = gate();
         let source = |n: u32| SocketAddr::new(IpAddr::V4(n.into()), 1);
-        load(&mut gate, &mut rng, at(0), source(0));
+        load(&mut gate, at(0), source(0));
         for n in 0..SOURCES_MAX as u32 {
-            assert_eq!(gate.admit(at(0), &mut rng, source(n), |_| true), Verdict::Serve);
+            assert_eq!(gate.admit(at(0), source(n), |_| true), Verdict::Serve);
         }
         assert_eq!(
-            gate.admit(at(0), &mut rng, source(1 << 20), |_| true),
+            gate.admit(at(0), source(1 << 20), |_| true),
             Verdict::Refuse(DropReason::HandshakeRate)
         );
-        load(&mut gate, &mut rng, at(2_000), source(0));
-        assert_eq!(
-            gate.admit(at(2_000), &mut rng, source(1 << 20), |_| true),
-            Verdict::Serve
-        );
+        load(&mut gate, at(2_000), source(0));
+        assert_eq!(gate.admit(at(2_000), source(1 << 20), |_| true), Verdict::Serve);
         assert_eq!(gate.sources.len(), 1);
     }
 }

@@ -93,9 +93,10 @@ impl Sleeve {
         if !parts.mac1_matches(&secret.mac1_key) {
             return Err(DropReason::BadMac1);
         }
-        match self.gate.admit(now, &mut shared.rng, origin.from, |cookie| {
-            parts.mac2_matches(cookie)
-        }) {
+        match self
+            .gate
+            .admit(now, origin.from, |cookie| parts.mac2_matches(cookie))
+        {
             Verdict::Serve => {}
             Verdict::Refuse(reason) => return Err(reason),
             Verdict::AskForCookie(cookie) => {

@@ -101,6 +101,9 @@ pub enum Input<'a> {
         /// Of those opened, the ones that came by relay.
         relayed: u64,
     },
+    /// The engine has passed something on for these neighbours, from them or to them: their sessions are in use, though
+    /// nothing travels under them.
+    Relayed(&'a [SocketAddr]),
     /// A probe that [`Output::Probe`] asked for was answered.
     ProbeAnswered {
         /// The session.

@@ -1,6 +1,7 @@
 //! The state machine: inputs in, outputs out, one deadline.
 
-use crate::gate::Gate;
+use crate::door::{DoorKeys, DoorSecret};
+use crate::gate::{CookieRoot, Gate};
 use crate::handshake::Initiation;
 use crate::io::{DownReason, Input, LocalNode, Output, PeerInfo, PeerView};
 use crate::keys::Cipher;
@@ -32,6 +33,8 @@ const PEERS_PER_ENDPOINT: usize = 4;
 pub struct Sleeve {
     pub(crate) shared: Shared,
     pub(crate) gate: Gate,
+    /// Sets of keys given to engines so far.
+    doors: u64,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     /// Peers that take up a place for sessions, at most `SESSIONS_MAX`.
     active: BTreeSet<NodeId>,
@@ -43,7 +46,8 @@ impl Sleeve {
     pub fn new(local: LocalNode, seed: [u8; 32]) -> Self {
         let mut rng = ChaCha20Rng::from_seed(seed);
         Self {
-            gate: Gate::new(&mut rng),
+            gate: Gate::new(CookieRoot::new(&mut rng)),
+            doors: 0,
             shared: Shared::new(local, rng),
             peers: BTreeMap::new(),
             active: BTreeSet::new(),
@@ -92,7 +96,21 @@ impl Sleeve {
                     large,
                     relayed,
                 };
-                self.with_session(now, local, |peer, _| peer.note(now, local, counts));
+                let mut relay = None;
+                self.with_session(now, local, |peer, _| {
+                    peer.note(now, local, counts);
+                    relay = peer.ways.relay.filter(|_| peer.used == now);
+                });
+                if let Some((relay, _)) = relay {
+                    self.use_neighbour(now, &relay);
+                }
+            }
+            Input::Relayed(neighbours) => {
+                for address in neighbours {
+                    if let Some(neighbour) = self.relay_at(now, *address) {
+                        self.use_neighbour(now, &neighbour);
+                    }
+                }
             }
             Input::ProbeAnswered { local, probe } => self.with_session(now, local, |peer, shared| {
                 peer.on_answer(now, probe, shared);
@@ -110,6 +128,19 @@ impl Sleeve {
     /// The next thing to do, in order; `None` when all is done.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.shared.pop()
+    }
+
+    /// What an engine's [`Door`](crate::door::Door) needs to meet a flood of handshakes for this core; to be asked for again after
+    /// [`Input::Secrets`]. No two are the same.
+    pub fn door_keys(&mut self, now: Time) -> DoorKeys {
+        self.doors += 1;
+        let root = self.gate.root();
+        DoorKeys {
+            at: now,
+            secrets: self.shared.secrets.iter().map(DoorSecret::of).collect(),
+            cookies: root.clone(),
+            seed: root.derive("weft door v1", self.doors),
+        }
     }
 
     /// When [`Input::Timeout`] is due; a time in the past means at once.
@@ -130,6 +161,13 @@ impl Sleeve {
     /// One peer.
     pub fn peer(&self, node: &NodeId) -> Option<PeerView> {
         self.peers.get(node).map(Peer::view)
+    }
+
+    /// The session with a neighbour is of use, whatever travels under it.
+    fn use_neighbour(&mut self, now: Time, node: &NodeId) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.used = now;
+        }
     }
 
     fn set_secrets(&mut self, now: Time, secrets: &[ClusterSecret]) {

@@ -90,3 +90,9 @@ pub const HANDSHAKES_PER_SECOND: u32 = 200;
 pub const HANDSHAKES_PER_SECOND_AND_SOURCE: u32 = 20;
 /// Addresses whose share is counted at once.
 pub const SOURCES_MAX: usize = 4_096;
+
+/// COOKIE datagrams that an engine sends in a second to senders it does not know: some 1 % of one processor. Senders at
+/// the addresses of peers have [`HANDSHAKES_PER_SECOND`] of their own.
+pub const COOKIES_PER_SECOND: u32 = 2_000;
+/// RESP and COOKIE datagrams a second that an engine passes on to the core: two for each place for sessions.
+pub const ANSWERS_PER_SECOND: u32 = 2 * SESSIONS_MAX as u32;

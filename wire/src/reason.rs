@@ -103,6 +103,8 @@ reasons! {
         NotAwaited => "not_awaited",
         /// Under load: the sender must come back with a cookie.
         CookieRequired => "cookie_required",
+        /// Under load: more senders than get a cookie in one second.
+        CookieRate => "cookie_rate",
         /// The sender has used up its share of handshakes.
         HandshakeRate => "handshake_rate",
         /// The session table is full of sessions in use.

@@ -127,7 +127,7 @@ pub(crate) struct Candidate {
 
 /// The sessions of a membership before.
 pub(crate) struct Former {
-    sleeve: Sleeve,
+    pub(crate) sleeve: Sleeve,
     /// Number of that membership.
     number: u32,
     until: Time,
@@ -603,6 +603,7 @@ impl Node {
         }
         while self.drain_former(now) {}
         self.formers.remove(at);
+        self.guard(now);
     }
 
     /// Gives the former sleeves what is their own; false when it is nobody's.

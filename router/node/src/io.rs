@@ -10,6 +10,7 @@ use core::time::Duration;
 use weft_gossip::{ConnId, DialTarget, DurableState, PersistToken};
 use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, RequestId};
+use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, Probe, SessionKeys};
 use weft_wire::api::{Adopted, PodPlan};
 use weft_wire::group::Listening;
@@ -100,6 +101,8 @@ pub enum Input<'a> {
         /// Of those opened, the ones that came by relay.
         relayed: u64,
     },
+    /// For these neighbours, to them or from them, something was relayed within the last second or two.
+    Relayed(Vec<SocketAddr>),
     /// A probe was answered.
     ProbeAnswered {
         /// The session.
@@ -233,6 +236,8 @@ pub enum EngineCommand {
     Remove(SessionIndex),
     /// Use this table.
     Publish(ForwardingTable),
+    /// Handshakes are for the cores with these keys.
+    Guard(Vec<DoorKeys>),
     /// Send a complete datagram.
     Send {
         /// Where to.

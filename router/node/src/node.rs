@@ -279,6 +279,7 @@ impl Node {
                     },
                 );
             }
+            Input::Relayed(neighbours) => self.sleeve(now, weft_sleeve::Input::Relayed(&neighbours)),
             Input::ProbeAnswered { local, probe } => {
                 self.sleeve(now, weft_sleeve::Input::ProbeAnswered { local, probe })
             }
@@ -618,6 +619,7 @@ impl Node {
             sleeve,
             ipam,
         });
+        self.guard(now);
         self.founding = None;
         self.outputs.push_back(Output::Notice(Notice::Joined {
             genesis: genesis.id(),
@@ -628,6 +630,14 @@ impl Node {
         for peer in self.mesh.members() {
             self.upsert_peer(now, peer);
         }
+    }
+
+    /// Tells the engine for whom handshakes are.
+    pub(crate) fn guard(&mut self, now: Time) {
+        let formers = self.formers.iter_mut().map(|former| &mut former.sleeve);
+        let own = self.member.iter_mut().map(|member| &mut member.sleeve);
+        let keys = own.chain(formers).map(|sleeve| sleeve.door_keys(now)).collect();
+        self.outputs.push_back(Output::Engine(EngineCommand::Guard(keys)));
     }
 
     fn on_record(&mut self, now: Time, key: RegisterKey) {

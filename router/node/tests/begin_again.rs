@@ -235,7 +235,7 @@ impl Net {
                     self.inputs.push_back((other, Event::Opened(remote, from)));
                 }
             }
-            EngineCommand::Probe(..) => {}
+            EngineCommand::Probe(..) | EngineCommand::Guard(_) => {}
         }
     }
 

@@ -189,6 +189,7 @@ impl Net {
                 self.hosts[host].sessions.remove(&local);
             }
             Output::Engine(EngineCommand::Publish(table)) => self.hosts[host].table = Some(table),
+            Output::Engine(EngineCommand::Guard(cores)) => assert!(!cores.is_empty()),
             Output::Engine(EngineCommand::Send { to, bytes }) => {
                 if let Some(other) = self.hosts.iter().position(|h| h.address == to) {
                     let from = self.hosts[host].address;

@@ -327,6 +327,7 @@ impl Daemon {
             }
             EngineCommand::Remove(local) => self.engine.remove(local),
             EngineCommand::Publish(table) => self.engine.publish(&table),
+            EngineCommand::Guard(cores) => self.engine.guard(cores),
             EngineCommand::Send { to, bytes } => self.engine.send(to, &bytes),
             EngineCommand::Keepalive(local) => self.engine.keepalive(local),
             EngineCommand::Probe(local, probe) => self.engine.probe(local, probe),
@@ -418,6 +419,9 @@ impl Daemon {
         self.engine.probe_for_loops();
         let counters = self.engine.counters();
         self.loops.see(&self.node, &counters.joined);
+        if !counters.relayed_for.is_empty() {
+            self.input(Input::Relayed(counters.relayed_for));
+        }
         for (local, counters) in counters.sessions {
             self.input(Input::Activity {
                 local,

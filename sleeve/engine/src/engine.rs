@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
+use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
 use weft_wire::api::{Relayed, Traffic};
 use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
@@ -28,6 +29,10 @@ pub trait Engine: Send + Sync {
 
     /// Replaces the forwarding table, as a whole.
     fn publish(&self, table: &ForwardingTable);
+
+    /// From now on handshakes are for the cores with these keys, and a flood of them ends before it becomes events
+    /// ([`weft_sleeve::door`]). Before, all of them are events.
+    fn guard(&self, cores: Vec<DoorKeys>);
 
     /// Sends a complete datagram: a handshake message.
     fn send(&self, to: SocketAddr, datagram: &[u8]);
@@ -161,6 +166,8 @@ pub struct Counters {
     pub joined: Vec<Joined>,
     /// What was passed on for others.
     pub relayed: Relayed,
+    /// The neighbours for whom, to them or from them, that was within the last two seconds.
+    pub relayed_for: Vec<SocketAddr>,
 }
 
 /// A second way between two bridges of the overlay, or between two ports of one, as the loop guard found it.

@@ -14,10 +14,12 @@ use common::{Host, frame, keys, with_each_engine};
 use weft_sleeve::locate::{Known, Locator};
 use weft_sleeve::replay::WINDOW;
 use weft_sleeve::segment::{GSO_ECN, GSO_TCP6, GSO_UDP};
-use weft_sleeve::{Cipher, ForwardingTable, PeerPath};
+use weft_sleeve::timing::HANDSHAKES_PER_SECOND;
+use weft_sleeve::{Cipher, ForwardingTable, Input, LocalNode, Output, PeerInfo, PeerPath, Sleeve};
 use weft_sleeve_engine::{EngineChoice, EngineEvent};
 use weft_wire::datagram::{FLAG_BY_RELAY, HEADER_LEN, Header, Kind, Meta, TAG_LEN, nonce};
-use weft_wire::{DropReason, GenesisId, Mac, NodeId, SessionIndex};
+use weft_wire::id::NoiseKeypair;
+use weft_wire::{ClusterSecret, DropReason, GenesisId, Mac, NodeId, NodeKey, SessionIndex, Time};
 
 /// IEEE 802 local experimental ethertype.
 const EXPERIMENTAL: &[u8] = &[0x88, 0xb5];
@@ -37,6 +39,7 @@ with_each_engine!(
     slices_with_different_headers,
     slices_that_promise_the_longest_packet,
     more_frames_of_a_flow_than_a_packet_holds,
+    a_flood_of_handshakes,
 );
 
 fn good() -> Vec<u8> {
@@ -620,4 +623,82 @@ fn more_frames_of_a_flow_than_a_packet_holds(engine: EngineChoice) {
         assert_eq!(frame[whole.template.len()..], payload(n));
     }
     assert_eq!(host.drops(), []);
+}
+
+/// A core of a host of the cluster of [`a_flood_of_handshakes`].
+fn core_of(n: u8) -> (NodeId, NoiseKeypair, Sleeve) {
+    let key = NodeKey::from_seed([n; 32]);
+    let noise = NoiseKeypair::from_secret([n + 100; 32]).unwrap();
+    let local = LocalNode {
+        node: key.id(),
+        certificate: key.certify_noise_static(&noise.public()),
+        noise: noise.clone(),
+        genesis: GenesisId([7; 32]),
+        incarnation: 1,
+        ciphers: Cipher::ALL.to_vec(),
+    };
+    let mut core = Sleeve::new(local, [n; 32]);
+    let secret = ClusterSecret {
+        number: 1,
+        key: [9; 32],
+    };
+    core.handle(Time::ZERO, Input::Secrets(&[secret]));
+    (key.id(), noise, core)
+}
+
+/// True copies of an initiation, and garbled ones: the control thread gets what it serves without a cookie, the rest is
+/// answered or dropped by the engine, and frames pass.
+fn a_flood_of_handshakes(engine: EngineChoice) {
+    const COPIES: u64 = 1_500;
+    let (mut host, mut peer) = host_and_peer(engine);
+    let (_, _, mut there) = core_of(1);
+    let (node, noise, mut here) = core_of(2);
+    let info = PeerInfo {
+        noise_static: noise.public(),
+        endpoints: vec![host.address],
+    };
+    there.handle(Time::ZERO, Input::UpsertPeer(node, info));
+    there.handle(Time::ZERO, Input::Connect(node));
+    let outputs = std::iter::from_fn(|| there.poll_output());
+    let mut sent = outputs.filter_map(|output| match output {
+        Output::Send { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    let init = sent.next().unwrap();
+    let mut garbled = init.clone();
+    garbled[50] ^= 1;
+    host.engine.guard(vec![here.door_keys(Time::ZERO)]);
+    let stranger = socket(&peer.namespace);
+    let (mut cookies, mut octets) = (0, [0; 2_000]);
+    for n in 0..COPIES {
+        stranger.send_to(&init, host.address).unwrap();
+        stranger.send_to(&garbled, host.address).unwrap();
+        if n % 50 == 0 {
+            peer.send_frame(&mut host);
+        }
+    }
+    peer.send_frame(&mut host);
+    let events = host.pending_events();
+    let is_init =
+        |event: &&EngineEvent| matches!(event, EngineEvent::Handshake { bytes, .. } if *bytes == init);
+    let passed = events.iter().filter(is_init).count() as u64;
+    stranger.set_nonblocking(true).unwrap();
+    while let Ok((length, from)) = stranger.recv_from(&mut octets) {
+        assert_eq!((from, octets[0]), (host.address, Kind::Cookie as u8));
+        assert!(length < init.len());
+        cookies += 1;
+    }
+    let dropped: BTreeMap<_, _> = host.drops().into_iter().collect();
+    let count = |reason| dropped.get(&reason).copied().unwrap_or_default();
+    assert_eq!(count(DropReason::BadMac1), COPIES);
+    let asked = count(DropReason::CookieRequired);
+    assert_eq!(
+        passed + asked + count(DropReason::CookieRate),
+        COPIES,
+        "{dropped:?}"
+    );
+    assert!(passed >= u64::from(HANDSHAKES_PER_SECOND));
+    // Its socket may not hold all of them.
+    assert!(cookies > 100 && cookies <= asked, "{cookies} {dropped:?}");
+    assert_eq!(count(DropReason::ControlQueueFull), 0);
 }

@@ -189,6 +189,11 @@ fn a_neighbours_datagram_goes_on_unread_with_one_hop_less(choice: EngineChoice) 
         (relayed.datagrams, relayed.octets)
     };
     await_value(relayed, &(3, 3 * 920));
+    let mut used = scene.host.engine.counters().relayed_for;
+    used.sort_unstable();
+    let mut expected = scene.addresses();
+    expected.sort_unstable();
+    assert_eq!(used, expected);
 }
 
 fn what_came_at_once_goes_on_at_once(choice: EngineChoice) {

@@ -206,7 +206,8 @@ fn lost_one_way(world: &mut World, time: Duration) -> u64 {
         world.run(ms(100));
     }
     world.run(ms(50));
-    sent - (world.frames(1, 0) - before)
+    // One that was late before may have come now.
+    sent.saturating_sub(world.frames(1, 0) - before)
 }
 
 /// Directions that break at once.
@@ -275,17 +276,16 @@ fn another_address_of_the_peer_is_as_good_as_a_relay() {
 
 #[test]
 fn a_way_that_is_slow_or_loses_much_is_not_left() {
-    for seed in 0..5 {
+    // Of ten datagrams one is lost each way; or they take up to 0.8 s more.
+    for (spread, loss) in [(ms(20), 100), (ms(300), 50), (ms(800), 0)] {
         let (mut world, _) = straight_pair(3);
         let before = ways_taken(&world);
-        world.hosts.iter_mut().for_each(|host| host.log.clear());
-        (world.spread, world.loss) = (ms(800), 100);
-        world.run(ms(seed * 170));
+        (world.spread, world.loss) = (spread, loss);
         for _ in 0..30 {
             lost_one_way(&mut world, SECOND * 5);
             world.run_with_traffic(SECOND * 5, 0, 1);
         }
-        assert_eq!(ways_taken(&world), 0, "{before} before");
+        assert_eq!(ways_taken(&world), before, "{spread:?} {loss}");
         assert_eq!(way(&world, 0, 1), straight(&world, 1));
     }
 }

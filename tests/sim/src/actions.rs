@@ -273,6 +273,8 @@ impl World {
                     running.engine.table = table;
                 }
             }
+            // Nobody floods here.
+            EngineCommand::Guard(_) => {}
             EngineCommand::Send { to, bytes } => {
                 self.record.note(now, host, "init", &[&bytes], || {
                     format!("{} octets to {to}", bytes.len())

@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use weft_sleeve::fragment::Cut;
 use weft_sleeve::{Content, Passed};
-use weft_wire::datagram::{FloodPrefix, Header, HeaderError, Kind, NETWORK_DEFAULT, RelayShim};
+use weft_wire::datagram::{
+    FloodPrefix, Header, HeaderError, Kind, NETWORK_DEFAULT, RELAY_SHIM_LEN, RelayShim,
+};
 use weft_wire::{DropReason, Mac};
 
+use super::doorway::Doorway;
 use super::pieces::Joiner;
 use super::relay::{self, Relay};
 use super::shared::Shared;
@@ -25,6 +28,7 @@ pub(crate) struct Inlet {
     switching: Incoming,
     unknown: Limit<SocketAddr>,
     relay: Relay,
+    doorway: Doorway,
 }
 
 /// What a datagram brought for the bridge.
@@ -50,6 +54,7 @@ impl Inlet {
             switching: Incoming::new(Arc::clone(&shared.switching)),
             unknown: Limit::new(),
             relay: Relay::new(),
+            doorway: Doorway::new(),
             shared,
         }
     }
@@ -119,12 +124,12 @@ impl Inlet {
             if datagram.len() > HANDSHAKE_MAX {
                 return Err(DropReason::BadHandshake);
             }
-            // An event that finds no room is counted where it is lost.
-            self.shared.emit(EngineEvent::Handshake {
-                from,
-                bytes: whole.to_vec(),
-            });
-            return Ok(None);
+            let datagram = whole.get(if shim.is_some() { RELAY_SHIM_LEN } else { 0 }..);
+            let datagram = datagram.unwrap_or_default();
+            return self
+                .doorway
+                .take(&self.shared, view, from, whole, &header, datagram, now)
+                .map(|()| None);
         }
         let Some(inbound) = view.inbound(header.index) else {
             // Behind a relay it may be anybody's.

@@ -5,12 +5,14 @@
 //! | [`shared`] | socket, sessions and tables: what all workers and the control thread use |
 //! | [`probes`] | questions about the path, and answers to those of peers |
 //! | [`inlet`] | from a datagram to the frame in it: every check that all engines make |
+//! | [`doorway`] | handshakes on their way to the control thread |
 //! | [`intake`] | the first questions to every frame that a port of the bridge sent |
 //! | [`outlet`] | the socket as a sending worker sees it |
 //! | [`relay`] | datagrams of others, passed on unread |
 //! | [`pieces`] | frames larger than the path |
 //! | [`workers`] | the threads, and their end |
 
+pub(crate) mod doorway;
 pub(crate) mod inlet;
 pub(crate) mod intake;
 pub(crate) mod outlet;

@@ -3,9 +3,11 @@
 //! What the kernel handed over at once leaves at once: a run of datagrams of one size for one host (UDP_GRO) goes on with
 //! one call (UDP_SEGMENT), with no more work for each datagram than its hop limit.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use weft_sleeve::Passed;
 use weft_wire::DropReason;
@@ -22,6 +24,8 @@ const NEIGHBOUR: Rate = Rate {
     a_second: 400_000,
     burst: 40_000,
 };
+/// A neighbour for whom something was passed on counts as one in use for so long: two looks at the counters.
+const IN_USE: Duration = Duration::from_secs(2);
 /// Where the hop limit stands in a shim.
 const HOP_LIMIT: usize = 1;
 
@@ -30,12 +34,26 @@ const HOP_LIMIT: usize = 1;
 pub(crate) struct RelayTally {
     datagrams: AtomicU64,
     octets: AtomicU64,
+    /// When something came from a neighbour, or went to one: those of [`Relaying::neighbours`](weft_sleeve::Relaying::neighbours).
+    in_use: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
 impl RelayTally {
     fn passed(&self, datagrams: usize, octets: usize) {
         self.datagrams.fetch_add(datagrams as u64, Relaxed);
         self.octets.fetch_add(octets as u64, Relaxed);
+    }
+
+    fn note(&self, between: [SocketAddr; 2], now: Instant) {
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.extend(between.map(|neighbour| (neighbour, now)));
+    }
+
+    /// The neighbours for whom something was passed on lately; the others are forgotten.
+    pub(crate) fn neighbours(&self, now: Instant) -> Vec<SocketAddr> {
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.retain(|_, at| now.saturating_duration_since(*at) < IN_USE);
+        in_use.keys().copied().collect()
     }
 
     pub(crate) fn read(&self) -> Relayed {
@@ -64,12 +82,15 @@ pub(crate) fn inner_of(datagram: &mut [u8]) -> Result<&mut [u8], DropReason> {
 /// Passes datagrams on, and keeps each neighbour to its share.
 pub(crate) struct Relay {
     shares: Buckets<SocketAddr>,
+    /// Between whom something was passed on last, in this batch of the socket.
+    last: Option<([SocketAddr; 2], Instant)>,
 }
 
 impl Relay {
     pub(crate) fn new() -> Self {
         Self {
             shares: Buckets::new(NEIGHBOUR),
+            last: None,
         }
     }
 
@@ -122,6 +143,10 @@ impl Relay {
                 }
             }
             send(shared, view, to, datagrams, stride.max(1));
+            let between = [from, to];
+            if self.last.replace((between, now)) != Some((between, now)) {
+                shared.relayed.note(between, now);
+            }
         }
         run
     }
@@ -177,7 +202,6 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
     use std::sync::Arc;
-    use std::time::Duration;
     use weft_sleeve::{ForwardingTable, NextHops, Relaying};
     use weft_wire::PeerHash;
 

@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use quinn_udp::{Transmit, UdpSocketState};
 use rustix::event::{EventfdFlags, eventfd};
 use weft_kernel::socket;
+use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{ForwardingTable, INSTALLED_MAX, SessionKeys};
 use weft_wire::datagram::{HEADER_LEN, Kind, TAG_LEN};
 use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
 
+use super::doorway::Cores;
 use super::relay::RelayTally;
 use crate::address::mapped;
 use crate::engine::{Counters, EngineDescription, EngineError, EngineEvent, EventSink};
@@ -32,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) tally: Tally,
     pub(crate) switching: Arc<Switching>,
     pub(crate) relayed: RelayTally,
+    /// For whom handshakes are, once that was told.
+    pub(crate) cores: ArcSwapOption<Cores>,
     /// What was found out while frames were carried: what works less well, or why none are carried any more.
     troubles: Mutex<Vec<String>>,
     /// The socket speaks IPv6, and takes IPv4 addresses only in their mapped form.
@@ -97,6 +101,7 @@ impl Shared {
             tally: Tally::new(),
             switching: Arc::default(),
             relayed: RelayTally::default(),
+            cores: ArcSwapOption::empty(),
             troubles: Mutex::default(),
             ipv6,
             events,
@@ -133,6 +138,11 @@ impl Shared {
         control.table = Arc::new(table.clone());
         self.swap(&control);
         self.switching.fresh.published(table, Instant::now());
+    }
+
+    pub(crate) fn guard(&self, cores: Vec<DoorKeys>) {
+        self.cores
+            .store(Some(Arc::new(Cores::new(cores, Instant::now()))));
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -257,6 +267,7 @@ impl Shared {
                 .collect(),
             joined: self.switching.joined(self.view.load().origin),
             relayed: self.relayed.read(),
+            relayed_for: self.relayed.neighbours(Instant::now()),
         }
     }
 

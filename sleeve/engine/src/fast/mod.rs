@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weft_kernel::tap::{Offload, VnetHeader, VnetTap};
+use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
 use weft_wire::{DropReason, SessionIndex};
 
@@ -97,6 +98,10 @@ impl Engine for FastEngine {
 
     fn publish(&self, table: &ForwardingTable) {
         self.shared.publish(table);
+    }
+
+    fn guard(&self, cores: Vec<DoorKeys>) {
+        self.shared.guard(cores);
     }
 
     fn send(&self, to: SocketAddr, datagram: &[u8]) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tun_tap::{Iface, Mode};
 use weft_kernel::tap::clear_offload;
+use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
 use weft_wire::{DropReason, SessionIndex};
 
@@ -95,6 +96,10 @@ impl Engine for PlainEngine {
 
     fn publish(&self, table: &ForwardingTable) {
         self.shared.publish(table);
+    }
+
+    fn guard(&self, cores: Vec<DoorKeys>) {
+        self.shared.guard(cores);
     }
 
     fn send(&self, to: SocketAddr, datagram: &[u8]) {

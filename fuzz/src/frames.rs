@@ -11,7 +11,9 @@ use weft_sleeve::Reassembler;
 use weft_sleeve::fragment::{
     CONTENT_MAX, Cut, PIECE_OVERHEAD, PIECES_MAX, Piece, REASSEMBLY_TIMEOUT, TOTAL_OCTETS, cut,
 };
-use weft_sleeve::segment::{GSO_TCP4, GSO_TCP6, GSO_UDP, HEADERS_MAX, Headers, NEEDS_CHECKSUM, expand, fits};
+use weft_sleeve::segment::{
+    FRAMES_MAX, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADERS_MAX, Headers, NEEDS_CHECKSUM, expand, fits,
+};
 use weft_wire::datagram::{FragPrefix, META_LEN, Meta};
 use weft_wire::{DropReason, NodeId, SessionIndex, Time};
 
@@ -175,7 +177,7 @@ fn expanded(meta: &Meta, bytes: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
         frames.push(frame.to_vec());
         Ok(())
     });
-    assert_eq!(result.is_ok(), fits(meta, bytes));
+    assert_eq!(result.is_ok() && frames.len() <= FRAMES_MAX, fits(meta, bytes));
     result?;
     Ok(frames)
 }
@@ -250,7 +252,7 @@ fn anything(meta: &Meta, bytes: &[u8]) {
         headers.retell(&mut one, begin, payload.len());
     }
     let meta = headers.meta(begin, payload.len());
-    assert!(fits(&meta, &one));
+    assert_eq!(fits(&meta, &one), frames.len() <= FRAMES_MAX);
 }
 
 /// Where the type of what is carried stands, behind up to two VLAN tags.

@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
+use weft_sleeve::door::{Admission, Door, Sender};
 use weft_sleeve::message::{
     COOKIE_LEN, INIT_LEN, InitPayload, NOISE_INIT_LEN, NOISE_RESP_LEN, RESP_LEN, assemble,
 };
-use weft_sleeve::{Cipher, INSTALLED_MAX, Input, LocalNode, Output, PeerInfo, SessionKeys, Sleeve};
-use weft_wire::datagram::{Header, Kind};
+use weft_sleeve::{Cipher, INSTALLED_MAX, Input, LocalNode, Output, PeerInfo, Probe, SessionKeys, Sleeve};
+use weft_wire::datagram::{Header, Kind, NETWORK_DEFAULT};
 use weft_wire::noise::{SLEEVE_PATTERN, SLEEVE_PROLOGUE, SeededResolver};
 use weft_wire::secret::Protocol;
-use weft_wire::{ClusterSecret, GenesisId, NodeId, NodeKey, NoiseKeypair, SessionIndex, Time};
+use weft_wire::{ClusterSecret, DropReason, GenesisId, NodeId, NodeKey, NoiseKeypair, SessionIndex, Time};
 
 /// Datagrams on their way at once.
 const FLIGHTS_MAX: usize = 64;
@@ -27,6 +28,10 @@ const HONEST: usize = 2;
 
 struct Host {
     sleeve: Sleeve,
+    /// What an engine has before it.
+    door: Door,
+    /// The last probe that was to be sent.
+    probe: Option<(SessionIndex, Probe)>,
     installed: BTreeMap<SessionIndex, SessionKeys>,
     selected: BTreeMap<NodeId, SessionIndex>,
 }
@@ -88,6 +93,8 @@ impl World {
             };
             Host {
                 sleeve: Sleeve::new(local, [host as u8; 32]),
+                door: Door::new(&[]),
+                probe: None,
                 installed: BTreeMap::new(),
                 selected: BTreeMap::new(),
             }
@@ -112,9 +119,18 @@ impl World {
     fn give(&mut self, host: usize, input: Input<'_>) {
         let is_datagram = matches!(input, Input::Datagram { .. });
         let now = self.now;
+        let mut refused = self.judge(host, &input);
+        let is_secret = matches!(input, Input::Secrets(_));
         self.hosts[host].sleeve.handle(now, input);
+        if is_secret {
+            let keys = self.hosts[host].sleeve.door_keys(now);
+            self.hosts[host].door = Door::new(&[keys]);
+        }
         let (mut outputs, mut sent) = (0, 0);
         while let Some(output) = self.hosts[host].sleeve.poll_output() {
+            if matches!(output, Output::Dropped(reason, _) if refused == Some(reason)) {
+                refused = None;
+            }
             outputs += 1;
             assert!(
                 outputs <= OUTPUTS_MAX,
@@ -124,6 +140,26 @@ impl World {
             self.carry_out(host, output);
         }
         assert!(!is_datagram || sent <= 2, "one datagram caused {sent}");
+        assert_eq!(refused, None, "the core takes what its door refuses");
+    }
+
+    /// What the door before a core says of an INIT, as long as that does not depend on how many there were.
+    fn judge(&mut self, host: usize, input: &Input<'_>) -> Option<DropReason> {
+        let Input::Datagram { from, bytes } = input else {
+            return None;
+        };
+        let header = Header::parse(bytes).ok()?;
+        let door = &mut self.hosts[host].door;
+        match door.admit(self.now, Sender::Stranger(*from), &header, bytes) {
+            Ok(Admission::Core) => None,
+            Ok(Admission::Cookie(cookie)) => {
+                assert!(cookie.len() < bytes.len());
+                None
+            }
+            Err(DropReason::CookieRate | DropReason::HandshakeRate) => None,
+            Err(_) if header.kind != Kind::Init || header.network != NETWORK_DEFAULT => None,
+            Err(reason) => Some(reason),
+        }
     }
 
     fn carry_out(&mut self, index: usize, output: Output) {
@@ -179,7 +215,10 @@ impl World {
                     .and_then(|local| host.installed.get(local));
                 assert_eq!(session.map(|keys| keys.cipher), Some(cipher));
             }
-            Output::Probe { local, .. } => assert!(host.installed.contains_key(&local)),
+            Output::Probe { local, probe } => {
+                assert!(host.installed.contains_key(&local));
+                host.probe = Some((local, probe));
+            }
             Output::Way { .. } | Output::PathMtu { .. } | Output::Down { .. } | Output::Dropped(..) => {}
         }
     }
@@ -362,8 +401,8 @@ fn step(world: &mut World, data: &mut Bytes<'_>) {
             }
         }
         10 => {
-            let (local, from) = (world.session(host, data), address(data.below(4)));
-            world.give(host, Input::Roamed { local, from });
+            let local = world.session(host, data);
+            what_an_engine_says(world, data, host, local);
         }
         11 => {
             let from = address(data.below(4));
@@ -404,6 +443,35 @@ fn step(world: &mut World, data: &mut Bytes<'_>) {
     }
 }
 
+fn what_an_engine_says(world: &mut World, data: &mut Bytes<'_>, host: usize, local: SessionIndex) {
+    let probe = world.hosts[host].probe;
+    match (data.below(10), probe) {
+        (n @ 0..4, _) => world.give(
+            host,
+            Input::Roamed {
+                local,
+                from: address(n),
+            },
+        ),
+        (4 | 5, Some((local, probe))) => world.give(host, Input::ProbeAnswered { local, probe }),
+        (6, Some((local, probe))) => world.give(host, Input::ProbeRefused { local, probe }),
+        (7, _) => {
+            let size = data.u16();
+            world.give(host, Input::TooBig { local, size });
+        }
+        (8, _) => {
+            let neighbours = [address(data.below(4)), address(HONEST)];
+            world.give(host, Input::Relayed(&neighbours));
+        }
+        _ => {
+            let peer = key(data.below(4)).id();
+            let count = data.below(4);
+            let relays = (0..count).map(|_| key(data.below(4)).id()).collect();
+            world.give(host, Input::Relays { peer, relays });
+        }
+    }
+}
+
 /// Programs that come far.
 pub fn machine_seeds() -> Vec<Vec<u8>> {
     const CONNECT: [u8; 3] = [0, 0, 1];
@@ -434,6 +502,24 @@ pub fn machine_seeds() -> Vec<Vec<u8>> {
             &OPENED,
             &[12, 0, 0],
             &[0xff; 16],
+        ]
+        .concat(),
+        // Frames that nobody answers: the way is asked, and another one looked for.
+        [
+            &[0, 0][..],
+            &CONNECT,
+            &DELIVER,
+            &DELIVER,
+            &OPENED,
+            &[10, 0, 0, 9, 1, 1, 2],
+            &SECOND,
+            &[12, 0, 0],
+            &[0, 0, 0, 9, 0, 0, 0, 0],
+            &[0; 16],
+            &SECOND,
+            &SECOND,
+            &[10, 0, 0, 4],
+            &SECOND,
         ]
         .concat(),
         [

@@ -27,6 +27,20 @@ pub fn set_receive_buffer(socket: impl AsFd, bytes: usize) -> Result<usize> {
     Ok(sockopt::socket_recv_buffer_size(&socket).map_err(failed)? / 2)
 }
 
+/// The same for the send buffer, whose limit is `net.core.wmem_max`.
+///
+/// # Errors
+/// When the descriptor is not a socket.
+pub fn set_send_buffer(socket: impl AsFd, bytes: usize) -> Result<usize> {
+    let failed = |e: Errno| Error::io("set the send buffer of a socket", e);
+    match sockopt::set_socket_send_buffer_size_force(&socket, bytes) {
+        Ok(()) => {}
+        Err(Errno::PERM) => sockopt::set_socket_send_buffer_size(&socket, bytes).map_err(failed)?,
+        Err(errno) => return Err(failed(errno)),
+    }
+    Ok(sockopt::socket_send_buffer_size(&socket).map_err(failed)? / 2)
+}
+
 /// Who is at the other end of a unix stream socket, as of the time it connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCredentials {
@@ -153,6 +167,7 @@ mod tests {
         let reached = set_receive_buffer(&socket, 65_536).unwrap();
         assert_eq!(reached, 65_536);
         assert_eq!(sockopt::socket_recv_buffer_size(&socket).unwrap(), 2 * 65_536);
+        assert_eq!(set_send_buffer(&socket, 65_536).unwrap(), 65_536);
     }
 
     #[test]

@@ -230,8 +230,13 @@ fn all_cross(engines: [EngineChoice; 2], datagram: u16) {
                 (0, 20_000, 1_300),
                 (1, 9_001, 1_000),
                 (2, 60_000, 1_200),
+                // More than one datagram may stand for.
+                (0, 6_000, 8),
             ] {
                 // As many segments as the kernel cuts one super-frame of UDP into.
+                if !is_tcp && payload > 64 * segment {
+                    continue;
+                }
                 let shape = Shape {
                     is_tcp,
                     is_v6,

@@ -102,7 +102,7 @@ fn a_door_lets_a_second_of_handshakes_in_and_then_those_with_a_cookie() {
             assert_eq!(admit(&mut door, &world, stranger, &forged), Err(reason));
         }
     }
-    let mut flood = |door: &mut Door, world: &World, count: u32| {
+    let flood = |door: &mut Door, world: &World, count: u32| {
         let mut answers = (0..count).map(|_| admit(door, world, stranger, &overheard));
         answers.all(|answer| matches!(answer, Ok(Admission::Core)))
     };

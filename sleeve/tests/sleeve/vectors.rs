@@ -86,6 +86,71 @@ fn ephemeral(seed: u8, init: &[u8]) -> [u8; 32] {
     secret
 }
 
+/// INIT and RESP by a relay, between the ends of the vectors: after three tries on the straight way, which lead nowhere. The
+/// relay has a session with both, and passes on what is for the other.
+fn handshake_by_relay() -> (Vec<u8>, Vec<u8>) {
+    let mut ends = [end(0x11, 5), end(0x21, 6), end(0x31, 7)];
+    let ids = [0, 1, 2].map(|n: usize| ends[n].0);
+    let address = |n: usize| SocketAddr::from(([192, 0, 2, n as u8 + 1], 6783));
+    let infos = [0, 1, 2].map(|n: usize| PeerInfo {
+        noise_static: ends[n].1.public(),
+        endpoints: vec![address(n)],
+    });
+    for (n, (_, _, sleeve)) in ends.iter_mut().enumerate() {
+        for other in (0..3).filter(|other| *other != n) {
+            sleeve.handle(Time::ZERO, Input::UpsertPeer(ids[other], infos[other].clone()));
+        }
+    }
+    ends[0].2.handle(Time::ZERO, Input::Connect(ids[2]));
+    ends[1].2.handle(Time::ZERO, Input::Connect(ids[2]));
+    let mut now = Time::ZERO;
+    let mut relayed = Vec::new();
+    let mut is_told = false;
+    while relayed.len() < 2 {
+        let mut flights = Vec::new();
+        for (n, (_, _, sleeve)) in ends.iter_mut().enumerate() {
+            while let Some(output) = sleeve.poll_output() {
+                if let Output::Send { to, bytes } = output {
+                    flights.push((n, to, bytes));
+                }
+            }
+        }
+        if flights.is_empty() && !is_told {
+            is_told = true;
+            for (n, other) in [(0, 1), (1, 0)] {
+                let (peer, relays) = (ids[other], vec![ids[2]]);
+                ends[n].2.handle(now, Input::Relays { peer, relays });
+            }
+            ends[0].2.handle(now, Input::Connect(ids[1]));
+        } else if flights.is_empty() {
+            now = ends
+                .iter()
+                .filter_map(|(_, _, sleeve)| sleeve.poll_timeout())
+                .min()
+                .unwrap();
+            for (_, _, sleeve) in &mut ends {
+                sleeve.handle(now, Input::Timeout);
+            }
+        }
+        for (from, to, bytes) in flights {
+            let is_relayed = bytes.first() == Some(&(Kind::Relay as u8));
+            let to = match is_relayed {
+                true => 1 - from,
+                false => (0..3).find(|n| address(*n) == to).unwrap(),
+            };
+            if is_relayed {
+                relayed.push(bytes.clone());
+            } else if from + to < 2 {
+                continue;
+            }
+            let from = address(if is_relayed { 2 } else { from });
+            ends[to].2.handle(now, Input::Datagram { from, bytes: &bytes });
+        }
+    }
+    let [init, resp] = <[Vec<u8>; 2]>::try_from(relayed).unwrap();
+    (init, resp)
+}
+
 fn make() -> Vectors {
     let mut v = Vectors(Vec::new());
     let cluster = secret(1);
@@ -246,7 +311,33 @@ fn make() -> Vectors {
     let mut by_relay = Header::new(Kind::Data, index, counter);
     by_relay.flags = FLAG_BY_RELAY;
     let inner = seal(Cipher::Aes256Gcm, &data_key, by_relay, &data);
-    v.put("relay_aes256gcm", [&shim.to_bytes()[..], &inner].concat());
+    let relayed = [&shim.to_bytes()[..], &inner].concat();
+    v.put("relay_aes256gcm", &relayed);
+    let inner = seal(Cipher::ChaCha20Poly1305, &data_key, by_relay, &data);
+    v.put("relay_chacha", [&shim.to_bytes()[..], &inner].concat());
+    // What a relay passes on.
+    let on = RelayShim { hop_limit: 7, ..shim };
+    v.put(
+        "relay_passed_on",
+        [&on.to_bytes()[..], &relayed[RELAY_SHIM_LEN..]].concat(),
+    );
+    // An answer to a probe, and a sign of life.
+    by_relay.kind = Kind::ProbeAck;
+    let inner = seal(Cipher::Aes256Gcm, &data_key, by_relay, &body.to_bytes());
+    v.put(
+        "relay_probe_ack_aes256gcm",
+        [&shim.to_bytes()[..], &inner].concat(),
+    );
+    by_relay.kind = Kind::Keepalive;
+    let inner = seal(Cipher::Aes256Gcm, &data_key, by_relay, &[]);
+    v.put(
+        "relay_keepalive_aes256gcm",
+        [&shim.to_bytes()[..], &inner].concat(),
+    );
+    // A handshake by relay: the same initiator, the flag in the header and in its copy under Noise.
+    let (init, resp) = handshake_by_relay();
+    v.put("relay_init", &init);
+    v.put("relay_resp", &resp);
 
     let stamp = Stamp {
         incarnation: 5,
@@ -301,6 +392,23 @@ fn the_file_says_what_the_code_understands() {
     let (shim, inner) = RelayShim::split(&relayed).unwrap();
     assert_eq!(shim.source.0[..], octets("initiator_peer_hash"));
     assert_eq!(Header::parse(inner).unwrap().flags, FLAG_BY_RELAY);
+    for (name, kind) in [
+        ("relay_chacha", Kind::Data),
+        ("relay_passed_on", Kind::Data),
+        ("relay_probe_ack_aes256gcm", Kind::ProbeAck),
+        ("relay_keepalive_aes256gcm", Kind::Keepalive),
+        ("relay_init", Kind::Init),
+        ("relay_resp", Kind::Resp),
+    ] {
+        let relayed = octets(name);
+        let (found, inner) = RelayShim::split(&relayed).unwrap();
+        let header = Header::parse(inner).unwrap();
+        assert_eq!((header.kind, header.flags), (kind, FLAG_BY_RELAY), "{name}");
+        assert_eq!(
+            found.hop_limit,
+            shim.hop_limit - u8::from(name == "relay_passed_on")
+        );
+    }
     for (name, kind, cut, place) in [
         ("frag", Kind::Frag, Cut::Frame, (3, 1400, 60)),
         ("flood_frag", Kind::FloodFrag, Cut::Flood, (4, 0, 76)),

@@ -58,6 +58,11 @@ struct Control {
 /// Octets that the socket should be able to hold: at 8 Gbit/s the receiving worker may be away for 16 ms.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
+/// Octets that the socket may hold that have not left yet. It is one socket for all peers: what a slow interface holds for
+/// one, which is 1,000 datagrams in a usual queue and twice their octets with the kernel's bookkeeping, must leave
+/// room for the others.
+const SEND_BUFFER: usize = 4 << 20;
+
 impl Shared {
     /// What an engine starts from, and sentences on what the socket lacks.
     pub(crate) fn start(
@@ -72,6 +77,16 @@ impl Shared {
                 reached >> 10,
                 RECEIVE_BUFFER >> 10,
                 RECEIVE_BUFFER
+            ));
+        }
+        let reached = socket::set_send_buffer(&socket, SEND_BUFFER)?;
+        if reached < SEND_BUFFER {
+            degradations.push(format!(
+                "the UDP socket takes {} KiB instead of {} KiB, so a peer behind a slow interface may hold up others: raise \
+                 net.core.wmem_max to {}",
+                reached >> 10,
+                SEND_BUFFER >> 10,
+                SEND_BUFFER
             ));
         }
         let shared = Arc::new(Self::new(socket, events).map_err(EngineError::Socket)?);

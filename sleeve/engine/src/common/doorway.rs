@@ -28,13 +28,14 @@ impl Cores {
 
 /// The door as the receiving worker has it.
 pub(crate) struct Doorway {
+    shared: Arc<Shared>,
     /// The door that was made for these cores. There is none before they were told.
     door: Option<(Arc<Cores>, Door)>,
 }
 
 impl Doorway {
-    pub(crate) fn new() -> Self {
-        Self { door: None }
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, door: None }
     }
 
     /// Takes an INIT, RESP or COOKIE datagram: `whole` is it with its shim, if it has one, and `datagram` without.
@@ -43,7 +44,6 @@ impl Doorway {
     /// Why it goes nowhere; also when a COOKIE answered it.
     pub(crate) fn take(
         &mut self,
-        shared: &Shared,
         view: &View,
         from: SocketAddr,
         whole: &[u8],
@@ -51,7 +51,7 @@ impl Doorway {
         datagram: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let cores = shared.cores.load();
+        let cores = self.shared.cores.load();
         if let Some(cores) = cores.as_ref()
             && self
                 .door
@@ -71,12 +71,12 @@ impl Doorway {
                 Sender::Stranger(from)
             };
             if let Admission::Cookie(cookie) = door.admit(time, sender, header, datagram)? {
-                shared.send(from, &cookie);
+                self.shared.send(from, &cookie);
                 return Err(DropReason::CookieRequired);
             }
         }
         // An event that finds no room is counted where it is lost.
-        shared.emit(EngineEvent::Handshake {
+        self.shared.emit(EngineEvent::Handshake {
             from,
             bytes: whole.to_vec(),
         });

@@ -54,7 +54,7 @@ impl Inlet {
             switching: Incoming::new(Arc::clone(&shared.switching)),
             unknown: Limit::new(),
             relay: Relay::new(),
-            doorway: Doorway::new(),
+            doorway: Doorway::new(Arc::clone(&shared)),
             shared,
         }
     }
@@ -128,7 +128,7 @@ impl Inlet {
             let datagram = datagram.unwrap_or_default();
             return self
                 .doorway
-                .take(&self.shared, view, from, whole, &header, datagram, now)
+                .take(view, from, whole, &header, datagram, now)
                 .map(|()| None);
         }
         let Some(inbound) = view.inbound(header.index) else {

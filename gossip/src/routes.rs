@@ -6,6 +6,7 @@
 
 use crate::topology::Topology;
 use alloc::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 use weft_wire::NodeId;
@@ -48,30 +49,42 @@ impl Topology {
     /// that is none of the best to a host can be part of none of the best beyond it. So a host is looked at no more than
     /// that often, whatever the others publish.
     pub(crate) fn routes(&self, own: &NodeId, usable: &BTreeSet<NodeId>) -> Routes {
-        let mut routes = Routes::new();
+        // Hosts by their places in the order of their ids, so that comparing places is comparing ids.
+        let hosts: Vec<&NodeId> = self.hosts().collect();
+        let place = |node: &NodeId| hosts.binary_search(&node).ok();
+        let mut links: Vec<Option<Vec<(usize, u8)>>> = vec![None; hosts.len()];
+        let mut known: Vec<Vec<usize>> = vec![Vec::new(); hosts.len()];
+        let is_news = |known: &Vec<usize>, first| known.len() < FIRST_HOPS_MAX && !known.contains(&first);
         let mut open = BinaryHeap::new();
         let start = Cost { rtt_us: 0, links: 0 };
         for (neighbour, rtt_log2_us) in self.mutual_links(own) {
-            if usable.contains(neighbour) {
-                open.push(Reverse((start.longer(rtt_log2_us), *neighbour, *neighbour)));
+            if let Some(at) = place(neighbour).filter(|_| usable.contains(neighbour)) {
+                open.push(Reverse((start.longer(rtt_log2_us), at, at)));
             }
         }
+        let own_place = place(own);
         while let Some(Reverse((cost, first, host))) = open.pop() {
-            let known = routes.entry(host).or_default();
-            if known.len() >= FIRST_HOPS_MAX || known.contains(&first) {
+            if !is_news(&known[host], first) {
                 continue;
             }
-            known.push(first);
+            known[host].push(first);
             if cost.links >= LINKS_MAX {
                 continue;
             }
-            for (next, rtt_log2_us) in self.mutual_links(&host) {
-                if next != own {
-                    open.push(Reverse((cost.longer(rtt_log2_us), first, *next)));
-                }
+            let links = links[host].get_or_insert_with(|| {
+                let links = self.mutual_links(hosts[host]);
+                let placed = links.filter_map(|(next, rtt_log2_us)| Some((place(next)?, rtt_log2_us)));
+                placed.filter(|(next, _)| Some(*next) != own_place).collect()
+            });
+            for (next, rtt_log2_us) in links.iter().filter(|(next, _)| is_news(&known[*next], first)) {
+                open.push(Reverse((cost.longer(*rtt_log2_us), first, *next)));
             }
         }
-        routes
+        let named = known.into_iter().zip(&hosts);
+        named
+            .filter(|(hops, _)| !hops.is_empty())
+            .map(|(hops, host)| (**host, hops.into_iter().map(|hop| *hosts[hop]).collect()))
+            .collect()
     }
 }
 

@@ -52,6 +52,11 @@ impl Topology {
         self.version
     }
 
+    /// Every host that has published some, in the order of their ids.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &NodeId> {
+        self.hosts.keys()
+    }
+
     /// The links of a host that the other end publishes, too, with the greater of both round-trip times.
     pub(crate) fn mutual_links(&self, host: &NodeId) -> impl Iterator<Item = (&NodeId, u8)> {
         let own = self.hosts.get_key_value(host);

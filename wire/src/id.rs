@@ -1,6 +1,7 @@
 //! Identifiers, and the Ed25519 key that is a node's identity.
 
 use crate::hash::hash;
+use crate::recall;
 use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
@@ -27,10 +28,13 @@ impl NodeId {
     /// True when `signature` over `message` was made by this node. Strict verification: no small-order keys,
     /// no malleable signatures.
     pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
-            key.verify_strict(message, &Signature::from_bytes(signature))
-                .is_ok()
-        })
+        let verify = || {
+            VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
+                key.verify_strict(message, &Signature::from_bytes(signature))
+                    .is_ok()
+            })
+        };
+        recall::verified(self.0, message, signature, verify)
     }
 
     /// True when this node certified `noise` as its Noise static key.
@@ -160,7 +164,8 @@ impl NodeKey {
 
     /// Signs a message (RFC 8032, deterministic).
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
-        self.0.sign(message).to_bytes()
+        let sign = || self.0.sign(message).to_bytes();
+        recall::signature(|| self.0.to_bytes(), message, sign)
     }
 
     /// Vouches for a Noise static key as this node's own.

@@ -22,12 +22,15 @@
 //! | [`reclaim`] | the statement by which the slots of removed hosts get a new owner |
 //! | [`limits`] | every bound that more than one package must know |
 //! | [`reason`] | one variant for each reason to drop a datagram or refuse a peer |
+//! | [`recall`] | results of curve operations, remembered: for simulators, with the feature of this name |
 //! | [`api`] | what the router says over its local socket |
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(clippy::iter_over_hash_type)]
 
 extern crate alloc;
+#[cfg(all(feature = "recall", not(test)))]
+extern crate std;
 
 pub mod adopt;
 pub mod api;
@@ -44,6 +47,7 @@ pub mod mesh;
 pub mod mtu;
 pub mod noise;
 pub mod reason;
+pub mod recall;
 pub mod reclaim;
 pub mod record;
 pub mod secret;

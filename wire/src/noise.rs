@@ -1,6 +1,7 @@
 //! Noise patterns and the resolver that takes its randomness from outside (Noise Protocol Framework rev. 34).
 
 use crate::id::{NoiseKeypair, NoisePublic};
+use crate::recall;
 use alloc::boxed::Box;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -47,7 +48,8 @@ impl CryptoResolver for SeededResolver {
         Some(Box::new(SeededRandom(ChaCha20Rng::from_seed(self.seed))))
     }
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
+        let again = || DefaultResolver.resolve_dh(&DHChoice::Curve25519);
+        Some(recall::dh(DefaultResolver.resolve_dh(choice)?, again))
     }
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
         DefaultResolver.resolve_hash(choice)
@@ -69,7 +71,8 @@ impl NoiseKeypair {
 
     /// The key pair of a stored secret, or `None` if the curve is not compiled in.
     pub fn from_secret(secret: [u8; 32]) -> Option<Self> {
-        let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519)?;
+        let again = || DefaultResolver.resolve_dh(&DHChoice::Curve25519);
+        let mut dh = recall::dh(again()?, again);
         dh.set(&secret);
         Self::from_slices(dh.privkey(), dh.pubkey())
     }

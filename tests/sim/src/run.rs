@@ -121,6 +121,7 @@ fn run_with(
     sabotage: Option<Sabotage>,
     lines: Lines,
 ) -> Result<Outcome, Box<Failure>> {
+    weft_wire::recall::begin();
     let mut world = World::new(scenario, seed, sabotage, lines);
     let result = world.run();
     let (at, events, frames, delivered) = (world.now, world.record.count, world.frames, world.delivered);

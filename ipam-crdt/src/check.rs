@@ -305,7 +305,8 @@ impl Finding {
                 name(claimant)
             ),
             Self::Disowned { owner, .. } => format!(
-                "nothing, if it has just passed them on: whoever got them will say so; else run `weft ipam check` on {}",
+                "nothing, if it has just passed them on: whoever got them will say so. If that is a host that is gone for good, \
+                 remove it (`weft peer remove`); else run `weft ipam check` on {}",
                 name(owner)
             ),
             Self::OutsideEpoch { .. } => "nothing: they are reclaimed for the members".into(),

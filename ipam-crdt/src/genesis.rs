@@ -9,9 +9,12 @@
 //! Hosts first tell each other their [`Terms`]; who was told something else does not count, and is named. The machine
 //! has the contract of [`crate::Ipam`]: what depends on a write leaves only after it is durable.
 
+mod meaning;
 mod terms;
+mod word;
 
 pub use terms::{Difference, Expected, Terms};
+pub use word::Word;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,7 +27,6 @@ use serde::{Deserialize, Serialize};
 use weft_wire::codec;
 use weft_wire::ipam::Ballot;
 use weft_wire::limits::FOUNDERS_MAX;
-use weft_wire::mesh::AGREEMENT_MAX;
 use weft_wire::record::{Genesis, are_founders};
 use weft_wire::{ClusterSecret, NodeId, Time};
 
@@ -53,7 +55,8 @@ pub struct Charter {
 /// What a host must find again after a restart while it takes part.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct AgreementState {
-    /// The set of hosts that this one counts itself to; never changes once it is there.
+    /// The set of hosts that this one counts itself to. It leaves one only where too many of it count themselves to others, and never
+    /// after it has accepted something.
     pub set: Vec<NodeId>,
     /// Accepts nothing below.
     pub promised: Option<Ballot>,
@@ -61,41 +64,6 @@ pub struct AgreementState {
     pub accepted: Option<(Ballot, Charter)>,
     /// The decision, once it is known.
     pub decided: Option<Charter>,
-}
-
-/// What hosts say to each other, each knowing by the token's handshake who speaks.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-enum Word {
-    /// First on every link, and again when the set changes.
-    Terms {
-        terms: Terms,
-        /// The set that the speaker counts itself to; empty when there is none.
-        set: Vec<NodeId>,
-    },
-    Prepare {
-        ballot: Ballot,
-        set: Vec<NodeId>,
-    },
-    Promise {
-        ballot: Ballot,
-        accepted: Option<(Ballot, Charter)>,
-    },
-    /// The set is the founders of the charter's genesis.
-    Accept {
-        ballot: Ballot,
-        charter: Charter,
-    },
-    Accepted {
-        ballot: Ballot,
-    },
-    /// A higher ballot was promised.
-    Higher {
-        than: Ballot,
-        promised: Ballot,
-    },
-    Decided {
-        charter: Charter,
-    },
 }
 
 /// Something that happened.
@@ -130,7 +98,7 @@ pub enum AgreementOutput {
     Send {
         /// Whom.
         to: NodeId,
-        /// At most [`AGREEMENT_MAX`] octets.
+        /// At most [`AGREEMENT_MAX`](weft_wire::mesh::AGREEMENT_MAX) octets; a [`Word`].
         bytes: Vec<u8>,
     },
     /// Store this in place of what was stored before; answer with [`AgreementInput::Persisted`].
@@ -270,7 +238,7 @@ impl Agreement {
                 self.peers.remove(&node);
             }
             AgreementInput::Message { from, bytes } => {
-                if let Ok(word) = codec::decode::<Word, AGREEMENT_MAX>(&bytes)
+                if let Some(word) = Word::read(&bytes)
                     && self.peers.contains_key(&from)
                 {
                     self.on_word(now, from, word);
@@ -291,6 +259,16 @@ impl Agreement {
     /// When to come back with [`AgreementInput::Tick`] if nothing happens before.
     pub fn poll_timeout(&self) -> Option<Time> {
         self.current.as_ref().map(|current| current.deadline).or(self.due)
+    }
+
+    /// What it must find again after a restart, written or not.
+    pub fn state(&self) -> &AgreementState {
+        &self.state
+    }
+
+    /// The ballot that this host tries to get decided.
+    pub fn ballot(&self) -> Option<Ballot> {
+        self.current.as_ref().map(|current| current.ballot)
     }
 
     /// How far the hosts are.
@@ -361,6 +339,20 @@ impl Agreement {
     fn has_majority(&self) -> bool {
         let reached = self.state.set.iter().filter(|node| self.is_same(node));
         reached.count() >= self.majority()
+    }
+
+    /// True when so many of the own set count themselves to other sets that those left are no majority, and this host has
+    /// accepted nothing. Of more hosts than were told each may have begun with others, around a ring: nobody would ever decide.
+    /// Whoever has accepted something stays: a majority had bound itself then. So each of two sets that decide has a majority that
+    /// stays, as where nobody ever leaves one.
+    fn is_hopeless(&self) -> bool {
+        let is_elsewhere = |node: &&NodeId| {
+            let peer = self.peers.get(node);
+            peer.is_some_and(|peer| !peer.set.is_empty() && peer.set != self.state.set)
+        };
+        let elsewhere = self.state.set.iter().filter(is_elsewhere).count();
+        let left = self.state.set.len() - elsewhere;
+        !self.state.set.is_empty() && self.state.accepted.is_none() && left < self.majority()
     }
 
     fn jitter(&mut self, range: Duration) -> Duration {
@@ -436,7 +428,9 @@ impl Agreement {
         match self.state.promised {
             Some(promised) if promised > ballot => {
                 let than = ballot;
-                self.say(ballot.proposer, &Word::Higher { than, promised });
+                if ballot.proposer != self.node {
+                    self.say(ballot.proposer, &Word::Higher { than, promised });
+                }
                 false
             }
             _ => {
@@ -624,6 +618,10 @@ impl Agreement {
             self.current = None;
             self.failed += 1;
             self.due = Some(now + self.jitter(self.patience()));
+        }
+        if self.is_hopeless() {
+            self.current = None;
+            self.bind(Vec::new());
         }
         if self.current.is_some() {
             return;

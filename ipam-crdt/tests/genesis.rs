@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use weft_ipam_crdt::genesis::{
     Agreement, AgreementConfig, AgreementInput, AgreementOutput, AgreementState, Charter, Difference,
@@ -549,4 +549,97 @@ fn nothing_that_depends_on_a_write_leaves_before_it_is_durable() {
             .any(|output| matches!(output, AgreementOutput::Decided(_)))
     );
     assert!(machine.progress().there.len() <= 3);
+}
+
+/// Gives a machine an input, with a disk that takes no time; what it says, and to whom.
+fn say(machine: &mut Agreement, now: Time, input: AgreementInput) -> Vec<(NodeId, Vec<u8>)> {
+    machine.handle(now, input);
+    let mut said = Vec::new();
+    while let Some(output) = machine.poll_output() {
+        match output {
+            AgreementOutput::Send { to, bytes } => said.push((to, bytes)),
+            AgreementOutput::Persist { token, .. } => machine.handle(now, AgreementInput::Persisted(token)),
+            AgreementOutput::Decided(_) | AgreementOutput::Differs { .. } => {}
+        }
+    }
+    said
+}
+
+#[test]
+fn hosts_that_begin_around_a_ring_leave_their_sets_and_decide() {
+    let mut ids: Vec<NodeId> = (1..4).map(|at| NodeKey::from_seed([at; 32]).id()).collect();
+    ids.sort();
+    let mut machines: Vec<Agreement> = (0..3u8)
+        .map(|at| {
+            Agreement::new(AgreementConfig {
+                node: ids[usize::from(at)],
+                name: format!("host{at}"),
+                terms: terms(Expected::Count(2)),
+                durable: AgreementState::default(),
+                seed: [at; 32],
+            })
+        })
+        .collect();
+    let mut now = Time::ZERO;
+    let mut late: VecDeque<(usize, usize, Vec<u8>)> = VecDeque::new();
+    let place = |id: &NodeId| ids.iter().position(|other| other == id).unwrap();
+    // All meet, and each has heard the terms of one other only when it begins.
+    for host in 0..3 {
+        for other in (0..3).filter(|other| *other != host) {
+            let (node, name) = (ids[other], format!("host{other}"));
+            let said = say(&mut machines[host], now, AgreementInput::Heard { node, name });
+            late.extend(said.into_iter().map(|(to, bytes)| (host, place(&to), bytes)));
+        }
+    }
+    let is_early = |(from, to, _): &(usize, usize, Vec<u8>)| *from == (to + 1) % 3;
+    for (from, to, bytes) in late
+        .iter()
+        .filter(|word| is_early(word))
+        .cloned()
+        .collect::<Vec<_>>()
+    {
+        let from = ids[from];
+        assert!(say(&mut machines[to], now, AgreementInput::Message { from, bytes }).is_empty());
+    }
+    late.retain(|word| !is_early(word));
+    for (host, machine) in machines.iter_mut().enumerate() {
+        now = now.max(machine.poll_timeout().unwrap());
+        let said = say(machine, now, AgreementInput::Tick);
+        late.extend(said.into_iter().map(|(to, bytes)| (host, place(&to), bytes)));
+    }
+    let sets: BTreeSet<Vec<NodeId>> = machines
+        .iter()
+        .map(|machine| machine.state().set.clone())
+        .collect();
+    assert_eq!(sets.len(), 3, "each has begun with another one");
+
+    let decided = |machines: &[Agreement]| -> Vec<Charter> {
+        machines
+            .iter()
+            .filter_map(|machine| machine.state().decided.clone())
+            .collect()
+    };
+    for _ in 0..100 {
+        while let Some((from, to, bytes)) = late.pop_front() {
+            let from = ids[from];
+            let said = say(&mut machines[to], now, AgreementInput::Message { from, bytes });
+            late.extend(said.into_iter().map(|(next, bytes)| (to, place(&next), bytes)));
+        }
+        if decided(&machines).len() == 2 {
+            break;
+        }
+        now = machines
+            .iter()
+            .filter_map(Agreement::poll_timeout)
+            .min()
+            .unwrap()
+            .max(now);
+        for (host, machine) in machines.iter_mut().enumerate() {
+            let said = say(machine, now, AgreementInput::Tick);
+            late.extend(said.into_iter().map(|(to, bytes)| (host, place(&to), bytes)));
+        }
+    }
+    let decided = decided(&machines);
+    assert_eq!(decided.len(), 2);
+    assert_eq!(decided[0], decided[1]);
 }

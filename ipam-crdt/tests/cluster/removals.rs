@@ -3,6 +3,7 @@
 use crate::stories::{owned, started};
 use crate::world::World;
 use std::time::Duration;
+use weft_ipam_crdt::check::Finding;
 use weft_ipam_crdt::message::{AskId, Message};
 use weft_ipam_crdt::subnet::Span;
 use weft_ipam_crdt::{
@@ -531,6 +532,60 @@ fn a_grant_to_a_removed_host_comes_back() {
         "it is forgotten once the slots are somebody's"
     );
     assert!(world.is_converged());
+}
+
+#[test]
+fn owners_differ_after_a_disk_was_lost_right_after_a_grant_and_the_removal_ends_that() {
+    let mut world = started("10.32.0.0/24", 4, 4);
+    let [lost, donor] = [world.id(2), world.id(1)];
+    // Host 2 takes what host 1 grants it and says so to host 1, of which nobody else hears. Then its disk is gone, before it
+    // has told anybody in a record.
+    world.crash(2);
+    world.sides = vec![0, 1, 0, 0];
+    let ask = AskId {
+        incarnation: 9,
+        count: 1,
+    };
+    let bytes = Message::AskSpace {
+        ask,
+        need: 4,
+        room: 9,
+        span: Span { first: 0, last: 255 },
+    }
+    .encode();
+    world.give(1, Input::Message { from: lost, bytes });
+    world.run(Duration::from_millis(5));
+    let (id, grant) = world.state(1).given().iter().next().unwrap();
+    let (id, slot) = (*id, grant.runs[0].first);
+    let bytes = Message::GrantAccepted(id).encode();
+    world.give(1, Input::Message { from: lost, bytes });
+    world.run(SECOND);
+    world.sides = vec![0; 4];
+    world.run(10 * SECOND);
+
+    let owner = |world: &World, host: usize| world.state(host).table().get(slot).unwrap().owner;
+    assert_eq!([0, 1, 3].map(|host| owner(&world, host)), [donor, lost, donor]);
+    // Nobody gives the slot out, and whoever looks is told whose word is missing.
+    let address = world.space.address(slot).unwrap();
+    let is_it = |finding: &Finding| {
+        matches!(finding, Finding::Disowned { slots, owner }
+            if *owner == donor && slots.first <= address && address <= slots.last)
+    };
+    for host in [0, 3] {
+        let findings = world.findings(host);
+        assert!(findings.iter().any(is_it), "{findings:?}");
+    }
+
+    world.remove(0, &[2], false);
+    world.run(15 * SECOND);
+    assert_eq!(world.removed(), [lost].into());
+    all_slots_are_owned(&world, &[0, 1, 3]);
+    assert!(world.is_converged());
+    let taken = reclaimer(&world, 0);
+    assert_eq!(owner(&world, 0), world.id(taken));
+    for host in [0, 1, 3] {
+        assert!(!world.findings(host).iter().any(is_it));
+    }
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub(crate) struct World {
     /// Hosts reach those of their own side only.
     pub(crate) sides: Vec<u64>,
     genesis: Genesis,
-    space: AddressSpace,
+    pub(crate) space: AddressSpace,
     expected: u32,
     queue: BTreeMap<(Time, u64), (usize, u64, Arrival)>,
     count: u64,

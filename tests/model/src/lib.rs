@@ -7,6 +7,7 @@
 
 pub mod cast;
 pub mod cluster;
+pub mod founding;
 pub mod intern;
 pub mod meaning;
 pub mod network;

@@ -393,7 +393,9 @@ impl Node {
     }
 
     fn ipam_timeout(&self) -> Option<Time> {
-        self.member.as_ref().and_then(|member| member.ipam.poll_timeout())
+        // What is being replaced takes nothing more, however long the disk needs.
+        let member = self.member.as_ref().filter(|_| !self.is_leaving())?;
+        member.ipam.poll_timeout()
     }
 
     /// Gives the sleeve an input, if there is one: a host without a cluster has no sessions.

@@ -100,6 +100,14 @@ impl World {
                 }
                 None
             }
+            FaultKind::Full => {
+                if let Some(host) = self.victim() {
+                    self.hosts[host].full_until = self.now + lasts;
+                    self.note_fault(host, format!("its disk is full for {lasts:?}"));
+                    self.tally.fault(fault.kind);
+                }
+                None
+            }
             FaultKind::Move => {
                 if let Some(host) = self.victim() {
                     let old = self.hosts[host].address;
@@ -183,7 +191,10 @@ impl World {
             true => self.faults.dice.chance(FINISHED_AFTER_KILL),
             false => self.faults.dice.chance(FINISHED_AFTER_POWER),
         };
-        let part = if finished {
+        let is_full = self.now < self.hosts[host].full_until;
+        let part = if is_full {
+            0.0
+        } else if finished {
             1.0
         } else {
             self.faults.dice.below(100) as f64 / 100.0
@@ -204,6 +215,8 @@ impl World {
             self.faults.has_wiped = true;
             let this = &self.hosts[host];
             let (id, state) = (this.id(), this.durable());
+            // Of the other cluster nobody asks: it ends when it adopts this one.
+            let is_of_cluster = state.is_some() && this.cluster() == self.genesis;
             let disk = Disk::new(&mut self.faults.dice);
             self.hosts[host].disk = disk;
             self.name_targets(host);
@@ -214,9 +227,8 @@ impl World {
                     .map(|other| self.hosts[other].address.to_string())
                     .collect();
             }
-            let was_member = state.is_some();
             self.see(host, &Seen::Wiped { id, state });
-            if was_member && self.scenario.removes() {
+            if is_of_cluster && self.scenario.removes() {
                 // Nobody else can say what it owned last.
                 self.remove_later(vec![id], None, None);
             }
@@ -285,6 +297,7 @@ impl World {
         }
         for host in &mut self.hosts {
             host.paused_until = host.paused_until.min(self.now);
+            host.full_until = host.full_until.min(self.now);
         }
         self.operators_settle();
         let end = self.now + Duration::from_secs_f64(self.scenario.settles_s);

@@ -79,6 +79,8 @@ pub struct Host {
     pub(crate) start: u64,
     /// The process stands still until then.
     pub(crate) paused_until: Time,
+    /// The disk takes no writes until then.
+    pub(crate) full_until: Time,
     pub(crate) token: Psk,
     pub(crate) targets: Vec<String>,
     /// It comes with another token.

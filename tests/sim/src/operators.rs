@@ -162,7 +162,7 @@ impl World {
     /// A host that runs, is a member and has no other trouble.
     fn member_victim(&mut self) -> Option<usize> {
         let host = self.victim()?;
-        let is_member = self.hosts[host].disk.durable().is_some();
+        let is_member = self.hosts[host].cluster().is_some() && self.hosts[host].cluster() == self.genesis;
         (is_member && !self.operators.leaving.contains_key(&host)).then_some(host)
     }
 
@@ -323,7 +323,7 @@ impl World {
         let during = during.filter(|(id, _)| self.network.cuts.contains_key(id));
         // Who cannot be asked on one side of a partition that has healed is asked anywhere.
         let askers = askers.filter(|_| during.is_some());
-        victims.retain(|victim| !self.operators.removed.contains(victim));
+        victims.retain(|victim| !self.operators.removed.contains(victim) && !self.is_stray(victim));
         if victims.is_empty() {
             return;
         }
@@ -429,6 +429,12 @@ impl World {
         self.hosts[host].disk.crash(1.0);
         self.hosts[host].disk.spoil(&changes);
         self.queue.push(self.now, Event::Start { host });
+    }
+
+    /// True for a host of the other cluster: nobody here can remove it.
+    fn is_stray(&self, node: &NodeId) -> bool {
+        let is_it = |host: usize| self.hosts[host].id() == *node;
+        self.strays().any(is_it)
     }
 
     /// Hosts that are still in the other cluster.

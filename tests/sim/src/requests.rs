@@ -1,7 +1,7 @@
 //! Pods come and go, and want addresses.
 
 use crate::happenings::Happening;
-use crate::host::Process;
+use crate::host::{Host, Process, Running};
 use crate::invariants::Seen;
 use crate::queue::Event;
 use crate::sabotage::Sabotage;
@@ -50,10 +50,55 @@ impl World {
         if leaves {
             return self.take_away(host, id);
         }
+        let part = self.scenario.traffic.moved;
+        if part > 0.0 && self.traffic.chance(part) {
+            return self.move_here(host);
+        }
         self.requests.number += 1;
         let request = RequestId(self.requests.number);
         self.requests.open.insert(request, (host, id.clone(), self.now));
         self.ask(host, request, Request::Allocate { id, request });
+    }
+
+    /// Somebody takes a host for dead and starts one of its pods here, under the address that it had.
+    fn move_here(&mut self, host: usize) {
+        let Some(space) = AddressSpace::of_range(self.scenario.range).ok() else {
+            return;
+        };
+        let cluster = self.hosts[host].cluster();
+        let named = |other: &Host| self.operators.named.contains_key(&other.id());
+        let others = self
+            .hosts
+            .iter()
+            .zip(0..)
+            .filter(|(other, number)| *number != host && named(other) && other.cluster() == cluster);
+        let had = others
+            .filter_map(|(other, _)| other.disk.ipam())
+            .flat_map(|state| {
+                let pods = state.addresses().iter();
+                pods.filter(|(_, held)| matches!(held, Held::Pod(_) | Held::Borrowed { .. }))
+                    .map(|(offset, _)| *offset)
+            });
+        let had: Vec<u32> = had.collect();
+        let Some(address) = self.traffic.pick(&had).and_then(|offset| space.address(*offset)) else {
+            return;
+        };
+        // One such pod for each host: it keeps the address that it got first.
+        let id = format!("pod{}", PODS - 1);
+        let has = |running: &Running| running.node.addresses_of(&id);
+        let own = self.hosts[host].running().map(has).unwrap_or_default();
+        let is_open = self
+            .requests
+            .open
+            .values()
+            .any(|asked| asked.0 == host && asked.1 == id);
+        if !own.is_empty() || is_open {
+            return;
+        }
+        self.requests.number += 1;
+        let request = RequestId(self.requests.number);
+        self.requests.open.insert(request, (host, id.clone(), self.now));
+        self.ask(host, request, Request::Claim { id, address, request });
     }
 
     /// A pod goes.

@@ -122,6 +122,10 @@ pub struct Traffic {
     pub every_ms: f64,
     /// Part of the frames that goes to everybody.
     pub broadcast: f64,
+    /// Part of the questions for an address by which somebody starts a pod of a host that is, or shall be, removed elsewhere, under
+    /// the address that it has there.
+    #[serde(default)]
+    pub moved: f64,
 }
 
 /// One kind of thing that goes wrong, at given times or again and again.
@@ -161,6 +165,8 @@ pub enum FaultKind {
     Wipe,
     /// A process stands still, as a virtual machine does that is moved.
     Pause,
+    /// A disk takes no writes, as a full one does: they wait until it does, and a crash loses them.
+    Full,
     /// The hosts fall into two groups that do not hear each other.
     Split,
     /// Some hosts are not heard by others, but hear them.
@@ -321,12 +327,13 @@ impl Scenario {
             network.duplicate,
             network.reorder,
             self.traffic.broadcast,
+            self.traffic.moved,
         ]
         .into_iter()
         .chain(self.fault.iter().map(|fault| fault.loss))
         .all(is_part)
         {
-            "loss, duplicate, reorder and broadcast are parts: from 0 to below 1"
+            "loss, duplicate, reorder, broadcast and moved are parts: from 0 to below 1"
         } else if self
             .fault
             .iter()

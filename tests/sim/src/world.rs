@@ -113,6 +113,7 @@ impl World {
                 process: Process::Off,
                 start: 0,
                 paused_until: Time::ZERO,
+                full_until: Time::ZERO,
                 token,
                 targets: Vec::new(),
                 is_stranger,
@@ -376,8 +377,10 @@ impl World {
         this.process = Process::Starting;
         this.paused_until = Time::ZERO;
         let start = this.start;
+        // Its new incarnation is to be written.
+        let from = self.now.max(this.full_until);
         self.record.note(self.now, host, "start", &[], String::new);
-        self.queue.push(self.now + after, Event::Run { host, start });
+        self.queue.push(from + after, Event::Run { host, start });
     }
 
     /// The new incarnation is on the disk.
@@ -528,6 +531,10 @@ impl World {
     fn synced(&mut self, host: usize, start: u64) {
         if self.hosts[host].start != start || !self.hosts[host].has_power() {
             return;
+        }
+        let full_until = self.hosts[host].full_until;
+        if self.now < full_until {
+            return self.queue.push(full_until, Event::Synced { host, start });
         }
         let before = self.hosts[host].disk.before();
         let is_same = before.is_none();

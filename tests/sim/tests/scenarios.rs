@@ -104,6 +104,7 @@ scenarios!(
     removals,
     meetings,
     leaves,
+    siege,
     chaos,
     twenty
 );

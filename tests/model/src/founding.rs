@@ -33,8 +33,6 @@ pub enum Flaw {
     /// All rules hold.
     #[default]
     None,
-    /// R2: what is sent leaves before what it says is durable.
-    SendBeforeSync,
     /// R3: a host that has lost its disk goes on under its old identity.
     ResumeWithoutDisk,
 }
@@ -73,8 +71,6 @@ pub struct Host {
     machine: Id<Machine>,
     /// What it would find after a crash.
     durable: Id<AgreementState>,
-    /// What is said already and not yet durable: only where R2 is left out.
-    unsynced: Option<Id<AgreementState>>,
     /// R3: it has lost its disk and is no longer there.
     is_lost: bool,
 }
@@ -366,15 +362,10 @@ impl Founding {
                 }
             }
             let Some(written) = done.writes else { break };
-            let is_early = self.plan.flaw == Flaw::SendBeforeSync;
-            if is_sync_seen && !is_early {
+            if is_sync_seen {
                 break;
             }
-            if is_sync_seen {
-                state.hosts[host].unsynced = Some(written);
-            } else {
-                state.hosts[host].durable = written;
-            }
+            state.hosts[host].durable = written;
             match self.handle(host, state.hosts[host].machine, Input::Sync) {
                 Some(next) => done = next,
                 None => break,
@@ -439,10 +430,6 @@ impl Founding {
                 let done = self.handle(host, state.hosts[host].machine, Input::Try)?;
                 self.settle(&mut state, host, done);
             }
-            Action::Sync(host) if state.hosts[host].unsynced.is_some() => {
-                let written = state.hosts[host].unsynced.take()?;
-                state.hosts[host].durable = written;
-            }
             Action::Sync(host) => {
                 let written = self.machines.get(state.hosts[host].machine).writing.clone();
                 state.hosts[host].durable = self.durable(written?.1);
@@ -471,7 +458,6 @@ impl Founding {
 
     /// A host begins anew from its disk. Its links are gone; the others notice when it comes again.
     fn restart(&self, state: &mut State, host: usize, start: u8) {
-        state.hosts[host].unsynced = None;
         state.hosts[host].machine = self.begin(host, state.hosts[host].durable, start);
         for other in (0..self.plan.hosts).filter(|other| *other != host) {
             state.links &= !pair(host, other);
@@ -589,7 +575,6 @@ impl Model for Founding {
         let host = |host| Host {
             machine: self.begin(host, durable, 0),
             durable,
-            unsynced: None,
             is_lost: false,
         };
         vec![State {
@@ -637,7 +622,7 @@ impl Model for Founding {
             if state.tries > 0 && self.handle(host, machine, Input::Try).is_some() {
                 actions.push(Action::Try(host));
             }
-            if self.machines.get(machine).writing.is_some() || state.hosts[host].unsynced.is_some() {
+            if self.machines.get(machine).writing.is_some() {
                 actions.push(Action::Sync(host));
             }
             if state.crashes > 0 {

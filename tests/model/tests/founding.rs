@@ -56,17 +56,6 @@ fn two_agree_and_one_dies_before_or_after_a_sync() {
 }
 
 #[test]
-fn a_promise_sent_before_it_is_durable_makes_two() {
-    let plan = Plan {
-        apart: Some((0, 2)),
-        crashes: 1,
-        is_sync_seen: true,
-        ..plan(Flaw::SendBeforeSync)
-    };
-    search("founding, sent before sync", Founding::new(plan), Bound::None).must_break(ONE_GENESIS);
-}
-
-#[test]
 fn a_founder_that_goes_on_without_its_disk_makes_two() {
     let plan = Plan {
         apart: Some((0, 2)),

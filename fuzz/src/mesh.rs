@@ -13,7 +13,7 @@ use weft_gossip::{
     ConnId, DurableState, Identity, Input, JoinToken, Membership, Mesh, MeshConfig, Output, PersistToken,
 };
 use weft_wire::envelope::{KindNumber, Stamp};
-use weft_wire::mesh::{Heartbeat, Hello, Message, Summary, Welcome};
+use weft_wire::mesh::{Heartbeat, Hello, Message, Passed, Summary, Welcome};
 use weft_wire::noise::{MESH_PATTERN, MESH_PROLOGUE, SeededResolver};
 use weft_wire::record::{Admission, Body, Genesis, LinksRecord, PeerRecord, PublishedLink};
 use weft_wire::secret::Protocol;
@@ -387,6 +387,17 @@ impl World {
                 last: data.u8(),
                 digests: (0..data.below(4)).map(|_| [data.u8(); 8]).collect(),
             }),
+            7 => {
+                let (from, to) = (key(data.below(IDENTITIES)), key(data.below(IDENTITIES)).id());
+                let incarnation = u64::from(data.u8() % 4);
+                let bytes = data.short().to_vec();
+                let passed = Passed::sign(from, &self.genesis.id(), to, incarnation, bytes);
+                Message::Passed(Passed {
+                    from: if data.u8() == 1 { to } else { passed.from },
+                    hops: data.u8() % 9,
+                    ..passed
+                })
+            }
             _ => Message::Records((0..=data.below(4)).filter_map(|_| self.record(data)).collect()),
         }
     }

@@ -7,8 +7,10 @@ use weft_ipam_crdt::Span;
 use weft_ipam_crdt::message::{self, AskId, Decided, GRANTS_PER_MESSAGE, MESSAGE_MAX, Refusal, Wish};
 use weft_wire::envelope::{KindNumber, Stamp};
 use weft_wire::ipam::{Grant, GrantId, SlotRun, Version};
-use weft_wire::limits::{MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE};
-use weft_wire::mesh::{Heartbeat, Hello, Message, SUMMARY_MAX, Summary, Welcome, decode_hello};
+use weft_wire::limits::{MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE, RELAY_HOPS_MAX};
+use weft_wire::mesh::{
+    Heartbeat, Hello, Message, PASSED_MAX, Passed, SUMMARY_MAX, Summary, Welcome, decode_hello,
+};
 use weft_wire::reclaim::Proof;
 use weft_wire::record::{Admission, Body, Genesis};
 use weft_wire::{ClusterSecret, Envelope, GenesisId, NodeId, NodeKey, RejectReason, codec};
@@ -41,6 +43,9 @@ pub fn mesh(data: &[u8]) {
         }
         Message::Records(records) => assert!(records.len() <= RECORDS_PER_MESSAGE),
         Message::Summary(summary) => assert!(summary.digests.len() <= SUMMARY_MAX),
+        Message::Passed(passed) => {
+            assert!(passed.bytes.len() <= PASSED_MAX && passed.hops <= RELAY_HOPS_MAX);
+        }
         Message::Hello(hello) => chain(&hello.admissions),
         Message::Joined | Message::Heartbeat(_) | Message::Direct(_) | Message::Agreement(_) => {}
     }
@@ -122,6 +127,7 @@ pub fn mesh_seeds() -> Vec<Vec<u8>> {
             last: 127,
             digests: vec![[7; 8], [9; 8]],
         }),
+        Message::Passed(Passed::sign(&key, &genesis().id(), other.id(), 1, vec![1, 2, 3])),
     ]
     .iter()
     .map(Message::encode)

@@ -13,7 +13,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use weft_wire::envelope::RegisterKey;
 use weft_wire::limits::LINK_TIMEOUT;
-use weft_wire::mesh::{Hello, Message};
+use weft_wire::mesh::{Hello, Message, Passed};
 use weft_wire::record::{Admission, Body};
 use weft_wire::{Envelope, GenesisId, NodeId, Time};
 
@@ -117,6 +117,8 @@ pub(crate) struct Up {
     pub(crate) later_due: Time,
     /// Direct messages that wait, at most [`DIRECT_QUEUE_MAX`].
     pub(crate) direct: VecDeque<Vec<u8>>,
+    /// Messages that this host passes on, or that others are to pass on for it, at most [`PASS_QUEUE_MAX`].
+    pub(crate) passing: VecDeque<Passed>,
     /// Fingerprints, ours and the other end's, at the last heartbeat that arrived.
     pub(crate) fingerprints: Option<([u8; 16], [u8; 16])>,
     /// Heartbeats in a row whose fingerprint differed while both ends stood still, with nothing left to send.
@@ -148,6 +150,10 @@ pub(crate) const GATHERING_QUEUE_MAX: usize = 64;
 /// Direct messages that wait on one link; the oldest goes first when it is full. Those who send them repeat what is not
 /// answered, so old ones are worth least.
 pub(crate) const DIRECT_QUEUE_MAX: usize = 64;
+
+/// Messages that wait on one link to be passed on; the oldest goes first when it is full. They wait behind what this host says to
+/// the other end, so that nobody can push that out.
+pub(crate) const PASS_QUEUE_MAX: usize = 64;
 
 /// A record that waits.
 #[derive(Clone, Copy, Debug)]
@@ -376,6 +382,7 @@ impl Conn {
                         up.heartbeat_due <= now
                             || up.summaries.is_due()
                             || !up.direct.is_empty()
+                            || !up.passing.is_empty()
                             || !up.dirty.is_empty()
                     }
                     Stage::AwaitingCluster(gathering) => {

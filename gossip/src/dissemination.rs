@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use weft_wire::envelope::RegisterKey;
 use weft_wire::limits::RECORDS_PER_MESSAGE;
-use weft_wire::mesh::{DIRECT_MAX, Message};
+use weft_wire::mesh::Message;
 use weft_wire::record::{Admission, Body, LinksRecord, PeerRecord};
 use weft_wire::{Envelope, NodeId, RejectReason, Time};
 
@@ -182,17 +182,6 @@ impl Mesh {
         };
         held.stamp().incarnation == stamp.incarnation
             && PeerRecord::from_envelope(held).is_ok_and(|held| held.boot_nonce != new.boot_nonce)
-    }
-
-    /// Queues a direct message on a link to one member, if one stands.
-    pub(crate) fn send_to(&mut self, to: &NodeId, bytes: Vec<u8>) {
-        let link = self.ups_to(to).map(|(id, _)| id).next();
-        if bytes.len() > DIRECT_MAX {
-            return;
-        }
-        if let Some(up) = link.and_then(|id| self.conns.get_mut(&id)).and_then(Conn::up_mut) {
-            up.say(bytes);
-        }
     }
 
     /// Compares the other end's fingerprint with ours.

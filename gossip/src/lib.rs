@@ -19,7 +19,7 @@
 //! Private parts of the machine: `conn` (one connection: its stage and its outbox), `links` (the stages
 //! of a connection, the rule that leaves one a pair), `hello` (what a Hello says and proves), `join` (admission, with its waits for the disk),
 //! `gather` (links between hosts that have still to agree on a cluster),
-//! `removed` (members that were removed), `dissemination` (which records go where), `summary` (what each end holds),
+//! `removed` (members that were removed), `pass` (messages that others pass on), `dissemination` (which records go where), `summary` (what each end holds),
 //! `topology` (who is whose neighbour), `liveness` (heartbeats, round-trip
 //! times, the published links).
 //!
@@ -52,6 +52,7 @@ mod links;
 mod liveness;
 pub mod membership;
 pub mod mesh;
+mod pass;
 pub mod register;
 mod removed;
 pub mod routes;

@@ -197,7 +197,8 @@ impl Mesh {
                 message @ (Message::Heartbeat(_)
                 | Message::Records(_)
                 | Message::Direct(_)
-                | Message::Summary(_)),
+                | Message::Summary(_)
+                | Message::Passed(_)),
             ) => {
                 self.go_up(now, id, true);
                 self.on_gossip(now, id, message);
@@ -207,7 +208,8 @@ impl Mesh {
                 message @ (Message::Heartbeat(_)
                 | Message::Records(_)
                 | Message::Direct(_)
-                | Message::Summary(_)),
+                | Message::Summary(_)
+                | Message::Passed(_)),
             ) => {
                 self.on_gossip(now, id, message);
             }
@@ -231,6 +233,7 @@ impl Mesh {
             Message::Records(records) => self.on_records(now, id, records),
             Message::Direct(bytes) => self.event(MeshEvent::Direct { from: node, bytes }),
             Message::Summary(summary) => self.on_summary(now, id, &summary),
+            Message::Passed(passed) => self.on_passed(now, id, passed),
             _ => {}
         }
         if newly_mutual {
@@ -290,6 +293,7 @@ impl Mesh {
                 later_is_new: false,
                 later_due: Time::NEVER,
                 direct: VecDeque::new(),
+                passing: VecDeque::new(),
                 fingerprints: None,
                 mismatches: 0,
                 differences: 0,

@@ -154,7 +154,10 @@ impl Mesh {
                     Stage::Up(up) if up.summaries.is_due() => up.summaries.next(now, &self.registers),
                     Stage::Up(up) => match up.direct.pop_front() {
                         Some(bytes) => Some(Message::Direct(bytes)),
-                        None => Self::next_records(&self.registers, up),
+                        None => match up.passing.pop_front() {
+                            Some(passed) => Some(Message::Passed(passed)),
+                            None => Self::next_records(&self.registers, up),
+                        },
                     },
                     Stage::AwaitingCluster(gathering) => {
                         let word = gathering.outbox.pop_front();

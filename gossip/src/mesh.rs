@@ -7,6 +7,7 @@ use crate::handshake::{KeyRole, Keyring};
 use crate::join::Durability;
 use crate::liveness::LinksPublisher;
 use crate::membership::Membership;
+use crate::pass::Passing;
 use crate::register::RegisterMap;
 use crate::topology::Topology;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -134,12 +135,12 @@ pub enum Input {
         /// The encoded record.
         body: Vec<u8>,
     },
-    /// Say this to one member. Best effort: it is lost when no link to it stands, when the link breaks, or when too
-    /// many wait.
+    /// Say this to one member, over the link to it or over those of others. Best effort: it is lost when no links lead there,
+    /// when one of them breaks, or when too many wait.
     SendTo {
         /// To whom.
         to: NodeId,
-        /// At most [`weft_wire::mesh::DIRECT_MAX`] octets.
+        /// At most [`weft_wire::mesh::PASSED_MAX`] octets.
         bytes: Vec<u8>,
     },
     /// These members were removed from the cluster, as its members have decided; also those of before, at the start.
@@ -294,7 +295,7 @@ pub enum MeshEvent {
         /// True when both hold the same join token.
         has_token: bool,
     },
-    /// A member said this to this host.
+    /// A member said this to this host, over its own link or signed over those of others.
     Direct {
         /// Who.
         from: NodeId,
@@ -350,6 +351,8 @@ pub struct Mesh {
     pub(crate) stopping: bool,
     /// Members that were removed, with what they last said of themselves: people go on calling them by their nicknames.
     pub(crate) removed: BTreeMap<NodeId, Option<Envelope>>,
+    /// What goes to members over the links of others.
+    pub(crate) passing: Passing,
     /// Newcomers are let in.
     pub(crate) is_admitting: bool,
 }
@@ -384,6 +387,7 @@ impl Mesh {
             outputs: VecDeque::new(),
             stopping: false,
             removed: BTreeMap::new(),
+            passing: Passing::default(),
             is_admitting: true,
         };
         for target in config.targets {
@@ -420,7 +424,7 @@ impl Mesh {
             Input::AddTarget(target) => self.dialer.add_target(target),
             Input::RemoveTarget(target) => self.dialer.remove_target(&target),
             Input::SetRecord { kind, body } => self.set_record(kind, body),
-            Input::SendTo { to, bytes } => self.send_to(&to, bytes),
+            Input::SendTo { to, bytes } => self.send_to(now, &to, bytes),
             Input::Removed(nodes) => self.on_removed(&nodes),
             Input::SetAdmitting(is_admitting) => self.is_admitting = is_admitting,
             Input::SetCapabilities(capabilities) => self.capabilities = capabilities,

@@ -6,8 +6,11 @@
 
 use crate::codec::{self, DecodeError};
 use crate::envelope::{ENVELOPE_MAX, Envelope};
-use crate::id::{GenesisId, NodeId};
-use crate::limits::{ADMISSION_CHAIN_MAX, FOUNDERS_MAX, MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE};
+use crate::hash::hash;
+use crate::id::{GenesisId, NodeId, NodeKey};
+use crate::limits::{
+    ADMISSION_CHAIN_MAX, FOUNDERS_MAX, MESH_FRAME_MAX, NAME_MAX, RECORDS_PER_MESSAGE, RELAY_HOPS_MAX,
+};
 use crate::reason::RejectReason;
 use crate::record::{Genesis, Signature64};
 use crate::secret::ClusterSecret;
@@ -26,6 +29,9 @@ const _: () = assert!(
 
 /// Octets of one [`Message::Direct`]: what fits one frame.
 pub const DIRECT_MAX: usize = MESH_FRAME_MAX - 1;
+
+/// Octets that one [`Passed`] carries: what fits one frame beside two ids, a signature and some numbers.
+pub const PASSED_MAX: usize = MESH_FRAME_MAX - 256;
 
 /// Octets of one [`Message::Agreement`]: 64 nicknames and as many ids, with room to spare.
 pub const AGREEMENT_MAX: usize = 8_192;
@@ -101,6 +107,61 @@ pub struct Summary {
 /// Digests of one [`Summary`]: what fits one frame, with type, two octets and a length.
 pub const SUMMARY_MAX: usize = (MESH_FRAME_MAX - 8) / 8;
 
+/// Something that one member says to another one to which it has no link, on its way over the links of others.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Passed {
+    /// Who says it.
+    pub from: NodeId,
+    /// To whom.
+    pub to: NodeId,
+    /// Incarnation of the process that says it.
+    pub incarnation: u64,
+    /// Hosts that may still pass it on after the one that receives it, at most [`RELAY_HOPS_MAX`]; not signed.
+    pub hops: u8,
+    /// Ed25519 by `from` over all of the others and the cluster's name.
+    pub signature: Signature64,
+    /// What it says, at most [`PASSED_MAX`] octets.
+    pub bytes: Vec<u8>,
+}
+
+impl Passed {
+    /// Signs what `key`'s host says, for a way over as many others as can be.
+    pub fn sign(key: &NodeKey, genesis: &GenesisId, to: NodeId, incarnation: u64, bytes: Vec<u8>) -> Self {
+        let from = key.id();
+        let signature = key
+            .sign(&passed_digest(genesis, &from, &to, incarnation, &bytes))
+            .into();
+        Self {
+            from,
+            to,
+            incarnation,
+            hops: RELAY_HOPS_MAX,
+            signature,
+            bytes,
+        }
+    }
+
+    /// True when `from` signed it for this cluster.
+    pub fn is_signed(&self, genesis: &GenesisId) -> bool {
+        let digest = passed_digest(genesis, &self.from, &self.to, self.incarnation, &self.bytes);
+        self.from.verify(&digest, &self.signature.into())
+    }
+}
+
+fn passed_digest(
+    genesis: &GenesisId,
+    from: &NodeId,
+    to: &NodeId,
+    incarnation: u64,
+    bytes: &[u8],
+) -> [u8; 32] {
+    let incarnation = incarnation.to_be_bytes();
+    hash(
+        "weft passed message v1",
+        &[&genesis.0, &from.0, &to.0, &incarnation, bytes],
+    )
+}
+
 /// One message after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
@@ -124,6 +185,8 @@ pub enum Message {
     /// Something that two hosts without a cluster say to each other while they agree on one; at most
     /// [`AGREEMENT_MAX`] octets.
     Agreement(Vec<u8>),
+    /// Something that one member says to another one over the links of others.
+    Passed(Passed),
 }
 
 const TYPE_HELLO: u8 = 1;
@@ -135,6 +198,7 @@ const TYPE_GOODBYE: u8 = 6;
 const TYPE_DIRECT: u8 = 7;
 const TYPE_SUMMARY: u8 = 8;
 const TYPE_AGREEMENT: u8 = 9;
+const TYPE_PASSED: u8 = 10;
 
 impl Message {
     /// The plaintext of the transport message.
@@ -152,6 +216,7 @@ impl Message {
             Self::Direct(bytes) => (TYPE_DIRECT, bytes.clone()),
             Self::Summary(summary) => (TYPE_SUMMARY, codec::encode(summary)),
             Self::Agreement(bytes) => (TYPE_AGREEMENT, bytes.clone()),
+            Self::Passed(passed) => (TYPE_PASSED, codec::encode(passed)),
         };
         let mut out = Vec::with_capacity(1 + body.len());
         out.push(kind);
@@ -198,6 +263,16 @@ impl Message {
                 Self::Summary(summary)
             }
             TYPE_AGREEMENT if body.len() <= AGREEMENT_MAX => Self::Agreement(body.to_vec()),
+            TYPE_PASSED => {
+                let passed: Passed = codec::decode::<_, MESH_FRAME_MAX>(body)?;
+                if passed.bytes.len() > PASSED_MAX {
+                    return Err(DecodeError::TooLong);
+                }
+                if passed.hops > RELAY_HOPS_MAX {
+                    return Err(DecodeError::Malformed);
+                }
+                Self::Passed(passed)
+            }
             TYPE_DIRECT | TYPE_AGREEMENT => return Err(DecodeError::TooLong),
             TYPE_JOINED => return Err(DecodeError::Trailing),
             _ => return Ok(None),
@@ -277,6 +352,13 @@ mod tests {
                 digests: vec![[7; 8], [9; 8]],
             }),
             Message::Agreement(vec![4, 5]),
+            Message::Passed(Passed::sign(
+                &key,
+                &GenesisId([6; 32]),
+                NodeId([7; 32]),
+                8,
+                vec![9; 3],
+            )),
         ]
     }
 
@@ -291,6 +373,59 @@ mod tests {
             let longer = [&bytes[..], &[0]].concat();
             assert!(Message::decode(&longer).is_err(), "{message:?}");
         }
+    }
+
+    #[test]
+    fn what_is_passed_on_is_its_senders_word_but_for_the_hops() {
+        let (key, genesis, to) = (NodeKey::from_seed([3; 32]), GenesisId([6; 32]), NodeId([7; 32]));
+        let passed = Passed::sign(&key, &genesis, to, 8, vec![1, 2]);
+        assert!(passed.is_signed(&genesis) && !passed.is_signed(&GenesisId([5; 32])));
+        let hops = 0;
+        assert!(
+            Passed {
+                hops,
+                ..passed.clone()
+            }
+            .is_signed(&genesis)
+        );
+        let from = NodeKey::from_seed([4; 32]).id();
+        let forged = [
+            Passed {
+                from,
+                ..passed.clone()
+            },
+            Passed {
+                to: from,
+                ..passed.clone()
+            },
+            Passed {
+                incarnation: 9,
+                ..passed.clone()
+            },
+            Passed {
+                bytes: vec![1, 3],
+                ..passed.clone()
+            },
+        ];
+        assert!(forged.iter().all(|forged| !forged.is_signed(&genesis)));
+
+        let refused = |passed: Passed| Message::decode(&Message::Passed(passed).encode());
+        let hops = RELAY_HOPS_MAX + 1;
+        assert_eq!(
+            refused(Passed {
+                hops,
+                ..passed.clone()
+            }),
+            Err(DecodeError::Malformed)
+        );
+        let longest = Passed {
+            bytes: vec![0; PASSED_MAX],
+            ..passed.clone()
+        };
+        assert!(Message::Passed(longest.clone()).encode().len() <= MESH_FRAME_MAX);
+        assert_eq!(refused(longest.clone()), Ok(Some(Message::Passed(longest))));
+        let bytes = vec![0; PASSED_MAX + 1];
+        assert_eq!(refused(Passed { bytes, ..passed }), Err(DecodeError::TooLong));
     }
 
     #[test]

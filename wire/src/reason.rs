@@ -145,6 +145,16 @@ reasons! {
         RelayRate => "relay_rate",
         /// What a relayed datagram carries is too short, relayed once more, or not marked as relayed.
         RelayBadInner => "relay_bad_inner",
+        /// The message of the mesh is for a host to which no links lead.
+        PassNoRoute => "pass_no_route",
+        /// The message of the mesh has been passed on by as many hosts as it may.
+        PassHopLimit => "pass_hop_limit",
+        /// More messages of the mesh wait to be passed on over one link than may: the oldest went.
+        PassQueueFull => "pass_queue_full",
+        /// The message of the mesh that others passed on is not signed by the host that it names, or that host is no member.
+        PassForged => "pass_forged",
+        /// The message of the mesh that others passed on is of an earlier process of its sender.
+        PassStale => "pass_stale",
     }
 }
 

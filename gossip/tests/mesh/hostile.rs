@@ -8,10 +8,10 @@ use weft_gossip::handshake::{Transport, initiate, read_refusal};
 use weft_gossip::membership::{FOUNDER_RANK, Membership};
 use weft_gossip::{ConnId, DurableState, Identity, Input, Mesh, MeshConfig, MeshEvent, Output};
 use weft_wire::envelope::{KindNumber, Stamp};
-use weft_wire::mesh::{Heartbeat, Hello, Message};
+use weft_wire::mesh::{Heartbeat, Hello, Message, Passed};
 use weft_wire::record::{Admission, Body, PeerRecord};
 use weft_wire::secret::Protocol;
-use weft_wire::{ClusterSecret, Envelope, NodeKey, NoiseKeypair, Psk, RejectReason, Time, codec};
+use weft_wire::{ClusterSecret, DropReason, Envelope, NodeKey, NoiseKeypair, Psk, RejectReason, Time, codec};
 
 const CONN: ConnId = ConnId::Accepted(1);
 
@@ -426,6 +426,94 @@ fn messages_out_of_place_close_the_link() {
     assert!(victim.mesh.is_linked(&peer.key.id()));
     let said = say_raw(&mut victim, &mut transport, &[]);
     assert_goodbye(&victim, &said, RejectReason::BadMessage);
+}
+
+#[test]
+fn what_others_pass_on_counts_only_with_its_senders_signature() {
+    let (mut victim, peer, mut transport) = linked();
+    let (author, stranger) = (NodeKey::from_seed([12; 32]), NodeKey::from_seed([13; 32]));
+    let admission = victim.admission(&author);
+    let stamp = Stamp {
+        incarnation: 3,
+        version: 1,
+    };
+    let record = PeerRecord {
+        name: "author".into(),
+        noise_static: weft_wire::NoisePublic([12; 32]),
+        endpoints: vec![],
+        underlay_mtu: 1_500,
+        capabilities: 0,
+        zone: String::new(),
+        version: "test".into(),
+        boot_nonce: 1,
+    };
+    let record = Envelope::sign(
+        &author,
+        PeerRecord::KIND,
+        author.id(),
+        stamp,
+        &codec::encode(&record),
+    )
+    .unwrap();
+    say(
+        &mut victim,
+        &mut transport,
+        &Message::Records(vec![admission, record]),
+    );
+    let (genesis, own) = (victim.membership.id(), victim.key.id());
+    let good = Passed::sign(&author, &genesis, own, 3, b"word".to_vec());
+    let forged = Passed {
+        bytes: b"words".to_vec(),
+        ..good.clone()
+    };
+    let in_its_name = Passed {
+        from: author.id(),
+        ..Passed::sign(&peer.key, &genesis, own, 3, b"word".to_vec())
+    };
+    let (from_stranger, from_itself) = (
+        Passed::sign(&stranger, &genesis, own, 1, b"word".to_vec()),
+        Passed::sign(&victim.key.clone(), &genesis, peer.key.id(), 5, b"word".to_vec()),
+    );
+    let stale = Passed::sign(&author, &genesis, own, 2, b"word".to_vec());
+    let nowhere = Passed::sign(&author, &genesis, stranger.id(), 3, b"word".to_vec());
+    let tired = Passed {
+        hops: 0,
+        ..nowhere.clone()
+    };
+    // Back to where it came from, and the author has no link here.
+    let back = Passed::sign(&author, &genesis, author.id(), 3, b"word".to_vec());
+    let heard = victim.events.len();
+    for passed in [
+        forged,
+        in_its_name,
+        from_stranger,
+        from_itself,
+        stale,
+        nowhere,
+        tired,
+        back,
+    ] {
+        say(&mut victim, &mut transport, &Message::Passed(passed));
+    }
+    let direct = |event: &&MeshEvent| matches!(event, MeshEvent::Direct { .. });
+    assert_eq!(victim.events[heard..].iter().filter(direct).count(), 0);
+    let drops = [
+        (DropReason::PassForged, 4),
+        (DropReason::PassStale, 1),
+        (DropReason::PassNoRoute, 2),
+        (DropReason::PassHopLimit, 1),
+    ];
+    assert_eq!(*victim.mesh.pass_drops(), drops.into());
+    say(&mut victim, &mut transport, &Message::Passed(good));
+    let last = victim.events.last();
+    assert!(
+        matches!(last, Some(MeshEvent::Direct { from, bytes }) if *from == author.id() && bytes == b"word"),
+        "{last:?}"
+    );
+    assert!(
+        victim.mesh.is_linked(&peer.key.id()),
+        "the neighbour is not to blame"
+    );
 }
 
 #[test]

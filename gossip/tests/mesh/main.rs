@@ -7,6 +7,7 @@ mod duplicates;
 mod economy;
 mod hostile;
 mod net;
+mod pass;
 mod pressure;
 mod vectors;
 

@@ -240,6 +240,22 @@ impl Net {
         }
     }
 
+    /// Breaks every connection between two hosts.
+    pub(crate) fn cut(&mut self, a: HostIndex, b: HostIndex) {
+        let pipes: Vec<usize> = self.hosts[a].pipes.values().copied().collect();
+        for pipe in pipes {
+            let [(one, _, first), (other, _, second)] = self.pipes[pipe].ends;
+            if [one, other] == [a, b] || [one, other] == [b, a] {
+                for (host, conn) in [(one, first), (other, second)] {
+                    self.hosts[host].pipes.remove(&conn);
+                }
+                self.break_pipe(pipe, a);
+                self.pipes[pipe].open = true;
+                self.break_pipe(pipe, b);
+            }
+        }
+    }
+
     fn delay(&mut self) -> Duration {
         let (low, high) = self.delay_us;
         Duration::from_micros(low + self.rng.next_u64() % (high - low + 1))

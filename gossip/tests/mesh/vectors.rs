@@ -8,7 +8,7 @@ use weft_gossip::JoinToken;
 use weft_gossip::handshake::{KeyRole, Keyring, initiate, refusal_frame, respond};
 use weft_gossip::membership::Membership;
 use weft_wire::id::hex;
-use weft_wire::mesh::{Heartbeat, Hello, Message, Summary, Welcome};
+use weft_wire::mesh::{Heartbeat, Hello, Message, Passed, Summary, Welcome};
 use weft_wire::secret::Protocol;
 use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, RejectReason, codec};
 
@@ -132,6 +132,8 @@ fn transcript() -> String {
         digests: vec![[0xab; 8], [0xcd; 8]],
     });
     line("summary", &summary.encode());
+    let passed = Passed::sign(&newcomer, &membership.id(), founder.id(), 3, b"word".to_vec());
+    line("passed", &Message::Passed(passed).encode());
     line(
         "goodbye_duplicate",
         &Message::Goodbye(RejectReason::Duplicate).encode(),

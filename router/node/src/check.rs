@@ -120,13 +120,14 @@ impl Node {
             return Vec::new();
         };
         let ipam = &member.ipam;
+        let in_reach = self.mesh.in_reach();
         let mut owners: Vec<IpamOwner> = ipam
             .holdings()
             .into_iter()
             .map(|holding| {
                 let (here, path) = (holding.node == self.id(), self.paths.get(&holding.node));
                 let reachable = here
-                    || self.mesh.is_linked(&holding.node)
+                    || in_reach.contains(&holding.node)
                     || path.is_some_and(|path| path.session.is_some());
                 let silent = || path.map_or(now.since_start(), |path| now.since(path.since));
                 IpamOwner {

@@ -168,8 +168,10 @@ impl Node {
         DropReason::ALL
             .iter()
             .map(|reason| {
-                let count =
-                    engine.drops[*reason as usize].saturating_add(self.sleeve_drops[*reason as usize]);
+                let passed = self.mesh.pass_drops().get(reason).copied().unwrap_or_default();
+                let count = engine.drops[*reason as usize]
+                    .saturating_add(self.sleeve_drops[*reason as usize])
+                    .saturating_add(passed);
                 (reason.label().to_string(), count)
             })
             .filter(|(_, count)| *count > 0)

@@ -80,6 +80,8 @@ impl Ipam {
         if room == 0 {
             return promised > 0;
         }
+        // What is free does not tell of slots that rest, and that go to who names an address in them.
+        let is_named = span.first == span.last;
         // In the whole range, who has most to give; in a part of it, who owns most of that.
         let is_whole = span == self.space.whole().span();
         let hosts: Vec<(NodeId, u32)> = if is_whole {
@@ -95,7 +97,7 @@ impl Ipam {
             // Who needs none now leaves the last one to those who do.
             let least = 1 + u32::from(wanted == 0);
             let is_able = node != self.node
-                && self.free_of(&node).0 >= least
+                && (is_named || self.free_of(&node).0 >= least)
                 && self.state.members().contains(&node)
                 && !self.silent.contains_key(&node);
             if !is_able {
@@ -121,6 +123,10 @@ impl Ipam {
         let Some(to) = self.one_of(&best) else {
             return later.is_some();
         };
+        let need = match is_named {
+            true => self.unlendable_slots(&to),
+            false => wanted.div_ceil(self.space.slot_size()),
+        };
         let ask = self.next_ask();
         self.space_asks.push(Asked {
             to,
@@ -132,7 +138,7 @@ impl Ipam {
             to,
             &Message::AskSpace {
                 ask,
-                need: wanted.div_ceil(self.space.slot_size()),
+                need,
                 room: room as u32,
                 span,
             },
@@ -236,7 +242,6 @@ impl Ipam {
             self.silent.insert(to, now + SILENCE);
             for waiting in self.waiting.iter_mut().filter(|waiting| waiting.ask == Some(ask)) {
                 (waiting.ask, waiting.silent) = (None, Some(to));
-                waiting.may_be_lent = true;
             }
         }
     }
@@ -273,14 +278,13 @@ impl Ipam {
         waiting.ask = None;
         waiting.silent = None;
         waiting.is_unlendable = why == Refusal::TooManyLoans && waiting.want.named.is_some();
-        // What came too late was a loan, maybe, and is on its way back: it was sent before this refusal.
-        let is_given_up = !core::mem::take(&mut waiting.may_be_lent) && is_over(waiting.grace, now);
-        let named = waiting
-            .want
-            .named
-            .filter(|_| why == Refusal::AddressTaken && is_given_up);
-        let may_return = why == Refusal::AddressTaken && !is_given_up;
-        let pause = if may_return { RETURN_PAUSE } else { REFUSED_PAUSE };
+        let is_given_up = why == Refusal::AddressTaken && is_over(waiting.grace, now);
+        let named = waiting.want.named.filter(|_| is_given_up);
+        // It may come back, or is this host's own loan on its way back.
+        let pause = match why {
+            Refusal::AddressTaken | Refusal::Busy if !is_given_up => RETURN_PAUSE,
+            _ => REFUSED_PAUSE,
+        };
         self.loan_pause.insert((from, span), now + pause);
         if let Some(address) = named.and_then(|offset| self.space.address(offset)) {
             let waiting = self.waiting.swap_remove(at);

@@ -100,8 +100,6 @@ pub(crate) struct Waiting {
     pub(crate) ask: Option<AskId>,
     /// The named address cannot be lent, so its slot is asked for.
     pub(crate) is_unlendable: bool,
-    /// A question for it was not answered in time: what another host has lent may be lent to this one.
-    pub(crate) may_be_lent: bool,
     /// Who was asked last and let the time pass.
     pub(crate) silent: Option<NodeId>,
 }

@@ -30,12 +30,25 @@ impl Ipam {
             return self.send(from, &Message::Lend { ask, offset, number });
         }
         if let Wish::This(offset) = wish
-            && let Some(Held::Lent { to, number, ask }) = self.state.addresses().get(&offset).cloned()
+            && let Some(Held::Lent {
+                to,
+                number,
+                ask: before,
+            }) = self.state.addresses().get(&offset).cloned()
             && to == from
         {
             // The answer to an earlier question was lost, or that question is closed. Said again it brings the address
-            // back, and the one who asks gets it by the next question.
-            self.send(from, &Message::Lend { ask, offset, number });
+            // back, and the one who asks gets it by a later question. It is not taken: nobody else has it.
+            let (asked, why) = (ask, Refusal::Busy);
+            self.send(
+                from,
+                &Message::Lend {
+                    ask: before,
+                    offset,
+                    number,
+                },
+            );
+            return self.send(from, &Message::Refuse { ask: asked, why });
         }
         match self.find_to_lend(from, wish) {
             Ok(offset) => {
@@ -100,12 +113,21 @@ impl Ipam {
         if self.is_renewal(from, ask, offset, number) {
             return;
         }
+        let owner = self
+            .state
+            .table()
+            .get(offset / self.space.slot_size())
+            .map(|register| register.owner);
         match self.state.addresses().get(&offset) {
             Some(Held::Borrowed {
                 from: other,
                 number: held,
                 ..
             }) if *other == from && *held == number => return,
+            // The loan that follows one of a host that is gone; the question for it was an earlier process's.
+            Some(Held::Borrowed { from: other, .. }) if self.is_gone(other) && owner == Some(from) => {
+                return self.take_renewal(offset, from, number);
+            }
             Some(Held::Returning {
                 from: other,
                 number: held,
@@ -125,11 +147,6 @@ impl Ipam {
             .position(|waiting| waiting.ask == Some(ask))
             .filter(|_| asked.is_some());
         // A host can lend out of its own slots only, and only what nobody here has.
-        let owner = self
-            .state
-            .table()
-            .get(offset / self.space.slot_size())
-            .map(|register| register.owner);
         let is_free = match self.state.addresses().get(&offset) {
             None => true,
             Some(Held::Returning { from: other, .. }) => *other == from,

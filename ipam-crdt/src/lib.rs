@@ -59,6 +59,7 @@ pub mod places;
 pub mod pool;
 pub mod reclaim;
 mod records;
+mod regrant;
 pub mod removal;
 mod requests;
 pub mod rules;

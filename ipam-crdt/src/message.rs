@@ -13,6 +13,10 @@ use weft_wire::record::Signature64;
 
 /// Octets of the longest message: fits one frame of the mesh with room for what carries it.
 pub const MESSAGE_MAX: usize = 60_000;
+const _: () = assert!(
+    MESSAGE_MAX <= weft_wire::mesh::PASSED_MAX,
+    "a message can go over the links of others"
+);
 /// Grants and other proofs in one message.
 pub const GRANTS_PER_MESSAGE: usize = 100;
 /// Runs in one question.
@@ -61,7 +65,8 @@ pub enum Refusal {
     TooManyLoans,
     /// One of the two records has no room for more runs.
     NoRoom,
-    /// Other hosts have not yet accepted what they were granted. Ask again in a moment.
+    /// Other hosts have not yet accepted what they were granted; or the address is lent to the asker itself, by the answer to an
+    /// earlier question. Ask again in a moment.
     Busy,
 }
 

@@ -270,7 +270,7 @@ impl Ipam {
         (*borrower == self.node).then_some(loan.number)
     }
 
-    fn take_renewal(&mut self, offset: u32, from: NodeId, number: u32) {
+    pub(crate) fn take_renewal(&mut self, offset: u32, from: NodeId, number: u32) {
         self.renewals.remove(&offset);
         if let Some(Held::Borrowed { id, .. }) = self.state.addresses().get(&offset) {
             let id = id.clone();

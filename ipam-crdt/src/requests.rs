@@ -100,7 +100,6 @@ impl Ipam {
             grace: now + RETURN_GRACE,
             ask: None,
             is_unlendable: false,
-            may_be_lent: false,
             silent: None,
         };
         if let Some(waiting) = self.try_serve(now, waiting) {

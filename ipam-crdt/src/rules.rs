@@ -89,6 +89,74 @@ pub(crate) fn may_grant(
     Ok(())
 }
 
+/// The slots from `first` on, `most` at most, that rest at `node` since it took them back, and that it may hand to `to` all the same:
+/// nobody else has an address in them.
+///
+/// `to` names an address in the first of them, so its pods had addresses there. It takes them over at rest
+/// ([`resting_again`]), and so a removed host that is alive and unaware is as safe as before.
+pub fn resting_for(
+    state: &IpamState,
+    node: &NodeId,
+    to: &NodeId,
+    slot_size: u32,
+    first: u32,
+    most: u32,
+) -> Option<SlotRun> {
+    if !state.members().contains(to) || !state.members().contains(node) {
+        return None;
+    }
+    let version = state.table().get(first)?.version;
+    let is_one = |slot: &u32| {
+        let run = SlotRun {
+            first: *slot,
+            count: 1,
+            version,
+        };
+        let is_own = state.table().get(*slot).is_some_and(|register| {
+            register.owner == *node && !register.is_frozen && register.version == version
+        });
+        let mut held = state.addresses().range(offsets_of(&run, slot_size));
+        is_own
+            && state.resting_slots().contains(slot)
+            && held.all(|(_, held)| matches!(held, Held::Lent { to: other, .. } if other == to))
+    };
+    let slots = first..state.table().len().min(first.saturating_add(most));
+    let count = slots.take_while(is_one).count() as u32;
+    (count > 0 && is_taken_back(version)).then_some(SlotRun {
+        first,
+        count,
+        version,
+    })
+}
+
+/// True for the version of a slot that was taken back and has not changed hands since.
+fn is_taken_back(version: Version) -> bool {
+    version.epoch > 0 && version.seq == 0
+}
+
+/// Of slots that this host takes by a grant, those that their former owner had taken back itself from hosts that may be alive: unless
+/// it is known that their rest is over, they rest here from the beginning.
+pub fn resting_again(state: &IpamState, steps: &[SlotRun]) -> Vec<SlotRun> {
+    let mut out: Vec<SlotRun> = Vec::new();
+    for step in steps.iter().filter(|step| step.version.seq == 1) {
+        for (first, count, register) in state.table().registers_in(step) {
+            let is_unfenced = (1..=register.version.epoch).any(|number| is_unfenced(state, number));
+            if is_taken_back(register.version) && is_unfenced {
+                push(&mut out, first, count, step.version);
+            }
+        }
+    }
+    out
+}
+
+/// True for an epoch that removed hosts of which nobody vouched that they are off.
+fn is_unfenced(state: &IpamState, number: u32) -> bool {
+    let decided = number
+        .checked_sub(1)
+        .and_then(|at| state.epochs().get(at as usize));
+    decided.is_some_and(|decided| !decided.epoch.removed.is_empty() && !decided.epoch.fenced)
+}
+
 /// The addresses of a run, which must not be empty.
 fn offsets_of(run: &SlotRun, slot_size: u32) -> core::ops::RangeInclusive<u32> {
     // The end of the largest range is 2^32, which does not fit.
@@ -448,16 +516,10 @@ pub fn reclaim_steps(state: &IpamState, reclaim: &Reclaim) -> Vec<SlotRun> {
 /// True when a slot that is taken back must rest: its owner, or one before it whose slot was never used since, may be
 /// alive and not know yet that it was removed.
 fn must_rest(state: &IpamState, register: &Register) -> bool {
-    let is_unfenced = |number: u32| {
-        let decided = number
-            .checked_sub(1)
-            .and_then(|at| state.epochs().get(at as usize));
-        decided.is_some_and(|decided| !decided.epoch.removed.is_empty() && !decided.epoch.fenced)
-    };
     match state.gone().get(&register.owner) {
-        Some(since) if is_unfenced(*since) => true,
+        Some(since) if is_unfenced(state, *since) => true,
         Some(_) if register.version.seq > 0 || register.version.epoch == 0 => false,
-        _ => (1..=state.epoch()).any(is_unfenced),
+        _ => (1..=state.epoch()).any(|number| is_unfenced(state, number)),
     }
 }
 

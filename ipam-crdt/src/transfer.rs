@@ -51,6 +51,7 @@ impl Ipam {
                 for change in rules::granted(&grant).into_iter().chain(ended) {
                     self.change(change);
                 }
+                self.end_rest_of(&grant.runs);
                 self.own_runs = self.state.table().runs_of(&self.node);
                 self.on_handed(slots);
                 self.event(Event::Gave { to: from, slots });
@@ -83,6 +84,9 @@ impl Ipam {
         }
         if self.state.given().len() >= GIVEN_MAX {
             return Err(Refusal::Busy);
+        }
+        if let Some(resting) = self.resting_slots_for(&to, need, span) {
+            return Ok(resting);
         }
         let is_whole = span == self.space.whole().span();
         let surplus = self.pool.empty_slots_in(span);
@@ -135,7 +139,7 @@ impl Ipam {
     }
 
     /// Leaves out runs until the proofs of the others fit one message, without which the recipient could not take them.
-    fn with_proofs_that_fit(&self, mut runs: Vec<SlotRun>) -> Vec<SlotRun> {
+    pub(crate) fn with_proofs_that_fit(&self, mut runs: Vec<SlotRun>) -> Vec<SlotRun> {
         loop {
             let all = self.chain_of(&runs, None);
             let mut fitting = all.clone();
@@ -248,7 +252,12 @@ impl Ipam {
             .iter()
             .filter(|other| is_mine && other.covers(&grant.runs) && self.is_genuine(other))
             .collect();
-        for change in rules::taken(&self.state, grant, steps, &kept) {
+        let changes = rules::taken(&self.state, grant, steps, &kept);
+        if is_mine {
+            // Before the slots, so that a log that is torn between has none that does not rest.
+            self.rest_again(now, grant, steps);
+        }
+        for change in changes {
             self.change(change);
         }
         self.event(Event::OwnersChanged);

@@ -9,6 +9,7 @@ mod departure;
 mod failures;
 mod faults;
 mod leave;
+mod regrant;
 mod removals;
 mod stories;
 mod world;

@@ -1,6 +1,7 @@
 //! Single stories.
 
-use crate::world::World;
+use crate::world::{Faults, World};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use weft_ipam_crdt::ipam::RETRY_INTERVAL;
@@ -508,6 +509,46 @@ fn a_loan_whose_message_was_lost_comes_back_and_is_lent_again() {
     world.give(0, Input::Message { from, bytes });
     world.run(Duration::from_millis(10));
     assert_eq!(world.answer(1, request).unwrap(), format!("{address}/24"));
+}
+
+/// On a network on which answers come later than anybody waits for them, in any order, twice or not at all, a claim may take long;
+/// it is never told that somebody else has an address which nobody has.
+#[test]
+fn a_free_address_is_never_refused_as_taken_however_late_answers_come() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, "10.32.0.0/24", 2, 2);
+        world.start(0);
+        world.start(1);
+        world.run(5 * SECOND);
+        let theirs = Lookup::Host(world.id(0));
+        let addresses = (1..255).map(|at| IpAddr::from([10, 32, 0, at]));
+        let addresses = addresses.filter(|address| world.ipam(1).lookup(*address) == theirs);
+        let mut open: BTreeMap<_, _> = addresses
+            .take(20)
+            .map(|address| (format!("pod-{address}"), address))
+            .collect();
+        world.faults = Faults {
+            loss_percent: 10,
+            double_percent: 10,
+            delay_max_ms: 1_500,
+            sync_max_ms: 40,
+        };
+        let mut late = 0;
+        for _ in 0..20 {
+            let claim =
+                |(id, address): (&String, &IpAddr)| (id.clone(), world.claim(1, id, &address.to_string()));
+            let requests: Vec<_> = open.iter().map(claim).collect();
+            world.run(11 * SECOND);
+            for (id, request) in requests {
+                match &world.hosts[1].answers[&request] {
+                    Ok(_) => drop(open.remove(&id)),
+                    Err(AllocError::Deadline { .. }) => late += 1,
+                    Err(other) => panic!("seed {seed}, {id}: {other}"),
+                }
+            }
+        }
+        assert!(open.is_empty(), "seed {seed}: {open:?}, {late} late");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use weft_wire::api::{ApiError, FreeRequest, PodAddresses, PodPlan, PodRequest};
+use weft_wire::api::{ApiError, ErrorReason, FreeRequest, PodAddresses, PodPlan, PodRequest};
 
 /// A router answers within 10 s, also when an address has to come from another host. What takes twice as long is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,7 +39,7 @@ pub(crate) enum Trouble {
     NotNow { sentence: String },
     /// It does not do it.
     #[error("{sentence}")]
-    Refused { sentence: String },
+    Refused { reason: ErrorReason, sentence: String },
 }
 
 impl Trouble {
@@ -70,7 +70,21 @@ impl Trouble {
                 Code::TryAgain,
                 "`weft status` and `weft ipam` say what the router waits for",
             ),
-            Self::Refused { .. } => (Code::Router, "`weft status` and `weft ipam` say more"),
+            Self::Refused { reason, .. } => match reason {
+                ErrorReason::BadAddress => (
+                    Code::Config,
+                    "name another address, or none, in the network configuration or the runtime's arguments",
+                ),
+                ErrorReason::BadSubnet => (
+                    Code::Config,
+                    "correct the key \"subnet\" of the network configuration; `weft ipam` shows the cluster's range",
+                ),
+                ErrorReason::AddressTaken => (
+                    Code::Router,
+                    "name another address, or none; `weft ipam lookup` says where this one is",
+                ),
+                _ => (Code::Router, "`weft status` and `weft ipam` say more"),
+            },
         };
         Failure::new(code, self.to_string(), cure)
     }
@@ -100,11 +114,7 @@ impl<'a> Router<'a> {
             subnet,
             timeout_ms: None,
         };
-        self.post("/v1/pods", &request).map_err(|trouble| match trouble {
-            // Another address might be free; this one is not to be had.
-            Trouble::NotNow { sentence } if address.is_some() => Trouble::Refused { sentence },
-            other => other,
-        })
+        self.post("/v1/pods", &request)
     }
 
     /// Gives back one address of the pod `id`, or all. An address that it does not have is no error.
@@ -128,15 +138,24 @@ impl<'a> Router<'a> {
             },
             Unusable::Wrong(reason) => not_understood(reason),
         })?;
-        let sentence = || match serde_json::from_slice::<ApiError>(answer.body) {
-            Ok(refusal) => refusal.error,
-            Err(_) => format!("the weft router answered {path} with status {}", answer.status),
-        };
-        match answer.status {
-            200 => serde_json::from_slice(answer.body).map_err(|e| not_understood(e.to_string())),
-            409 | 500..=599 => Err(Trouble::NotNow { sentence: sentence() }),
-            _ => Err(Trouble::Refused { sentence: sentence() }),
+        if answer.status == 200 {
+            return serde_json::from_slice(answer.body).map_err(|e| not_understood(e.to_string()));
         }
+        let refusal = serde_json::from_slice::<ApiError>(answer.body);
+        let ApiError { error, reason } = refusal.unwrap_or_else(|_| {
+            let sentence = format!("the weft router answered {path} with status {}", answer.status);
+            ApiError::new(ErrorReason::Other, sentence)
+        });
+        // A word that this plugin does not know says less than the status.
+        let is_passing = match reason {
+            ErrorReason::Other => matches!(answer.status, 409 | 500..=599),
+            reason => reason.may_pass(),
+        };
+        let sentence = error;
+        Err(match is_passing {
+            true => Trouble::NotNow { sentence },
+            false => Trouble::Refused { reason, sentence },
+        })
     }
 
     /// Sends a request and reads to the end of the connection.
@@ -309,11 +328,32 @@ mod tests {
             failure(conflict, None),
             (false, Code::TryAgain, "none".to_owned())
         );
-        let address = Some("10.32.0.1".parse().unwrap());
-        assert_eq!(
-            failure(conflict, address),
-            (false, Code::Router, "none".to_owned())
-        );
+        let said = |reason: &str| {
+            let body = format!("{{\"error\":\"none\",\"reason\":\"{reason}\"}}");
+            let head = format!("HTTP/1.1 409 Conflict\r\ncontent-length: {}\r\n\r\n", body.len());
+            &*Box::leak((head + &body).into_boxed_str())
+        };
+        for (reason, code) in [
+            ("no-address", Code::TryAgain),
+            ("no-cluster", Code::TryAgain),
+            ("unwritable", Code::TryAgain),
+            ("address-taken", Code::Router),
+            ("frozen", Code::Router),
+            ("too-many-addresses", Code::Router),
+            ("bad-address", Code::Config),
+            ("bad-subnet", Code::Config),
+            // Of a later version.
+            ("on-fire", Code::TryAgain),
+        ] {
+            let answer = said(reason).as_bytes();
+            for address in [None, Some("10.32.0.1".parse().unwrap())] {
+                assert_eq!(
+                    failure(answer, address),
+                    (false, code, "none".to_owned()),
+                    "{reason}"
+                );
+            }
+        }
         let stopping = b"HTTP/1.1 503 Service Unavailable\r\n\r\n";
         assert_eq!(failure(stopping, None).1, Code::TryAgain);
         assert_eq!(failure(b"HTTP/1.1 403 Forbidden\r\n\r\n{}", None).1, Code::Router);

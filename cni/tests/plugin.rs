@@ -284,7 +284,10 @@ fn an_address_can_be_asked_for() {
     let (code, message) = failure(&ask(&two, "IP=10.32.9.9"));
     assert!(code == 102 && message.contains("10.32.9.9"), "{code} {message}");
     let (code, message) = failure(&ask(&two, "IP=192.0.2.1"));
-    assert!(code == 102 && message.contains("192.0.2.1"), "{code} {message}");
+    assert!(code == 7 && message.contains("192.0.2.1"), "{code} {message}");
+    // A subnet that no pod of this cluster can be in is the configuration's fault, and no reason to try again.
+    let (code, message) = failure(&ask(&two, "IP=192.0.2.1/24"));
+    assert!(code == 7 && message.contains("192.0.2.0/24"), "{code} {message}");
     assert_eq!(used(host).len(), 1);
     delete(host, &one);
 }

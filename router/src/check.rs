@@ -6,6 +6,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use weft_ipam_crdt::AddressSpace;
+use weft_kernel::attach::Attachment;
 use weft_kernel::inspect::{PodEnd, Port};
 use weft_node::check::Checked;
 use weft_wire::Mac;
@@ -30,6 +31,8 @@ enum Difference {
         found: String,
         meant: Mac,
     },
+    /// Its interface has the MAC address with which it was attached, when this host was in another cluster.
+    FormerMac { pod: String, ifname: String, found: Mac },
     /// Its interface has an address of the range that the pod was not given.
     Stray {
         pod: String,
@@ -72,6 +75,7 @@ impl Difference {
         match self {
             Self::Missing { .. } => "address-missing",
             Self::OtherMac { .. } => "other-mac",
+            Self::FormerMac { .. } => "former-mac",
             Self::Stray { .. } => "stray-address",
             Self::NotHeld { .. } => "not-held",
             Self::Leaked { .. } => "leaked",
@@ -87,7 +91,7 @@ impl Difference {
     fn is_wrong(&self) -> bool {
         !matches!(
             self,
-            Self::Unattached { .. } | Self::Unused { .. } | Self::Down { .. }
+            Self::FormerMac { .. } | Self::Unattached { .. } | Self::Unused { .. } | Self::Down { .. }
         )
     }
 
@@ -102,6 +106,10 @@ impl Difference {
                 found,
                 meant,
             } => format!("interface {ifname} of pod {pod} has the MAC address {found} instead of {meant}"),
+            Self::FormerMac { pod, ifname, found } => format!(
+                "interface {ifname} of pod {pod} has the MAC address {found}, with which it was attached in another cluster: frames \
+                 find it as they find any device that weft did not make"
+            ),
             Self::Stray {
                 pod,
                 address,
@@ -147,6 +155,9 @@ impl Difference {
             Self::Missing { .. } | Self::OtherMac { .. } | Self::OffBridge { .. } | Self::Down { .. } => {
                 "run the same `weft attach` again: it repairs what differs".into()
             }
+            Self::FormerMac { pod, .. } => format!(
+                "none is needed; `weft detach {pod}` and attaching it again gives it a MAC address of this cluster"
+            ),
             Self::Stray {
                 pod, address, ifname, ..
             } => format!(
@@ -253,7 +264,7 @@ fn differences(known: &Known<'_>, ports: &[Port], bridge: &str) -> Vec<Differenc
             });
         }
         if let Some(end) = &port.pod {
-            look_inside(known, &pod, &recorded, held, end, &mut found);
+            look_inside(known, record, held, end, &mut found);
         }
     }
     for (address, pods) in attached.into_iter().filter(|(_, pods)| pods.len() > 1) {
@@ -275,13 +286,13 @@ fn differences(known: &Known<'_>, ports: &[Port], bridge: &str) -> Vec<Differenc
 
 fn look_inside(
     known: &Known<'_>,
-    pod: &str,
-    recorded: &[IpAddr],
+    record: &Attachment,
     held: Option<&BTreeSet<IpAddr>>,
     end: &PodEnd,
     found: &mut Vec<Difference>,
 ) {
-    let (pod, ifname) = (pod.to_owned(), end.ifname.clone());
+    let (pod, ifname) = (record.id.clone(), end.ifname.clone());
+    let recorded: Vec<IpAddr> = record.addresses().map(|net| net.addr()).collect();
     if !end.up {
         found.push(Difference::Down {
             pod: pod.clone(),
@@ -290,7 +301,14 @@ fn look_inside(
     }
     // The MAC address follows from the first one.
     let meant = recorded.first().and_then(|first| (known.mac)(*first));
-    if let Some(meant) = meant.filter(|meant| end.mac != Some(meant.0)) {
+    let differs = meant.filter(|meant| end.mac != Some(meant.0));
+    if differs.is_some() && end.mac == Some(record.mac) {
+        found.push(Difference::FormerMac {
+            pod: pod.clone(),
+            ifname: ifname.clone(),
+            found: Mac(record.mac),
+        });
+    } else if let Some(meant) = differs {
         found.push(Difference::OtherMac {
             pod: pod.clone(),
             ifname: ifname.clone(),
@@ -340,7 +358,6 @@ fn place(known: &Known<'_>, address: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_kernel::attach::Attachment;
 
     const MAC: [u8; 6] = [2, 7, 0, 0, 0, 5];
 
@@ -420,6 +437,14 @@ mod tests {
         assert!(kinds(both, &two).is_empty());
         assert_eq!(kinds(held, &more), ["stray-address"]);
         assert_eq!(kinds(held, &end(&|pod| pod.mac = None)), ["other-mac"]);
+        // What another cluster gave it stays; what nobody gave it does not.
+        let former = changed(&|port| {
+            port.record.as_mut().unwrap().mac[1] = 9;
+            port.pod.as_mut().unwrap().mac = Some([2, 9, 0, 0, 0, 5]);
+        });
+        assert_eq!(kinds(held, &former), ["former-mac"]);
+        let stray = end(&|pod| pod.mac = Some([2, 9, 0, 0, 0, 5]));
+        assert_eq!(kinds(held, &stray), ["other-mac"]);
         assert_eq!(kinds(held, &end(&|pod| pod.up = false)), ["interface-down"]);
         assert_eq!(
             kinds(held, &changed(&|port| port.on_bridge = false)),

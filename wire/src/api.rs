@@ -704,4 +704,101 @@ pub struct Token {
 pub struct ApiError {
     /// What is wrong, where, and the cure.
     pub error: String,
+    /// The same in a word, for programs.
+    #[serde(default)]
+    pub reason: ErrorReason,
+}
+
+impl ApiError {
+    /// A refusal for a reason, with its sentence.
+    pub fn new(reason: ErrorReason, error: impl Into<String>) -> Self {
+        let error = error.into();
+        Self { error, reason }
+    }
+}
+
+/// Why a request is refused. Words are added; a program that does not know one goes by the status.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorReason {
+    /// The request is none: no JSON of its shape, or a value in it that is none of its kind.
+    Malformed,
+    /// Only root may ask for it.
+    Forbidden,
+    /// This router has no such call.
+    UnknownCall,
+    /// What is named is not there.
+    NotFound,
+    /// This host belongs to no cluster yet.
+    NoCluster,
+    /// A pod's name is empty or too long.
+    BadId,
+    /// No pod can have the address.
+    BadAddress,
+    /// No pod can have an address of the subnet.
+    BadSubnet,
+    /// The time to wait is longer than any may be.
+    BadTimeout,
+    /// Somebody else has the address.
+    AddressTaken,
+    /// The pod has as many addresses as one can have.
+    TooManyAddresses,
+    /// No address came in time: none is free, or a host that was asked did not answer.
+    NoAddress,
+    /// As many requests wait as may.
+    TooManyRequests,
+    /// This host gives no addresses out before somebody has put it in order.
+    Frozen,
+    /// This host is just joining another cluster.
+    JoiningAnother,
+    /// This host is leaving its cluster.
+    Leaving,
+    /// The request was taken back while it waited: its pod is gone, or whoever asked.
+    Withdrawn,
+    /// The state cannot be written to the disk.
+    Unwritable,
+    /// The hosts that are named cannot be removed or kept.
+    NotRemovable,
+    /// The other cluster did not let this host in.
+    NotAdopted,
+    /// The router is stopping.
+    Stopping,
+    /// Something went wrong in the router.
+    Internal,
+    /// One that this version does not know, or none.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+impl ErrorReason {
+    /// True when the same request may succeed later, without anybody changing it or this host.
+    pub const fn may_pass(self) -> bool {
+        match self {
+            Self::NoCluster
+            | Self::NoAddress
+            | Self::TooManyRequests
+            | Self::JoiningAnother
+            | Self::Unwritable
+            | Self::Stopping
+            | Self::Internal => true,
+            Self::Malformed
+            | Self::Forbidden
+            | Self::UnknownCall
+            | Self::NotFound
+            | Self::BadId
+            | Self::BadAddress
+            | Self::BadSubnet
+            | Self::BadTimeout
+            | Self::AddressTaken
+            | Self::TooManyAddresses
+            | Self::Frozen
+            | Self::Leaving
+            | Self::Withdrawn
+            | Self::NotRemovable
+            | Self::NotAdopted
+            | Self::Other => false,
+        }
+    }
 }

@@ -7,7 +7,7 @@ use alloc::string::{String, ToString};
 use core::net::IpAddr;
 use weft_ipam_crdt::mac::weft_mac;
 use weft_ipam_crdt::{AllocError, Allocation, Claims, Event, FreezeReason, Request, RequestId, WaitReason};
-use weft_wire::api::PodPlan;
+use weft_wire::api::{ApiError, ErrorReason, PodPlan};
 use weft_wire::envelope::RegisterKey;
 use weft_wire::record::{Admission, Body as _};
 use weft_wire::{Mac, NodeId, Time};
@@ -15,6 +15,24 @@ use weft_wire::{Mac, NodeId, Time};
 /// What a host without a cluster says to whoever wants an address.
 const NO_CLUSTER: &str =
     "this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for";
+
+/// Why there is no address, in a word.
+fn reason_of(error: &AllocError) -> ErrorReason {
+    match error {
+        AllocError::BadId => ErrorReason::BadId,
+        AllocError::Address(_) => ErrorReason::BadAddress,
+        AllocError::Subnet(_) => ErrorReason::BadSubnet,
+        AllocError::TooLong => ErrorReason::BadTimeout,
+        AllocError::InUse { .. } | AllocError::TakenElsewhere { .. } => ErrorReason::AddressTaken,
+        AllocError::TooManyAddresses(_) => ErrorReason::TooManyAddresses,
+        AllocError::Deadline { .. } => ErrorReason::NoAddress,
+        AllocError::TooManyWaiting => ErrorReason::TooManyRequests,
+        AllocError::Frozen(FreezeReason::Leaving) => ErrorReason::JoiningAnother,
+        AllocError::Frozen(_) => ErrorReason::Frozen,
+        AllocError::Leaving => ErrorReason::Leaving,
+        AllocError::Freed | AllocError::Cancelled => ErrorReason::Withdrawn,
+    }
+}
 
 impl Node {
     /// Gives the address space an input, if there is one.
@@ -63,7 +81,7 @@ impl Node {
             | Request::AllocateIn { request, .. } => {
                 self.outputs.push_back(Output::Allocated {
                     request,
-                    result: Err(NO_CLUSTER.into()),
+                    result: Err(ApiError::new(ErrorReason::NoCluster, NO_CLUSTER)),
                 });
             }
             Request::Free { request, .. } => {
@@ -128,7 +146,7 @@ impl Node {
                 self.on_claim_answer(now, request, result);
             }
             Ipam::Answer { request, result } => {
-                let result = result.map_err(|error| self.words(&error));
+                let result = result.map_err(|error| ApiError::new(reason_of(&error), self.words(&error)));
                 self.on_answer(request, result);
             }
             Ipam::Freed {
@@ -205,8 +223,9 @@ impl Node {
         }
     }
 
-    fn on_answer(&mut self, request: RequestId, result: Result<Allocation, String>) {
-        let result = result.and_then(|allocation| self.plan(&allocation));
+    fn on_answer(&mut self, request: RequestId, result: Result<Allocation, ApiError>) {
+        let internal = |why| ApiError::new(ErrorReason::Internal, why);
+        let result = result.and_then(|allocation| self.plan(&allocation).map_err(internal));
         self.outputs.push_back(Output::Allocated { request, result });
     }
 

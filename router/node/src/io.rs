@@ -12,7 +12,7 @@ use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, RequestId};
 use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, Probe, SessionKeys};
-use weft_wire::api::{Adopted, PodPlan};
+use weft_wire::api::{Adopted, ApiError, PodPlan};
 use weft_wire::group::Listening;
 use weft_wire::{DropReason, GenesisId, Group, Mac, NodeId, RejectReason, SessionIndex};
 
@@ -166,8 +166,8 @@ pub enum Output {
     Allocated {
         /// Of which request.
         request: RequestId,
-        /// How to wire the pod, or why it gets no address, in words.
-        result: Result<PodPlan, String>,
+        /// How to wire the pod, or why it gets no address.
+        result: Result<PodPlan, ApiError>,
     },
     /// The answer to [`weft_ipam_crdt::Request::Free`]; durable.
     Freed {

@@ -26,7 +26,7 @@ struct Host {
     claims: Vec<Claim>,
     begun: usize,
     adopted: Vec<Result<weft_wire::api::Adopted, String>>,
-    given: Vec<Result<weft_wire::api::PodPlan, String>>,
+    given: Vec<Result<weft_wire::api::PodPlan, weft_wire::api::ApiError>>,
 }
 
 enum Event {

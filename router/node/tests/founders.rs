@@ -230,7 +230,7 @@ impl Net {
             Output::PersistAgreement { token, state } => self.at(at, Event::Agreed(token, state)),
             Output::PersistIpam { token, changes } => self.at(at, Event::Ipam(token, changes)),
             Output::Allocated { result, .. } => {
-                let plan = result.unwrap_or_else(|why| panic!("host {at}: {why}"));
+                let plan = result.unwrap_or_else(|why| panic!("host {at}: {}", why.error));
                 self.hosts[at].answers.push(plan.address.addr());
             }
             Output::BeginAgain(_) | Output::PersistClaims(_) | Output::Adopted(_) => {

@@ -10,7 +10,7 @@ use weft_ipam_crdt::{IpamState, Request, RequestId, Role};
 use weft_node::report::EngineReport;
 use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
 use weft_sleeve::{Cipher, Decision, ForwardingTable, Probe};
-use weft_wire::api::{ClusterStatus, LinkState, PodPlan, Status};
+use weft_wire::api::{ApiError, ClusterStatus, LinkState, PodPlan, Status};
 use weft_wire::envelope::RegisterKey;
 use weft_wire::group::{Everything, GroupsRecord, Listening};
 use weft_wire::record::{Body as _, Genesis};
@@ -28,7 +28,7 @@ struct Host {
     keepalives: Vec<SessionIndex>,
     stored: Option<DurableState>,
     ipam: Option<IpamState>,
-    answers: Vec<(RequestId, Result<PodPlan, String>)>,
+    answers: Vec<(RequestId, Result<PodPlan, ApiError>)>,
 }
 
 /// Hosts, and what is under way between them.
@@ -360,7 +360,7 @@ fn a_newcomer_joins_and_frames_can_travel_both_ways() {
 
 impl Net {
     /// Asks for an address and waits for the answer.
-    fn allocate(&mut self, host: usize, id: &str, address: Option<&str>) -> Result<PodPlan, String> {
+    fn allocate(&mut self, host: usize, id: &str, address: Option<&str>) -> Result<PodPlan, ApiError> {
         let number = self.hosts[host].answers.len() as u64;
         let (id, request) = (id.to_owned(), RequestId(number));
         let wanted = match address {
@@ -478,22 +478,26 @@ fn addresses_that_no_pod_can_have_are_refused_in_words() {
     assert!(
         net.allocate(1, "early", None)
             .unwrap_err()
+            .error
             .contains("no cluster yet")
     );
     assert!(
         net.allocate(0, "far", Some("192.0.2.1"))
             .unwrap_err()
+            .error
             .contains("outside")
     );
     assert!(
         net.allocate(0, "first", Some("10.32.0.0"))
             .unwrap_err()
+            .error
             .contains("10.32.0.1")
     );
     net.allocate(0, "one", Some("10.32.0.5")).unwrap();
     assert!(
         net.allocate(0, "two", Some("10.32.0.5"))
             .unwrap_err()
+            .error
             .contains("in use")
     );
 }

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use weft_wire::api::LeaveEnd;
+use weft_wire::api::{ErrorReason, LeaveEnd};
 
 /// Begins to hand addresses on, or goes on with it; says how far that is.
 pub(super) async fn begin(
@@ -47,8 +47,8 @@ pub(super) async fn end(
     let set_aside = api.ask(Request::SetAside).await?.await;
     api.ask(Request::Stop).await?;
     let refusal = |why: String| {
-        Refusal(
-            StatusCode::INTERNAL_SERVER_ERROR,
+        Refusal::new(
+            ErrorReason::Internal,
             format!(
                 "the router stops, but its identity is still in place: {why}. Move the file away by hand"
             ),

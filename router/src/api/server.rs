@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 use weft_gossip::JoinToken;
 use weft_ipam_crdt::RequestId;
 use weft_wire::api::{
-    AddressPlace, AdoptRequest, ApiError, FreeRequest, KeepRequest, PodAddresses, PodRequest, RemovalAsked,
-    RemoveRequest, Target, TargetRequest,
+    AddressPlace, AdoptRequest, ApiError, ErrorReason, FreeRequest, KeepRequest, PodAddresses, PodRequest,
+    RemovalAsked, RemoveRequest, Target, TargetRequest,
 };
 
 /// Mode of the socket: its owner and its group.
@@ -66,7 +66,7 @@ impl Api {
         request: impl FnOnce(oneshot::Sender<T>) -> Request,
     ) -> Result<T, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let stopping = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the router is stopping".into());
+        let stopping = || Refusal::new(ErrorReason::Stopping, "the router is stopping");
         self.node.send(request(answer)).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())
     }
@@ -97,12 +97,29 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A refusal with its status.
-pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
+/// A refusal; its status follows from the reason.
+pub(super) struct Refusal(pub(super) ApiError);
+
+impl Refusal {
+    pub(super) fn new(reason: ErrorReason, error: impl Into<String>) -> Self {
+        Self(ApiError::new(reason, error))
+    }
+
+    fn status(&self) -> StatusCode {
+        match self.0.reason {
+            ErrorReason::Malformed => StatusCode::BAD_REQUEST,
+            ErrorReason::Forbidden => StatusCode::FORBIDDEN,
+            ErrorReason::UnknownCall | ErrorReason::NotFound => StatusCode::NOT_FOUND,
+            ErrorReason::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorReason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::CONFLICT,
+        }
+    }
+}
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.0, Json(ApiError { error: self.1 })).into_response()
+        (self.status(), Json(self.0)).into_response()
     }
 }
 
@@ -203,23 +220,23 @@ type Body<T> = Result<Json<T>, axum::extract::rejection::JsonRejection>;
 /// The body, or what is wrong with it.
 fn accept<T>(body: Body<T>) -> Result<T, Refusal> {
     body.map(|Json(value)| value)
-        .map_err(|e| Refusal(StatusCode::BAD_REQUEST, e.body_text()))
+        .map_err(|e| Refusal::new(ErrorReason::Malformed, e.body_text()))
 }
 
 pub(super) fn root_only(caller: Caller) -> Result<(), Refusal> {
     match caller.uid {
         Some(0) => Ok(()),
-        _ => Err(Refusal(
-            StatusCode::FORBIDDEN,
-            "only root may change what the router does: use sudo".into(),
+        _ => Err(Refusal::new(
+            ErrorReason::Forbidden,
+            "only root may change what the router does: use sudo",
         )),
     }
 }
 
 /// A path that is not there, or not with this method.
 async fn unknown(method: Method, uri: Uri) -> Refusal {
-    Refusal(
-        StatusCode::NOT_FOUND,
+    Refusal::new(
+        ErrorReason::UnknownCall,
         format!(
             "this router has no {method} {}: is it of another version?",
             uri.path()
@@ -245,8 +262,8 @@ async fn status(State(api): State<Api>) -> Result<Response, Refusal> {
         status
     });
     let status = blocking.await.map_err(|error| {
-        Refusal(
-            StatusCode::INTERNAL_SERVER_ERROR,
+        Refusal::new(
+            ErrorReason::Internal,
             format!("the status could not be completed: {error}"),
         )
     })?;
@@ -270,7 +287,7 @@ async fn allocate(
     waiting.is_answered = true;
     match answer? {
         Ok(plan) => Ok(Json(plan).into_response()),
-        Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
+        Err(error) => Err(Refusal(error)),
     }
 }
 
@@ -287,7 +304,7 @@ async fn free(
         .await?
     {
         Ok(addresses) => Ok(Json(PodAddresses { id, addresses }).into_response()),
-        Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
+        Err(error) => Err(Refusal(error)),
     }
 }
 
@@ -300,7 +317,7 @@ async fn addresses_of(State(api): State<Api>, Path(id): Path<String>) -> Result<
 async fn lookup(State(api): State<Api>, Path(text): Path<String>) -> Result<Response, Refusal> {
     let address: IpAddr = text
         .parse()
-        .map_err(|_| Refusal(StatusCode::BAD_REQUEST, format!("{text} is not an IP address")))?;
+        .map_err(|_| Refusal::new(ErrorReason::Malformed, format!("{text} is not an IP address")))?;
     let place = api.ask(|answer| Request::Lookup(address, answer)).await?;
     Ok(Json(AddressPlace { address, place }).into_response())
 }
@@ -318,10 +335,9 @@ async fn ipam(State(api): State<Api>) -> Result<Response, Refusal> {
 
 /// The answer of a host without a cluster.
 pub(super) fn no_cluster() -> Refusal {
-    Refusal(
-        StatusCode::CONFLICT,
-        "this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for"
-            .into(),
+    Refusal::new(
+        ErrorReason::NoCluster,
+        "this host belongs to no cluster yet, so it has no addresses: `weft status` says what it waits for",
     )
 }
 
@@ -341,11 +357,11 @@ async fn adopt(
     });
     let psk = parsing
         .await
-        .map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
-        .map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.to_string()))?;
+        .map_err(|error| Refusal::new(ErrorReason::Internal, error.to_string()))?
+        .map_err(|error| Refusal::new(ErrorReason::Malformed, error.to_string()))?;
     match api.ask(|answer| Request::Adopt(request, psk, answer)).await? {
         Ok(adopted) => Ok(Json(adopted).into_response()),
-        Err(error) => Err(Refusal(StatusCode::CONFLICT, error)),
+        Err(error) => Err(Refusal(error)),
     }
 }
 
@@ -363,8 +379,8 @@ async fn target(
     let request = accept(body)?;
     match api.ask(|answer| what(request.target, answer)).await? {
         Ok(target) => Ok(Json(Target { target }).into_response()),
-        Err(TargetRefusal::Malformed(why)) => Err(Refusal(StatusCode::BAD_REQUEST, why)),
-        Err(TargetRefusal::NotTried(why)) => Err(Refusal(StatusCode::NOT_FOUND, why)),
+        Err(TargetRefusal::Malformed(why)) => Err(Refusal::new(ErrorReason::Malformed, why)),
+        Err(TargetRefusal::NotTried(why)) => Err(Refusal::new(ErrorReason::NotFound, why)),
     }
 }
 
@@ -392,10 +408,8 @@ async fn keep(
     asked_for(asked)
 }
 
-fn asked_for(asked: Result<RemovalAsked, String>) -> Result<Response, Refusal> {
-    asked
-        .map(|asked| Json(asked).into_response())
-        .map_err(|why| Refusal(StatusCode::CONFLICT, why))
+fn asked_for(asked: Result<RemovalAsked, ApiError>) -> Result<Response, Refusal> {
+    asked.map(|asked| Json(asked).into_response()).map_err(Refusal)
 }
 
 async fn stop(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>) -> Result<Response, Refusal> {

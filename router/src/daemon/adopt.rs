@@ -7,7 +7,7 @@ use weft_node::Input;
 use weft_node::again::{Beginning, Token};
 use weft_store::{Again, Save};
 use weft_wire::Psk;
-use weft_wire::api::{AdoptRequest, Adopted};
+use weft_wire::api::{AdoptRequest, Adopted, ApiError, ErrorReason};
 
 impl Daemon {
     /// The operator wants this host and the others of its cluster to adopt another one.
@@ -15,26 +15,27 @@ impl Daemon {
         &mut self,
         request: AdoptRequest,
         psk: Option<Psk>,
-        answer: oneshot::Sender<Result<Adopted, String>>,
+        answer: oneshot::Sender<Result<Adopted, ApiError>>,
     ) {
         let AdoptRequest { peer, token } = request;
         let target = match peer.map(|peer| parse_peer(&peer, self.port)).transpose() {
             Ok(target) => target,
             Err(error) => {
                 // Whoever asked may have gone; then nobody needs the answer.
-                let _ = answer.send(Err(error.to_string()));
+                let _ = answer.send(Err(ApiError::new(ErrorReason::Malformed, error.to_string())));
                 return;
             }
         };
         self.adopting.retain(|other| !other.is_closed());
         if !self.adopting.is_empty() {
-            let _ = answer.send(Err(
-                "this host joins another cluster already: wait for how that goes".into(),
-            ));
+            let _ = answer.send(Err(ApiError::new(
+                ErrorReason::JoiningAnother,
+                "this host joins another cluster already: wait for how that goes",
+            )));
             return;
         }
         if let Some(why) = &self.disk_trouble {
-            let _ = answer.send(Err(why.clone()));
+            let _ = answer.send(Err(ApiError::new(ErrorReason::Unwritable, why.clone())));
             return;
         }
         let token = token.zip(psk).map(|(text, psk)| Token { text, psk });
@@ -42,7 +43,8 @@ impl Daemon {
         self.input(Input::Adopt { target, token });
     }
 
-    pub(super) fn adopted(&mut self, result: &Result<Adopted, String>) {
+    pub(super) fn adopted(&mut self, result: Result<Adopted, String>) {
+        let result = result.map_err(|why| ApiError::new(ErrorReason::NotAdopted, why));
         for answer in self.adopting.drain(..) {
             let _ = answer.send(result.clone());
         }

@@ -5,20 +5,20 @@ use std::net::IpAddr;
 
 use tokio::sync::oneshot;
 use weft_ipam_crdt::{Request, RequestId};
-use weft_wire::api::{PodPlan, RemovalAsked};
+use weft_wire::api::{ApiError, ErrorReason, PodPlan, RemovalAsked};
 
 /// Number of a request whose answer nobody reads.
 const NOBODY: RequestId = RequestId(0);
 
 /// What was freed, or why nothing can be.
-type Freed = Result<Vec<IpAddr>, String>;
+type Freed = Result<Vec<IpAddr>, ApiError>;
 
 /// Somebody who wants an address.
 struct Allocate {
     id: String,
     /// What the pod had when it asked, and what others were told since.
     known: Vec<IpAddr>,
-    answer: oneshot::Sender<Result<PodPlan, String>>,
+    answer: oneshot::Sender<Result<PodPlan, ApiError>>,
 }
 
 /// Those who wait. Each request has exactly one answer, so nothing stays here for ever.
@@ -26,7 +26,7 @@ struct Allocate {
 pub(super) struct Askers {
     allocate: BTreeMap<RequestId, Allocate>,
     free: BTreeMap<RequestId, oneshot::Sender<Freed>>,
-    removals: BTreeMap<RequestId, (RemovalAsked, oneshot::Sender<Result<RemovalAsked, String>>)>,
+    removals: BTreeMap<RequestId, (RemovalAsked, oneshot::Sender<Result<RemovalAsked, ApiError>>)>,
 }
 
 impl Askers {
@@ -36,7 +36,7 @@ impl Askers {
         request: RequestId,
         id: &str,
         known: Vec<IpAddr>,
-        answer: oneshot::Sender<Result<PodPlan, String>>,
+        answer: oneshot::Sender<Result<PodPlan, ApiError>>,
     ) {
         let id = id.to_owned();
         self.allocate.insert(request, Allocate { id, known, answer });
@@ -47,7 +47,7 @@ impl Askers {
         &mut self,
         request: RequestId,
         asked: RemovalAsked,
-        answer: oneshot::Sender<Result<RemovalAsked, String>>,
+        answer: oneshot::Sender<Result<RemovalAsked, ApiError>>,
     ) {
         self.removals.insert(request, (asked, answer));
     }
@@ -55,8 +55,9 @@ impl Askers {
     /// Passes on that a wish is durable, or why it is none.
     pub(super) fn removal(&mut self, request: RequestId, result: Result<(), String>) {
         if let Some((asked, answer)) = self.removals.remove(&request) {
+            let refusal = |why| ApiError::new(ErrorReason::NotRemovable, why);
             // Whoever asked may have gone; the wish stands.
-            let _ = answer.send(result.map(|()| asked));
+            let _ = answer.send(result.map(|()| asked).map_err(refusal));
         }
     }
 
@@ -70,7 +71,7 @@ impl Askers {
     pub(super) fn allocated(
         &mut self,
         request: RequestId,
-        result: Result<PodPlan, String>,
+        result: Result<PodPlan, ApiError>,
     ) -> Option<Request> {
         let Allocate { id, known, answer } = self.allocate.remove(&request)?;
         let address = result.as_ref().ok().map(|plan| plan.address.addr());
@@ -89,18 +90,19 @@ impl Askers {
         })
     }
 
-    /// Tells all that there is nothing now, and why. What still comes for them comes as if they had hung up: a new
+    /// Tells all that there is nothing now, since the disk takes no writes. What still comes for them comes as if they had hung up: a new
     /// address is freed again.
     pub(super) fn refuse_all(&mut self, why: &str) {
+        let refusal = || ApiError::new(ErrorReason::Unwritable, why);
         for asker in self.allocate.values_mut() {
             let (nobody, _) = oneshot::channel();
-            let _ = std::mem::replace(&mut asker.answer, nobody).send(Err(why.to_owned()));
+            let _ = std::mem::replace(&mut asker.answer, nobody).send(Err(refusal()));
         }
         for (_, (_, answer)) in std::mem::take(&mut self.removals) {
-            let _ = answer.send(Err(why.to_owned()));
+            let _ = answer.send(Err(refusal()));
         }
         for (_, answer) in std::mem::take(&mut self.free) {
-            let _ = answer.send(Err(why.to_owned()));
+            let _ = answer.send(Err(refusal()));
         }
     }
 
@@ -116,7 +118,7 @@ impl Askers {
 mod tests {
     use super::*;
 
-    fn plan() -> Result<PodPlan, String> {
+    fn plan() -> Result<PodPlan, ApiError> {
         Ok(PodPlan {
             address: "10.32.0.9/12".parse().unwrap(),
             mac: "02:00:00:00:00:09".into(),
@@ -125,7 +127,7 @@ mod tests {
         })
     }
 
-    type Answered = oneshot::Receiver<Result<PodPlan, String>>;
+    type Answered = oneshot::Receiver<Result<PodPlan, ApiError>>;
 
     fn ask(askers: &mut Askers, number: u64, id: &str, is_new: bool) -> Answered {
         let (answer, answered) = oneshot::channel();
@@ -172,12 +174,15 @@ mod tests {
         askers.free(RequestId(3), answer);
         askers.refuse_all("full");
         askers.refuse_all("still full");
-        let full = || Err("full".to_owned());
+        let full = || Err(ApiError::new(ErrorReason::Unwritable, "full"));
         assert_eq!(
             (new.try_recv().unwrap(), old.try_recv().unwrap()),
             (full(), full())
         );
-        assert_eq!(freed.try_recv().unwrap(), Err("full".to_owned()));
+        assert_eq!(
+            freed.try_recv().unwrap(),
+            Err(ApiError::new(ErrorReason::Unwritable, "full"))
+        );
         assert!(matches!(
             askers.allocated(RequestId(1), plan()),
             Some(Request::Free { .. })
@@ -205,6 +210,12 @@ mod tests {
         assert_eq!(askers.allocated(RequestId(4), plan()), None);
         // Nothing was given.
         drop(ask(&mut askers, 6, "no", true));
-        assert_eq!(askers.allocated(RequestId(6), Err("none is free".into())), None);
+        assert_eq!(
+            askers.allocated(
+                RequestId(6),
+                Err(ApiError::new(ErrorReason::NoAddress, "none is free"))
+            ),
+            None
+        );
     }
 }

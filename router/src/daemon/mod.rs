@@ -48,8 +48,8 @@ use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_store::writer::SAVES_MAX;
 use weft_store::{Difference, Job, Save, StoreError, Syncs};
 use weft_wire::api::{
-    AdoptRequest, Adopted, FreeRequest, IpamStatus, KeepRequest, LeaveStatus, MulticastStatus, PodPlan,
-    PodRequest, RemovalAsked, RemoveRequest, Status,
+    AdoptRequest, Adopted, ApiError, ErrorReason, FreeRequest, IpamStatus, KeepRequest, LeaveStatus,
+    MulticastStatus, PodPlan, PodRequest, RemovalAsked, RemoveRequest, Status,
 };
 use weft_wire::group::Listening;
 use weft_wire::{NodeId, Time};
@@ -71,14 +71,14 @@ pub(crate) enum Request {
     /// The status, without pods.
     Status(oneshot::Sender<Status>),
     /// An address for a pod, and how to wire it. The number is the caller's choice, above zero and not used before.
-    Allocate(RequestId, PodRequest, oneshot::Sender<Result<PodPlan, String>>),
+    Allocate(RequestId, PodRequest, oneshot::Sender<Result<PodPlan, ApiError>>),
     /// Nobody waits for this answer any longer.
     Cancel(RequestId),
     /// A pod is gone, or one of its addresses. Numbers as for [`Request::Allocate`].
     Free(
         RequestId,
         FreeRequest,
-        oneshot::Sender<Result<Vec<IpAddr>, String>>,
+        oneshot::Sender<Result<Vec<IpAddr>, ApiError>>,
     ),
     /// Addresses of a pod of this host.
     AddressesOf(String, oneshot::Sender<Vec<IpAddr>>),
@@ -107,19 +107,19 @@ pub(crate) enum Request {
     Adopt(
         AdoptRequest,
         Option<weft_wire::Psk>,
-        oneshot::Sender<Result<Adopted, String>>,
+        oneshot::Sender<Result<Adopted, ApiError>>,
     ),
     /// Have these hosts removed. Numbers as for [`Request::Allocate`]; the answer says that the wish is durable.
     Remove(
         RequestId,
         RemoveRequest,
-        oneshot::Sender<Result<RemovalAsked, String>>,
+        oneshot::Sender<Result<RemovalAsked, ApiError>>,
     ),
     /// Have them stay after all.
     Keep(
         RequestId,
         KeepRequest,
-        oneshot::Sender<Result<RemovalAsked, String>>,
+        oneshot::Sender<Result<RemovalAsked, ApiError>>,
     ),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
@@ -201,7 +201,7 @@ struct Daemon {
     syncs: Syncs,
     askers: Askers,
     /// Those who wait until this host has adopted another cluster, or has not.
-    adopting: Vec<oneshot::Sender<Result<Adopted, String>>>,
+    adopting: Vec<oneshot::Sender<Result<Adopted, ApiError>>>,
     bridge: watch::Sender<bridge::Wanted>,
     bridge_trouble: watch::Receiver<Option<String>>,
     firewall: watch::Receiver<Vec<String>>,
@@ -292,7 +292,7 @@ impl Daemon {
             Output::PersistIpam { token, changes } => self.save(SaveToken::Ipam(token), Save::Ipam(changes)),
             Output::BeginAgain(beginning) => self.begin_again(*beginning),
             Output::PersistClaims(claims) => self.save(SaveToken::Claims, Save::Claims(claims)),
-            Output::Adopted(result) => self.adopted(&result),
+            Output::Adopted(result) => self.adopted(result),
             Output::Allocated { request, result } => {
                 if let Some(free) = self.askers.allocated(request, result) {
                     self.input(Input::Ipam(free));
@@ -443,7 +443,7 @@ impl Daemon {
             }
             Request::Allocate(request, asked, answer) => {
                 if let Some(why) = &self.disk_trouble {
-                    let _ = answer.send(Err(why.clone()));
+                    let _ = answer.send(Err(ApiError::new(ErrorReason::Unwritable, why.clone())));
                     return false;
                 }
                 let PodRequest {
@@ -464,7 +464,7 @@ impl Daemon {
             Request::Cancel(request) => self.input(Input::Ipam(Ipam::Cancel(request))),
             Request::Free(request, FreeRequest { id, address }, answer) => {
                 if let Some(why) = &self.disk_trouble {
-                    let _ = answer.send(Err(why.clone()));
+                    let _ = answer.send(Err(ApiError::new(ErrorReason::Unwritable, why.clone())));
                     return false;
                 }
                 self.askers.free(request, answer);
@@ -551,10 +551,12 @@ impl Daemon {
         request: RequestId,
         hosts: Result<Vec<NodeId>, String>,
         wish: Option<bool>,
-        answer: oneshot::Sender<Result<RemovalAsked, String>>,
+        answer: oneshot::Sender<Result<RemovalAsked, ApiError>>,
     ) {
         let trouble = self.disk_trouble.clone();
-        match trouble.map_or(hosts, Err) {
+        let trouble = trouble.map(|why| Err(ApiError::new(ErrorReason::Unwritable, why)));
+        let hosts = hosts.map_err(|why| ApiError::new(ErrorReason::NotRemovable, why));
+        match trouble.unwrap_or(hosts) {
             Err(why) => {
                 let _ = answer.send(Err(why));
             }

@@ -223,6 +223,7 @@ fn the_group_reads_and_only_root_changes() {
                 assert_eq!((method, status), ("POST", 403), "{call}: {text}");
                 let error = schema.check("ApiError", &text).unwrap();
                 assert!(error["error"].as_str().unwrap().contains("root"), "{error}");
+                assert_eq!(error["reason"], "forbidden");
             }
             other => panic!("docs/api.md: who is {other:?}?"),
         }
@@ -241,6 +242,87 @@ fn the_group_reads_and_only_root_changes() {
     );
     assert_eq!(router.status().unwrap().targets.len(), 1);
     api.allocate("web").unwrap();
+}
+
+#[test]
+fn each_refusal_has_a_word_for_programs() {
+    let schema = Schema::published().unwrap();
+    let lab = Lab::new("words").unwrap();
+    let switch = lab.switch().unwrap();
+    let router = founder(&lab, &switch);
+    let mut api = Api::connect(router.host()).unwrap();
+    api.claim("first", "10.32.0.9".parse().unwrap()).unwrap();
+    let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(300));
+    for (call, body, status, word) in [
+        ("POST /v1/pods", "{", 400, "malformed"),
+        ("POST /v1/pods", &*long, 409, "bad-id"),
+        (
+            "POST /v1/pods",
+            r#"{"id":"a","address":"192.0.2.1"}"#,
+            409,
+            "bad-address",
+        ),
+        (
+            "POST /v1/pods",
+            r#"{"id":"a","subnet":"192.0.2.0/24"}"#,
+            409,
+            "bad-subnet",
+        ),
+        (
+            "POST /v1/pods",
+            r#"{"id":"a","timeout_ms":60001}"#,
+            409,
+            "bad-timeout",
+        ),
+        (
+            "POST /v1/pods",
+            r#"{"id":"a","address":"10.32.0.9"}"#,
+            409,
+            "address-taken",
+        ),
+        ("GET /v1/addresses/ten", "", 400, "malformed"),
+        ("GET /v1/nothing", "", 404, "unknown-call"),
+        ("POST /v1/forget", r#"{"target":"192.0.2.9"}"#, 404, "not-found"),
+        (
+            "POST /v1/peers/remove",
+            r#"{"hosts":["nobody"]}"#,
+            409,
+            "not-removable",
+        ),
+        ("POST /v1/ipam/adopt", r#"{"token":"short"}"#, 400, "malformed"),
+        ("POST /v1/ipam/adopt", "{}", 409, "not-adopted"),
+    ] {
+        let (method, path) = call.split_once(' ').unwrap();
+        let (found, text) = api.raw(method, path, body).unwrap();
+        let error = schema.check("ApiError", &text).unwrap();
+        assert_eq!(
+            (found, error["reason"].as_str()),
+            (status, Some(word)),
+            "{call} {body}: {text}"
+        );
+    }
+    // A host that leaves, and one that belongs to no cluster.
+    api.raw("POST", "/v1/leave", "").unwrap();
+    let (_, text) = api.raw("POST", "/v1/pods", r#"{"id":"late"}"#).unwrap();
+    assert_eq!(schema.check("ApiError", &text).unwrap()["reason"], "leaving");
+    let token = lab.secret_file("token", &router.token().unwrap()).unwrap();
+    let lone = lab.host("lone").on(&switch).build().unwrap();
+    let lone = lone
+        .up(["--peer", "192.0.2.77", "--token-file", token.to_str().unwrap()])
+        .unwrap();
+    lone.wait_ready(SOON).unwrap();
+    let mut api = Api::connect(lone.host()).unwrap();
+    for call in ["GET /v1/ipam", "POST /v1/pods", "POST /v1/leave"] {
+        let (method, path) = call.split_once(' ').unwrap();
+        let body = if method == "POST" { r#"{"id":"a"}"# } else { "" };
+        let (status, text) = api.raw(method, path, body).unwrap();
+        let error = schema.check("ApiError", &text).unwrap();
+        assert_eq!(
+            (status, error["reason"].as_str()),
+            (409, Some("no-cluster")),
+            "{call}: {text}"
+        );
+    }
 }
 
 #[test]

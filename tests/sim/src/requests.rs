@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use weft_ipam_crdt::{AddressSpace, Held, IpamState, Request, RequestId};
 use weft_node::Input;
 use weft_wire::Time;
-use weft_wire::api::PodPlan;
+use weft_wire::api::{ApiError, PodPlan};
 
 /// Pods that a host has at most.
 pub(crate) const PODS: usize = 24;
@@ -123,7 +123,7 @@ impl World {
     }
 
     /// A host answers.
-    pub(crate) fn answered(&mut self, host: usize, request: RequestId, result: Result<PodPlan, String>) {
+    pub(crate) fn answered(&mut self, host: usize, request: RequestId, result: Result<PodPlan, ApiError>) {
         let text = format!("{result:?}");
         self.record.note(
             self.now,

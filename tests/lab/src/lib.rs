@@ -25,6 +25,7 @@
 //! | [`host`] | [`Host`]: a namespace with one or more interfaces, where `weft` runs |
 //! | [`router`] | [`Router`]: a running `weft up` |
 //! | `cluster` | [`Lab::cluster`]: hosts on one switch, in one mesh |
+//! | `ask` | [`Host::ask`], [`Host::ipam`]: its router's commands, and its address space
 //! | [`api`] | [`Api`]: a connection to its socket, for thousands of requests |
 //! | [`schema`] | [`Schema`]: docs/api.schema.json, and whether an answer is exactly what it says |
 //! | [`program`] | where the `weft` binary is, and running it with a bound |
@@ -42,6 +43,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod ask;
 mod cluster;
 pub mod crossover;
 mod error;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use weft_lab::{Api, Content, Host, Lab, Output, PingPlan, Pod, Router, Switch};
-use weft_wire::api::{Adopted, ClusterStatus, IpamStatus, Status};
+use weft_lab::{Content, Host, Lab, PingPlan, Pod, Router, Switch};
+use weft_wire::api::{Adopted, ClusterStatus, IpamCheck, Status};
 
 /// For anything that needs no timeout to pass first.
 const SOON: Duration = Duration::from_secs(15);
@@ -22,18 +22,8 @@ fn is_member_of(genesis_id: &str) -> impl Fn(&Status) -> bool {
     move |status| genesis(status) == Some(genesis_id)
 }
 
-fn weft(host: &Host, arguments: &[&str]) -> Output {
-    let socket = host.socket().display().to_string();
-    let all = arguments.iter().copied();
-    host.weft(all.chain(["--socket", &socket])).unwrap()
-}
-
-fn ipam(host: &Host) -> IpamStatus {
-    Api::connect(host).unwrap().ipam().unwrap()
-}
-
 fn used(host: &Host) -> Vec<(IpAddr, String)> {
-    let used = ipam(host).used.into_iter();
+    let used = host.ipam().unwrap().used.into_iter();
     used.map(|used| (used.address, used.id)).collect()
 }
 
@@ -67,7 +57,7 @@ const TOKEN: &str = "correct horse battery staple";
 /// Dials a host of the other cluster, and waits until both have noticed.
 fn meet(from: &Router, to: &Router) {
     let peer = to.host().address().unwrap().to_string();
-    weft(from.host(), &["connect", &peer]).success().unwrap();
+    from.host().ask(&["connect", &peer]).unwrap().success().unwrap();
     let ids = [from, to].map(|router| genesis(&router.status().unwrap()).unwrap().to_owned());
     for router in [from, to] {
         let told = |status: &Status| {
@@ -104,7 +94,7 @@ fn a_host_adopts_another_cluster_and_its_pods_run_on() {
         "--token-file",
         wrong.to_str().unwrap(),
     ];
-    let refused = weft(b.host(), &arguments);
+    let refused = b.host().ask(&arguments).unwrap();
     assert!(
         !refused.status.success() && refused.stderr.contains("stays in its cluster"),
         "{refused:?}"
@@ -115,7 +105,12 @@ fn a_host_adopts_another_cluster_and_its_pods_run_on() {
     let adopted = AtomicBool::new(false);
     let transfer = db.tcp_send_watched(&cache, &content, &|done| {
         if done > 1 << 20 && !adopted.swap(true, Ordering::Relaxed) {
-            let output = weft(b.host(), &["ipam", "adopt", "--json"]).success().unwrap();
+            let output = b
+                .host()
+                .ask(&["ipam", "adopt", "--json"])
+                .unwrap()
+                .success()
+                .unwrap();
             let adopted: Adopted = serde_json::from_str(&output.stdout).unwrap();
             assert_eq!((adopted.joined.as_str(), adopted.claims), (target.as_str(), 2));
         }
@@ -130,7 +125,7 @@ fn a_host_adopts_another_cluster_and_its_pods_run_on() {
 
     // What is free there is kept, what is not is listed with the cure, and the pod keeps it.
     let kept = |_: &Status| {
-        let status = ipam(b.host());
+        let status = b.host().ipam().unwrap();
         let refused = status
             .unclaimed
             .iter()
@@ -155,7 +150,19 @@ fn a_host_adopts_another_cluster_and_its_pods_run_on() {
         .unwrap();
     assert!(b.host().state_dir().join("state.before").exists());
     db.detach().unwrap();
-    assert_eq!(ipam(b.host()).unclaimed, []);
+    assert_eq!(b.host().ipam().unwrap().unclaimed, []);
+    // The other one keeps its MAC address of the cluster before, which is worth a word and no more.
+    let output = b
+        .host()
+        .ask(&["ipam", "check", "--json"])
+        .unwrap()
+        .success()
+        .unwrap();
+    let found: IpamCheck = serde_json::from_str(&output.stdout).unwrap();
+    let found: Vec<(&str, bool)> = { found.findings.iter() }
+        .map(|finding| (finding.kind.as_str(), finding.wrong))
+        .collect();
+    assert_eq!(found, [("former-mac", false)]);
     web.ping_until(cache.address().unwrap(), SOON).unwrap();
     // It gives out addresses of the cluster that it is in now.
     let next = b.host().pod_any("next").unwrap();
@@ -207,7 +214,7 @@ fn a_whole_side_follows_while_its_pods_talk() {
             "--token-file",
             token.to_str().unwrap(),
         ];
-        weft(side[1].host(), &arguments).success().unwrap();
+        side[1].host().ask(&arguments).unwrap().success().unwrap();
         pings.map(|ping| ping.join().unwrap())
     });
     for router in &side {
@@ -221,7 +228,7 @@ fn a_whole_side_follows_while_its_pods_talk() {
     for (router, pod) in side.iter().zip(&pods) {
         let kept = |_: &Status| {
             used(router.host()) == [(pod.address().unwrap(), pod.name().to_owned())]
-                && ipam(router.host()).unclaimed.is_empty()
+                && router.host().ipam().unwrap().unclaimed.is_empty()
         };
         router.wait_until("its address is kept", SOON, kept).unwrap();
         web.ping_until(pod.address().unwrap(), SOON).unwrap();
@@ -238,7 +245,7 @@ fn a_host_with_nothing_to_lose_yields_by_itself() {
     let target = genesis(&a.status().unwrap()).unwrap().to_owned();
     // The one with a pod dials the one without.
     let peer = b.host().address().unwrap().to_string();
-    weft(a.host(), &["connect", &peer]).success().unwrap();
+    a.host().ask(&["connect", &peer]).unwrap().success().unwrap();
     for router in [&a, &b] {
         router
             .wait_until("it is a member there", SOON, is_member_of(&target))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_kernel::attach::host_ifname;
 use weft_kernel::{addr, link};
-use weft_lab::{Api, Host, Lab, Output, Schema};
+use weft_lab::{Api, Host, Lab, Schema};
 use weft_wire::api::IpamCheck;
 
 /// For anything that needs no timeout to pass first.
@@ -13,15 +13,9 @@ const SOON: Duration = Duration::from_secs(15);
 /// Frames that nobody answers, so that a host's traffic is seen.
 const SHOUTS: u16 = 3;
 
-fn weft(host: &Host, arguments: &[&str]) -> Output {
-    let socket = host.socket().display().to_string();
-    let all = arguments.iter().copied().chain(["--socket", &socket]);
-    host.weft(all).unwrap()
-}
-
 /// Checks a host: whether the command succeeded, and the kinds of what was found, the wrong ones first.
 fn check(host: &Host) -> (bool, Vec<String>) {
-    let output = weft(host, &["ipam", "check", "--json"]);
+    let output = host.ask(&["ipam", "check", "--json"]).unwrap();
     Schema::published()
         .unwrap()
         .check("IpamCheck", &output.stdout)
@@ -51,7 +45,7 @@ fn each_thing_that_is_broken_is_found_and_its_cure_cures() {
         assert!(is_well, "{}: {kinds:?}", router.host().name());
         assert_eq!(kinds, Vec::<String>::new());
     }
-    let shown = weft(host, &["ipam", "check"]).success().unwrap().stdout;
+    let shown = host.ask(&["ipam", "check"]).unwrap().success().unwrap().stdout;
     assert!(
         shown.contains("6 pods") && shown.ends_with("all is well\n"),
         "{shown}"
@@ -76,7 +70,10 @@ fn each_thing_that_is_broken_is_found_and_its_cure_cures() {
     let lost = host.pod_any("lost").unwrap();
     lost.detach().unwrap();
     let path = lost.namespace().path().display().to_string();
-    weft(host, &["attach", &path, "--id", gone]).success().unwrap();
+    host.ask(&["attach", &path, "--id", gone])
+        .unwrap()
+        .success()
+        .unwrap();
     host.namespace()
         .run(|| {
             link::set_master(&host_ifname(off.name()), None).unwrap();
@@ -84,7 +81,10 @@ fn each_thing_that_is_broken_is_found_and_its_cure_cures() {
             assert!(link::delete(&host_ifname(gone)).unwrap());
         })
         .unwrap();
-    weft(host, &["ipam", "free", free.name()]).success().unwrap();
+    host.ask(&["ipam", "free", free.name()])
+        .unwrap()
+        .success()
+        .unwrap();
     std::fs::remove_file(host.state_dir().join("state")).unwrap();
 
     let (is_well, kinds) = check(host);
@@ -101,7 +101,7 @@ fn each_thing_that_is_broken_is_found_and_its_cure_cures() {
         "stray-address",
     ];
     assert_eq!(kinds, all);
-    let output = weft(host, &["ipam", "check"]);
+    let output = host.ask(&["ipam", "check"]).unwrap();
     for part in [
         format!("wrong       pod web was given {had}, and its interface eth0 does not have it\n"),
         format!("`weft detach {gone}` gives it back"),
@@ -122,15 +122,19 @@ fn each_thing_that_is_broken_is_found_and_its_cure_cures() {
         addr::remove(interface, of("10.33.44.55")).unwrap();
     });
     let address = free.address().unwrap().to_string();
-    weft(host, &["ipam", "claim", free.name(), &address])
+    host.ask(&["ipam", "claim", free.name(), &address])
+        .unwrap()
         .success()
         .unwrap();
-    weft(host, &["detach", gone]).success().unwrap();
+    host.ask(&["detach", gone]).unwrap().success().unwrap();
     let (is_well, kinds) = check(host);
     assert!(is_well, "{kinds:?}");
     assert_eq!(kinds, Vec::<String>::new());
     // The file is there again, with all that happened; and what a pod has is claimed for it when the router starts.
-    weft(host, &["ipam", "free", free.name()]).success().unwrap();
+    host.ask(&["ipam", "free", free.name()])
+        .unwrap()
+        .success()
+        .unwrap();
     a.restart().unwrap();
     a.wait_until("all addresses are held", SOON, |_| {
         let used = Api::connect(host).unwrap().ipam().unwrap().used;

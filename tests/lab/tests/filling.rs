@@ -2,52 +2,67 @@
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail as a test fails")]
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
-use weft_lab::{Api, Lab, Router};
+use ipnet::{IpNet, Ipv4Net};
+use weft_lab::{Api, Host, Lab, Router, Switch};
 use weft_wire::api::{ClusterStatus, IpamStatus, Status};
 
 /// For anything that needs no timeout to pass first; forty hosts share two processors.
 const SOON: Duration = Duration::from_secs(60);
-/// Hosts that join at the same moment.
-const AT_ONCE: usize = 8;
 
 fn is_member(status: &Status) -> bool {
     matches!(status.cluster, ClusterStatus::Member { .. })
 }
 
-fn ipam(router: &Router) -> IpamStatus {
-    Api::connect(router.host()).unwrap().ipam().unwrap()
+/// Hosts of which each is alone on its wire, and one in their middle that forwards between the wires. On one wire each is a neighbour
+/// of each other one, and the kernel knows 1,024 neighbours (`net.ipv4.neigh.default.gc_thresh3`) of all namespaces together:
+/// from 33 hosts on some would never reach each other.
+fn apart(lab: &Lab, count: usize) -> (Host, Vec<Host>) {
+    let wires: Vec<Switch> = (0..count).map(|_| lab.switch().unwrap()).collect();
+    let net = |at: usize, last: u8| -> Ipv4Net {
+        let address = Ipv4Addr::new(172, 30, u8::try_from(at).unwrap(), last);
+        Ipv4Net::new(address, 24).unwrap()
+    };
+    let mut core = lab.host("core").forwarding();
+    for (at, wire) in wires.iter().enumerate() {
+        core = core.on(wire).ipv4(net(at, 1)).without_ipv6();
+    }
+    let core = core.build().unwrap();
+    let hosts = wires.iter().enumerate().map(|(at, wire)| {
+        let host = lab.host(&format!("h{at}")).on(wire).ipv4(net(at, 2));
+        host.without_ipv6().gateway(net(at, 1).addr()).build().unwrap()
+    });
+    (core, hosts.collect())
 }
 
-/// A founder, and others that join in groups; each knows of all when it returns.
-fn started(lab: &Lab, hosts: usize, found: &[&str]) -> Vec<Router> {
-    let switch = lab.switch().unwrap();
-    let host = |at: usize| lab.host(&format!("h{at}")).on(&switch).build().unwrap();
-    let founder = host(0).up([&["--found"], found].concat()).unwrap();
+/// A founder, and others that join at the same moment; each knows of all when it returns. With them comes the host between them.
+fn started(lab: &Lab, hosts: usize, found: &[&str]) -> (Host, Vec<Router>) {
+    let (core, all) = apart(lab, hosts);
+    let mut all = all.into_iter();
+    let begin = Instant::now();
+    let founder = all.next().unwrap().up([&["--found"], found].concat()).unwrap();
     founder.wait_until("it is a member", SOON, is_member).unwrap();
     let token = lab.secret_file("token", &founder.token().unwrap()).unwrap();
     let peer = founder.host().address().unwrap().to_string();
     let join = ["--peer", &peer, "--token-file", token.to_str().unwrap()];
     let mut routers = vec![founder];
-    while routers.len() < hosts {
-        let from = routers.len();
-        routers.extend((from..hosts.min(from + AT_ONCE)).map(|at| host(at).up(join).unwrap()));
-        for router in &routers[from..] {
-            router.wait_until("it is a member", SOON, is_member).unwrap();
-        }
-    }
+    routers.extend(all.map(|host| host.up(join).unwrap()));
+    println!("{hosts} hosts started after {:.1?}", begin.elapsed());
     for router in &routers {
-        let is_voter = |_: &Status| ipam(router).epoch_members == hosts as u64;
+        router.wait_until("it is a member", SOON, is_member).unwrap();
+    }
+    println!("all are members after {:.1?}", begin.elapsed());
+    for router in &routers {
+        let is_voter = |status: &IpamStatus| status.epoch_members == hosts as u64;
         router
-            .wait_until("it knows of all", SOON, |status| {
-                is_member(status) && is_voter(status)
-            })
+            .host()
+            .await_ipam("it knows of all", SOON, is_voter)
             .unwrap();
     }
-    routers
+    println!("all are voters after {:.1?}", begin.elapsed());
+    (core, routers)
 }
 
 /// The time of an allocation in the middle, in words.
@@ -88,7 +103,7 @@ fn fill(routers: &[Router], count: usize, subnet: Option<IpNet>) -> BTreeMap<IpA
     let took = begin.elapsed();
     let (mut held, mut own, mut lent) = (BTreeMap::new(), Vec::new(), Vec::new());
     for (router, given) in routers.iter().zip(each) {
-        let (status, node) = (ipam(router), router.status().unwrap().node);
+        let (status, node) = (router.host().ipam().unwrap(), router.status().unwrap().node);
         for (address, id, time) in given {
             let is_in = |range: &weft_wire::api::IpamRange| (range.first..=range.last).contains(&address);
             let owner = status.ranges.iter().find(|range| is_in(range)).unwrap();
@@ -114,7 +129,7 @@ fn fill(routers: &[Router], count: usize, subnet: Option<IpNet>) -> BTreeMap<IpA
 /// A subnet with 254 addresses for pods, to 95 %, of a range in which there is room enough beside it.
 fn fill_a_subnet(label: &str, hosts: usize) {
     let lab = Lab::new(label).unwrap();
-    let routers = started(&lab, hosts, &[]);
+    let (_core, routers) = started(&lab, hosts, &[]);
     let subnet: IpNet = "10.32.7.0/24".parse().unwrap();
     let held = fill(&routers, 254 * 95 / 100, Some(subnet));
     // One that is left, by its name, at a host that does not own what it lies in: others use that slot.
@@ -123,7 +138,7 @@ fn fill_a_subnet(label: &str, hosts: usize) {
         .find(|address| !held.contains_key(address))
         .unwrap();
     let begin = Instant::now();
-    let status = ipam(&routers[0]);
+    let status = routers[0].host().ipam().unwrap();
     let is_in = |range: &&weft_wire::api::IpamRange| (range.first..=range.last).contains(&named);
     let owner = &status.ranges.iter().find(is_in).unwrap().owner;
     let other = routers
@@ -138,7 +153,7 @@ fn fill_a_subnet(label: &str, hosts: usize) {
 /// A range with 254 addresses, to 95 %; then one host alone takes what is left.
 fn fill_a_range(label: &str, hosts: usize) {
     let lab = Lab::new(label).unwrap();
-    let routers = started(&lab, hosts, &["--range", "10.32.0.0/24"]);
+    let (_core, routers) = started(&lab, hosts, &["--range", "10.32.0.0/24"]);
     let mut held = fill(&routers, 254 * 95 / 100, None);
     let mut api = Api::connect(routers[hosts - 1].host()).unwrap();
     for at in held.len()..254 {

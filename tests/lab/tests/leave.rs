@@ -3,21 +3,15 @@
 
 use std::time::Duration;
 
-use weft_lab::{Api, Host, Lab, Output, Router, Schema};
+use weft_lab::{Api, Host, Lab, Router, Schema};
 use weft_wire::api::{ClusterStatus, IpamOwner, Status, TakenDown};
 
 /// For anything that needs no timeout to pass first.
 const SOON: Duration = Duration::from_secs(15);
 
-fn weft(host: &Host, arguments: &[&str]) -> Output {
-    let socket = host.socket().display().to_string();
-    let all = arguments.iter().copied().chain(["--socket", &socket]);
-    host.weft(all).unwrap()
-}
-
 /// What a command that has to fail says.
 fn refusal(host: &Host, arguments: &[&str]) -> String {
-    let output = weft(host, arguments);
+    let output = host.ask(arguments).unwrap();
     assert!(!output.status.success(), "{}", output.stdout);
     output.stderr
 }
@@ -56,21 +50,34 @@ fn a_host_that_leaves_hands_its_addresses_on() {
     let said = refusal(c.host(), &["down", "--leave"]);
     assert!(said.contains("1 pod is still attached: web"), "{said}");
     pod.detach().unwrap();
-    weft(c.host(), &["ipam", "allocate", "db"]).success().unwrap();
+    c.host()
+        .ask(&["ipam", "allocate", "db"])
+        .unwrap()
+        .success()
+        .unwrap();
     let said = refusal(c.host(), &["down", "--leave"]);
     assert!(said.contains("still held here for db"), "{said}");
-    weft(c.host(), &["ipam", "free", "db"]).success().unwrap();
+    c.host().ask(&["ipam", "free", "db"]).unwrap().success().unwrap();
     // Both addresses rest for a minute. Whoever does not wait stays a member, and gives out addresses as before.
     let said = refusal(c.host(), &["down", "--leave", "--deadline", "1"]);
     assert!(
         said.contains("rest for up to a minute") && said.contains("stays a member"),
         "{said}"
     );
-    weft(c.host(), &["ipam", "allocate", "db"]).success().unwrap();
+    c.host()
+        .ask(&["ipam", "allocate", "db"])
+        .unwrap()
+        .success()
+        .unwrap();
 
     let before = node(b);
     let state = b.host().state_dir();
-    let output = weft(b.host(), &["down", "--leave", "--json"]).success().unwrap();
+    let output = b
+        .host()
+        .ask(&["down", "--leave", "--json"])
+        .unwrap()
+        .success()
+        .unwrap();
     Schema::published()
         .unwrap()
         .check("TakenDown", &output.stdout)
@@ -112,7 +119,10 @@ fn a_host_that_leaves_hands_its_addresses_on() {
 
     // Who does not wait for the addresses that rest is out with them; another host takes them over.
     let before = node(c);
-    let said = weft(c.host(), &["down", "--leave", "--force", "--deadline", "4"])
+    let said = c
+        .host()
+        .ask(&["down", "--leave", "--force", "--deadline", "4"])
+        .unwrap()
         .success()
         .unwrap()
         .stdout;
@@ -153,7 +163,13 @@ fn a_host_that_leaves_without_a_majority_names_whose_votes_are_missing_and_stays
     );
     assert!(said.contains("It stays a member"), "{said}");
     b.restart().unwrap();
-    let output = weft(d.host(), &["down", "--leave"]).success().unwrap().stdout;
+    let output = d
+        .host()
+        .ask(&["down", "--leave"])
+        .unwrap()
+        .success()
+        .unwrap()
+        .stdout;
     assert!(output.contains("it is no member any longer"), "{output}");
     a.wait_until("d is out", SOON, |status| members(status) == 3)
         .unwrap();

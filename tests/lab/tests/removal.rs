@@ -2,38 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail as a test fails")]
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use weft_lab::{Api, Host, Lab, Output, Router, Underlay as _};
-use weft_wire::api::{IpamStatus, LinkState, RemovalDone};
+use weft_lab::{Api, Lab, Router, Underlay as _};
+use weft_wire::api::{LinkState, RemovalDone};
 
 /// For anything that needs no timeout to pass first.
 const SOON: Duration = Duration::from_secs(15);
 /// For what needs a silent peer to be noticed first.
 const LATER: Duration = Duration::from_secs(30);
-
-fn weft(host: &Host, arguments: &[&str]) -> Output {
-    let socket = host.socket().display().to_string();
-    let all = arguments.iter().copied();
-    host.weft(all.chain(["--socket", &socket])).unwrap()
-}
-
-fn ipam(host: &Host) -> IpamStatus {
-    Api::connect(host).unwrap().ipam().unwrap()
-}
-
-/// Waits until the address space is as it should be.
-fn await_ipam(host: &Host, what: &str, is_so: impl Fn(&IpamStatus) -> bool) -> IpamStatus {
-    let begun = Instant::now();
-    loop {
-        let status = ipam(host);
-        if is_so(&status) {
-            return status;
-        }
-        assert!(begun.elapsed() < LATER, "{}: {what}: {status:?}", host.name());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 /// Three hosts that all own a part of a small range.
 fn three(lab: &Lab) -> (weft_lab::Switch, [Router; 3]) {
@@ -41,9 +18,12 @@ fn three(lab: &Lab) -> (weft_lab::Switch, [Router; 3]) {
         .cluster(&["a", "b", "c"], &["--range", "10.40.0.0/25"], SOON)
         .unwrap();
     for router in &routers {
-        await_ipam(router.host(), "all own something", |status| {
-            status.epoch_members == 3 && status.owned > 0
-        });
+        router
+            .host()
+            .await_ipam("all own something", LATER, |status| {
+                status.epoch_members == 3 && status.owned > 0
+            })
+            .unwrap();
     }
     (switch, routers.try_into().ok().unwrap())
 }
@@ -69,7 +49,7 @@ fn a_killed_host_is_removed_and_its_addresses_are_used() {
         ("a", "is this host"),
         ("c", "is connected just now"),
     ] {
-        let refused = weft(a.host(), &["peer", "remove", name]);
+        let refused = a.host().ask(&["peer", "remove", name]).unwrap();
         assert!(
             !refused.status.success() && refused.stderr.contains(why),
             "{refused:?}"
@@ -78,14 +58,20 @@ fn a_killed_host_is_removed_and_its_addresses_are_used() {
 
     c.kill().unwrap();
     is_cut_off(&a, 1);
-    let output = weft(a.host(), &["peer", "remove", "c", "--fenced", "--json"])
+    let output = a
+        .host()
+        .ask(&["peer", "remove", "c", "--fenced", "--json"])
+        .unwrap()
         .success()
         .unwrap();
     let done: RemovalDone = serde_json::from_str(&output.stdout).unwrap();
     assert!(done.done && done.hosts[0].name == "c", "{done:?}");
 
     for router in [&a, &b] {
-        let status = await_ipam(router.host(), "it is over", |status| status.removals.is_empty());
+        let status = router
+            .host()
+            .await_ipam("it is over", LATER, |status| status.removals.is_empty())
+            .unwrap();
         assert_eq!(status.removed, done.hosts);
         let strangers = status
             .ranges
@@ -101,7 +87,7 @@ fn a_killed_host_is_removed_and_its_addresses_are_used() {
         assert!(all.insert(address), "{address}");
     }
     // Asked again, it is done already.
-    weft(b.host(), &["peer", "remove", "c"]).success().unwrap();
+    b.host().ask(&["peer", "remove", "c"]).unwrap().success().unwrap();
 }
 
 #[test]
@@ -112,30 +98,40 @@ fn a_minority_removes_nobody_and_the_majority_goes_on() {
     is_cut_off(&a, 2);
     is_cut_off(&b, 1);
 
-    let output = weft(a.host(), &["peer", "remove", "b", "c", "--no-wait", "--json"])
+    let output = a
+        .host()
+        .ask(&["peer", "remove", "b", "c", "--no-wait", "--json"])
+        .unwrap()
         .success()
         .unwrap();
     let asked: RemovalDone = serde_json::from_str(&output.stdout).unwrap();
     assert!(!asked.done);
-    let status = await_ipam(a.host(), "it waits for the others", |status| {
-        status.removals.iter().any(|removal| removal.missing.len() == 2)
-    });
+    let status = a
+        .host()
+        .await_ipam("it waits for the others", LATER, |status| {
+            status.removals.iter().any(|removal| removal.missing.len() == 2)
+        })
+        .unwrap();
     assert!(
         status.removals[0].epoch.is_none() && status.removed.is_empty(),
         "{status:?}"
     );
-    let shown = weft(a.host(), &["ipam"]).success().unwrap().stdout;
+    let shown = a.host().ask(&["ipam"]).unwrap().success().unwrap().stdout;
     assert!(
         shown.contains("removing    b, c: 2 votes decide it, and these are missing: b, c"),
         "{shown}"
     );
 
     // The other side is enough to remove the one that is alone.
-    weft(b.host(), &["peer", "remove", "a"]).success().unwrap();
-    let status = ipam(c.host());
+    b.host().ask(&["peer", "remove", "a"]).unwrap().success().unwrap();
+    let status = c.host().ipam().unwrap();
     assert_eq!(status.removed.len(), 1, "{status:?}");
     // Its addresses rest: nothing of them is given out.
-    assert!(ipam(a.host()).removed.is_empty());
-    weft(a.host(), &["peer", "keep", "b", "c"]).success().unwrap();
-    assert!(ipam(a.host()).removals.is_empty());
+    assert!(a.host().ipam().unwrap().removed.is_empty());
+    a.host()
+        .ask(&["peer", "keep", "b", "c"])
+        .unwrap()
+        .success()
+        .unwrap();
+    assert!(a.host().ipam().unwrap().removals.is_empty());
 }

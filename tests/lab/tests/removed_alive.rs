@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use weft_lab::{Api, Host, Lab, Output, Pod, Router, Underlay as _};
-use weft_wire::api::{IpamStatus, LinkState, Status};
+use weft_lab::{Host, Lab, Pod, Router, Underlay as _};
+use weft_wire::api::{LinkState, Status};
 
 /// For anything that needs no timeout to pass first.
 const SOON: Duration = Duration::from_secs(20);
@@ -16,36 +16,16 @@ const LATER: Duration = Duration::from_secs(40);
 /// Bytes by which a connection shows that it is alive.
 const ALIVE: u64 = 256 * 1024;
 
-fn weft(host: &Host, arguments: &[&str]) -> Output {
-    let socket = host.socket().display().to_string();
-    let all = arguments.iter().copied();
-    host.weft(all.chain(["--socket", &socket])).unwrap()
-}
-
-fn ipam(host: &Host) -> IpamStatus {
-    Api::connect(host).unwrap().ipam().unwrap()
-}
-
-/// Waits until the address space is as it should be.
-fn await_ipam(host: &Host, what: &str, is_so: impl Fn(&IpamStatus) -> bool) -> IpamStatus {
-    let begun = Instant::now();
-    loop {
-        let status = ipam(host);
-        if is_so(&status) {
-            return status;
-        }
-        assert!(begun.elapsed() < LATER, "{}: {what}: {status:?}", host.name());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Hosts that all own a part of the range.
 fn members(lab: &Lab, names: &[&str]) -> (weft_lab::Switch, Vec<Router>) {
     let (switch, routers) = lab.cluster(names, &[], SOON).unwrap();
     for router in &routers {
-        await_ipam(router.host(), "all own something", |status| {
-            status.epoch_members == names.len() as u64 && status.owned > 0
-        });
+        router
+            .host()
+            .await_ipam("all own something", LATER, |status| {
+                status.epoch_members == names.len() as u64 && status.owned > 0
+            })
+            .unwrap();
     }
     (switch, routers)
 }
@@ -65,9 +45,12 @@ fn comes_back(router: &Router, before: &Status) {
     router
         .wait_until("it is a new host", LATER, |status| status.node != before.node)
         .unwrap();
-    await_ipam(router.host(), "it owns something again", |status| {
-        status.owned > 0 && status.hindrance.is_none()
-    });
+    router
+        .host()
+        .await_ipam("it owns something again", LATER, |status| {
+            status.owned > 0 && status.hindrance.is_none()
+        })
+        .unwrap();
 }
 
 fn addresses<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> BTreeSet<IpAddr> {
@@ -100,14 +83,21 @@ fn a_removed_host_lives_on_comes_back_and_says_what_it_kept() {
     // On both sides at once, and by two of one side.
     std::thread::scope(|scope| {
         for router in [a, b] {
-            scope.spawn(|| weft(router.host(), &["peer", "remove", "c"]).success().unwrap());
+            scope.spawn(|| {
+                router
+                    .host()
+                    .ask(&["peer", "remove", "c"])
+                    .unwrap()
+                    .success()
+                    .unwrap()
+            });
         }
         scope.spawn(|| {
             let all = ["peer", "remove", "a", "b", "--no-wait"];
-            weft(c.host(), &all).success().unwrap()
+            c.host().ask(&all).unwrap().success().unwrap()
         });
     });
-    let status = ipam(c.host());
+    let status = c.host().ipam().unwrap();
     assert!(
         status.removed.is_empty() && status.removals.len() == 1,
         "{status:?}"
@@ -121,10 +111,13 @@ fn a_removed_host_lives_on_comes_back_and_says_what_it_kept() {
     switch.heal().unwrap();
     comes_back(c, &before);
     let kept = addresses([&db, &cache, &late]);
-    let status = await_ipam(c.host(), "each address is kept or refused", |status| {
-        let of_all = status.kept.len() == kept.len() && status.unclaimed.len() == 1;
-        of_all && status.unclaimed[0].refusal.is_some()
-    });
+    let status = c
+        .host()
+        .await_ipam("each address is kept or refused", LATER, |status| {
+            let of_all = status.kept.len() == kept.len() && status.unclaimed.len() == 1;
+            of_all && status.unclaimed[0].refusal.is_some()
+        })
+        .unwrap();
     assert_eq!(
         status
             .kept
@@ -141,7 +134,7 @@ fn a_removed_host_lives_on_comes_back_and_says_what_it_kept() {
     );
     assert_eq!(refused.holder.as_ref().unwrap().name, "b", "{refused:?}");
     // So for people, and in the log.
-    let shown = weft(c.host(), &["ipam"]).success().unwrap().stdout;
+    let shown = c.host().ask(&["ipam"]).unwrap().success().unwrap().stdout;
     let lines = [
         "from before 3 addresses of pods kept, 1 refused, 0 being asked for".to_owned(),
         format!("kept        {}  late", late.address().unwrap()),
@@ -158,7 +151,7 @@ fn a_removed_host_lives_on_comes_back_and_says_what_it_kept() {
         assert!(log.contains(&line), "{line} is missing in:\n{log}");
     }
     // The others know whom they removed, and have nobody of that name twice.
-    let status = ipam(a.host());
+    let status = a.host().ipam().unwrap();
     assert_eq!(status.removed.len(), 1);
     assert_eq!(
         (&status.removed[0].node, status.removed[0].name.as_str()),
@@ -182,7 +175,7 @@ fn a_removed_host_lives_on_comes_back_and_says_what_it_kept() {
     clash.detach().unwrap();
     let again = c.host().pod_any("clash").unwrap();
     web.ping_until(again.address().unwrap(), SOON).unwrap();
-    assert_eq!(ipam(c.host()).unclaimed, []);
+    assert_eq!(c.host().ipam().unwrap().unclaimed, []);
 }
 
 #[test]
@@ -208,7 +201,10 @@ fn pods_of_a_removed_host_talk_to_the_host_that_they_reach_all_the_time() {
         is_cut_off(router, 2);
     }
     let remove = |router: &Router| {
-        weft(router.host(), &["peer", "remove", "c", "--no-wait"])
+        router
+            .host()
+            .ask(&["peer", "remove", "c", "--no-wait"])
+            .unwrap()
             .success()
             .unwrap();
     };
@@ -218,14 +214,18 @@ fn pods_of_a_removed_host_talk_to_the_host_that_they_reach_all_the_time() {
         }
     });
     for router in [a, b, e] {
-        await_ipam(router.host(), "they have decided", |status| {
-            let waits_for_d = |names: &[weft_wire::api::HostName]| names.len() == 1 && names[0].name == "d";
-            status.removed.len() == 1
-                && status
-                    .removals
-                    .iter()
-                    .all(|removal| waits_for_d(&removal.missing))
-        });
+        router
+            .host()
+            .await_ipam("they have decided", LATER, |status| {
+                let waits_for_d =
+                    |names: &[weft_wire::api::HostName]| names.len() == 1 && names[0].name == "d";
+                status.removed.len() == 1
+                    && status
+                        .removals
+                        .iter()
+                        .all(|removal| waits_for_d(&removal.missing))
+            })
+            .unwrap();
     }
     for stream in [&across, &back] {
         stream.wait_for(ALIVE, SOON).unwrap();
@@ -233,15 +233,17 @@ fn pods_of_a_removed_host_talk_to_the_host_that_they_reach_all_the_time() {
     switch.heal().unwrap();
     comes_back(c, &before);
     let kept = addresses([&near, &local]);
-    await_ipam(c.host(), "its pods keep their addresses", |status| {
-        status.unclaimed.is_empty()
-            && status
-                .used
-                .iter()
-                .map(|used| used.address)
-                .collect::<BTreeSet<_>>()
-                == kept
-    });
+    c.host()
+        .await_ipam("its pods keep their addresses", LATER, |status| {
+            status.unclaimed.is_empty()
+                && status
+                    .used
+                    .iter()
+                    .map(|used| used.address)
+                    .collect::<BTreeSet<_>>()
+                    == kept
+        })
+        .unwrap();
     for stream in [across, back] {
         stream.wait_for(ALIVE, LATER).unwrap();
         println!("{} bytes from end to end", stream.finish().unwrap());

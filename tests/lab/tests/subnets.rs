@@ -171,6 +171,68 @@ fn addresses_of_subnets_by_hand() {
     assert_eq!(given(b, &["claim", "x", "10.32.0.14"]), "10.32.0.14/12");
 }
 
+/// Two hosts do not see each other, and a third one sees both: what one has, the other can get.
+#[test]
+fn an_owner_that_is_not_seen_gives_addresses_all_the_same() {
+    let lab = Lab::new("unseen").unwrap();
+    let (_switch, routers) = lab
+        .cluster(&["a", "b", "c"], &["--range", "10.32.0.0/22"], SOON)
+        .unwrap();
+    own_space(&routers);
+    let [a, b] = [routers[0].host(), routers[1].host()];
+    let firewall = a.firewall();
+    for address in [b.ipv4(), b.ipv6()].into_iter().flatten() {
+        firewall.drop_all_with(address).unwrap();
+    }
+    for (router, other) in [(&routers[0], "b"), (&routers[1], "a")] {
+        let is_cut = |status: &Status| {
+            let mut peers = status.peers.iter();
+            peers.any(|peer| peer.name == other && peer.mesh != LinkState::Up)
+        };
+        router.wait_until("the link is cut", LATER, is_cut).unwrap();
+    }
+    let status = Api::connect(b).unwrap().ipam().unwrap();
+    let theirs = status.owners.iter().find(|owner| owner.name == "a").unwrap();
+    assert!(theirs.reachable && theirs.addresses > 100, "{theirs:?}");
+    let is_theirs = |range: &&weft_wire::api::IpamRange| range.owner == theirs.node;
+    let named = status.ranges.iter().find(is_theirs).unwrap().last;
+
+    // A loan there and back, and again.
+    let lent = |wanted: u64| {
+        routers[0]
+            .wait_until("loans are known", SOON, |_| {
+                Api::connect(a).unwrap().ipam().unwrap().lent == wanted
+            })
+            .unwrap();
+    };
+    for _ in 0..2 {
+        let begin = Instant::now();
+        let claim = ["claim", "x", &named.to_string(), "--timeout", "25s"];
+        assert_eq!(given(b, &claim), format!("{named}/22"));
+        println!("a loan of a host that is not seen: {:.1?}", begin.elapsed());
+        lent(1);
+        given(b, &["free", "x"]);
+        lent(0);
+    }
+    // Slots: more than what b owns and what c has to spare is to be had.
+    let before = theirs.addresses;
+    let mut api = Api::connect(b).unwrap();
+    let mut seen = BTreeSet::new();
+    for at in 0..(1_022 * 90 / 100) {
+        assert!(seen.insert(api.allocate(&format!("b-{at}")).unwrap()));
+    }
+    let status = api.ipam().unwrap();
+    let theirs = status.owners.iter().find(|owner| owner.name == "a").unwrap();
+    assert!(theirs.addresses < before, "{theirs:?} owned {before}");
+    let peers = routers[1].status().unwrap().peers;
+    assert!(
+        peers
+            .iter()
+            .any(|peer| peer.name == "a" && peer.mesh != LinkState::Up),
+        "{peers:?}"
+    );
+}
+
 /// One host of three fills a range of 1,022 addresses; the others fill a subnet together.
 #[test]
 fn space_goes_where_it_is_needed() {

@@ -8,9 +8,12 @@
 //! | [`link`] | veth pairs, bridges, VXLAN devices, link and bridge port attributes |
 //! | [`offload`] | what a device does in the kernel's stead: segmentation, checksums |
 //! | [`addr`], [`route`] | addresses and routes |
-//! | [`fdb`] | the bridge's forwarding database |
-//! | [`mdb`] | its multicast database: who listens to which groups |
+//! | [`fdb`] | the bridge's forwarding database, and where VXLAN devices send frames |
+//! | [`mdb`] | the bridge's multicast database: who listens to which groups |
 //! | [`mld`] | asks pods to which groups of IPv6 they listen |
+//! | [`neighbour`] | permanent neighbours of an interface |
+//! | [`listeners`] | that of VXLAN devices: to which hosts they send frames of which groups |
+//! | [`gate`] | an interface that lets in only what the packet filter marked |
 //! | [`nft`], [`xtables`] | the packet filters: chains that see what is forwarded, and rules of our own in them |
 //! | [`sysctl`] | `/proc/sys` of the calling thread's namespace |
 //! | [`tap`] | persistent TAP devices, and those with offloads |
@@ -37,16 +40,21 @@
 pub mod addr;
 pub mod announce;
 pub mod attach;
+mod batch;
 pub mod capture;
 mod error;
 pub mod fdb;
+pub mod gate;
 pub mod inspect;
 pub mod link;
+pub mod listeners;
 pub mod mdb;
 pub mod mld;
+pub mod neighbour;
 mod netlink;
 pub mod netns;
 pub mod nft;
+mod nla;
 pub mod offload;
 pub mod process;
 pub mod route;

@@ -1,18 +1,22 @@
 //! Read, apply, read back.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::mem::discriminant;
+use std::net::IpAddr;
 
-use weft_fastpath::state::{self, Entry, Lasting, Registration, Tap};
-use weft_fastpath::{Bridge, Change, KernelState, Port, PortFlags, View, delta, desired};
-use weft_kernel::link::{self, BridgeAttributes, Link, MulticastRouter};
-use weft_kernel::{fdb, mdb, tap};
-use weft_wire::Mac;
+use weft_fastpath::state::{Link, Tunnel};
+use weft_fastpath::{Bridge, Change, Device, Family, Port, View, delta, desired};
+use weft_kernel::link::{self, BridgeAttributes};
+use weft_kernel::{fdb, gate, listeners, mdb, neighbour, nft, tap};
+
+use crate::fence;
+use crate::read::{TICK, alias, to_kernel, wrong_kind};
 
 /// Setting one thing may move another: a bridge follows the MTU of a port that joins, until its own
 /// is set. Two rounds settle that; one more shows whether somebody else keeps changing things.
 const ROUNDS: usize = 3;
-/// The core counts bridge times in hundredths of a second.
-const TICK: Duration = Duration::from_millis(10);
+/// `EADDRINUSE`.
+const ADDRESS_IN_USE: i32 = 98;
 
 /// The result of the driver's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -42,9 +46,15 @@ pub enum Error {
         /// What differs after the last attempt.
         remaining: Vec<Change>,
     },
-    /// The view asks for what this driver does not make.
-    #[error("this version of weft makes no VXLAN device and no group entry")]
-    Unable,
+    /// Something else on this host takes VXLAN at that UDP port.
+    #[error(
+        "UDP port {port} is taken by another program, or by a VXLAN device of somebody else: `ss -lup` and `ip -d link show type \
+         vxlan` tell; choose another with --vxlan-port, the same at all hosts"
+    )]
+    PortTaken {
+        /// The port.
+        port: u16,
+    },
     /// The blocking thread that did the work was lost, which only a shutdown does.
     #[error("the runtime shut down before the kernel was asked")]
     ShutDown,
@@ -64,6 +74,10 @@ pub struct Removed {
     pub bridge: bool,
     /// There was a TAP.
     pub tap: bool,
+    /// VXLAN devices that there were.
+    pub vxlan: usize,
+    /// There was a table of ours in the packet filter.
+    pub fence: bool,
     /// Chains of the host's packet filters that held a rule of ours.
     pub chains: usize,
 }
@@ -84,10 +98,14 @@ impl Driver {
     pub fn new(bridge: &str, tap: &str) -> Result<Self> {
         link::check_name(bridge)?;
         link::check_name(tap)?;
-        Ok(Self {
+        let driver = Self {
             bridge: bridge.into(),
             tap: tap.into(),
-        })
+        };
+        for device in Device::ALL {
+            link::check_name(&driver.device(device))?;
+        }
+        Ok(driver)
     }
 
     /// The name of the bridge.
@@ -100,6 +118,47 @@ impl Driver {
     #[must_use]
     pub fn tap(&self) -> &str {
         &self.tap
+    }
+
+    /// The name of a VXLAN device.
+    #[must_use]
+    pub fn device(&self, device: Device) -> String {
+        let suffix = match device {
+            Device::Data(Family::V4) => "vx",
+            Device::Data(Family::V6) => "vx6",
+            Device::Probe(Family::V4) => "hb",
+            Device::Probe(Family::V6) => "hb6",
+        };
+        format!("{}-{suffix}", self.bridge)
+    }
+
+    fn port(&self, port: Port) -> String {
+        match port {
+            Port::Tap => self.tap.clone(),
+            Port::Vxlan(family) => self.device(Device::Data(family)),
+        }
+    }
+
+    /// Brings the kernel from the state of one view to that of the next, without reading it: in milliseconds, whatever else there
+    /// is. Right only where the kernel is in the state of the first; what differs otherwise, [`Driver::reconcile`] finds.
+    ///
+    /// # Errors
+    /// What the kernel refuses. What was done until then stays.
+    pub async fn step(&self, before: &View, after: &View) -> Result<Report> {
+        let (driver, before, after) = (self.clone(), before.clone(), after.clone());
+        tokio::task::spawn_blocking(move || driver.step_blocking(&before, &after))
+            .await
+            .map_err(|_| Error::ShutDown)?
+    }
+
+    /// [`Driver::step`] on the calling thread.
+    ///
+    /// # Errors
+    /// As [`Driver::step`].
+    pub fn step_blocking(&self, before: &View, after: &View) -> Result<Report> {
+        let changes = weft_fastpath::step(before, after);
+        self.apply(&changes)?;
+        Ok(Report { changes })
     }
 
     /// Brings the kernel to the state this view calls for. A second call changes nothing.
@@ -141,33 +200,6 @@ impl Driver {
         }
     }
 
-    /// The state the kernel is in.
-    ///
-    /// # Errors
-    /// When it cannot be read, or a device of ours is of another kind.
-    pub fn read(&self) -> Result<KernelState> {
-        let bridge = self.find_bridge()?;
-        let tap = self.find_tap()?;
-        let master = bridge.as_ref().map(|(link, _)| link.index);
-        let is_port = master.is_some() && tap.as_ref().is_some_and(|tap| tap.master == master);
-        let mut state = KernelState::default();
-        if let Some(tap) = &tap {
-            state.tap = Some(Tap {
-                link: read_link(tap)?,
-                up: tap.up,
-                port: tap.port.as_ref().filter(|_| is_port).map(from_kernel),
-            });
-            if is_port {
-                self.read_entries(tap.index, &mut state)?;
-                self.read_groups(tap.index, &mut state)?;
-            }
-        }
-        state.bridge = bridge
-            .map(|(link, attributes)| self.read_bridge(&link, &attributes))
-            .transpose()?;
-        Ok(state)
-    }
-
     /// Makes changes, in their order, and stops at the first that is refused.
     ///
     /// # Errors
@@ -175,24 +207,62 @@ impl Driver {
     pub fn apply(&self, changes: &[Change]) -> Result<()> {
         let mut rest = changes;
         while let Some(change) = rest.first() {
-            // Entries come in long runs; a run shares one netlink connection.
-            let run: Vec<[u8; 6]> = match change {
-                Change::SetEntry(..) => rest.iter().map_while(set_mac).collect(),
-                Change::RemoveEntry(..) => rest.iter().map_while(removed_mac).collect(),
-                _ => Vec::new(),
-            };
-            match change {
-                Change::SetEntry(_, Port::Tap) => fdb::replace(&self.tap, &run)?,
-                Change::RemoveEntry(_, Port::Tap) => fdb::delete(&self.tap, &run)?,
-                other => self.apply_one(other)?,
-            }
-            rest = rest.get(run.len().max(1)..).unwrap_or_default();
+            // Entries come in long runs, in which their order does not matter; a run is one batch for each device.
+            let kind = discriminant(change);
+            let (run, others) =
+                rest.split_at(rest.iter().take_while(|next| discriminant(*next) == kind).count());
+            self.apply_run(run)?;
+            rest = others;
         }
         Ok(())
     }
 
-    /// Removes bridge and TAP, whatever state they are in, and every rule of ours in the packet filters. Pods on the bridge keep their devices,
-    /// and lose the connection.
+    fn apply_run(&self, run: &[Change]) -> Result<()> {
+        let mut macs: BTreeMap<String, Vec<[u8; 6]>> = BTreeMap::new();
+        let mut hosts: BTreeMap<String, Vec<([u8; 6], IpAddr)>> = BTreeMap::new();
+        let (mut neighbours, mut addresses, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+        for change in run {
+            match change {
+                Change::SetEntry(mac, port) | Change::RemoveEntry(mac, port) => {
+                    macs.entry(self.port(*port)).or_default().push(mac.0);
+                }
+                Change::RemoveDestination(device, mac) => {
+                    macs.entry(self.device(*device)).or_default().push(mac.0);
+                }
+                Change::SetDestination(device, mac, host) => {
+                    hosts
+                        .entry(self.device(*device))
+                        .or_default()
+                        .push((mac.0, *host));
+                }
+                Change::SetNeighbour(address, mac) => neighbours.push((*address, mac.0)),
+                Change::RemoveNeighbour(address) => addresses.push(*address),
+                Change::Accept(source) | Change::Refuse(source) => sources.push(*source),
+                other => self.apply_one(other)?,
+            }
+        }
+        for (device, hosts) in &hosts {
+            fdb::set_destinations(device, hosts)?;
+        }
+        for (name, macs) in &macs {
+            match run.first() {
+                Some(Change::SetEntry(..)) => fdb::replace(name, macs)?,
+                Some(Change::RemoveEntry(..)) => fdb::delete(name, macs)?,
+                _ => fdb::delete_destinations(name, macs)?,
+            }
+        }
+        match run.first() {
+            Some(Change::SetNeighbour(..)) => neighbour::replace(&self.bridge, &neighbours)?,
+            Some(Change::RemoveNeighbour(_)) => neighbour::delete(&self.bridge, &addresses)?,
+            Some(Change::Accept(_)) => fence::accept(&sources)?,
+            Some(Change::Refuse(_)) => fence::refuse(&sources)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Removes bridge, TAP and VXLAN devices, whatever state they are in, and every rule of ours in the packet filters. Pods on the bridge
+    /// keep their devices, and lose the connection.
     ///
     /// # Errors
     /// When the kernel refuses, or a device of ours is of another kind.
@@ -208,41 +278,107 @@ impl Driver {
     /// # Errors
     /// As [`Driver::remove`].
     pub fn remove_blocking(&self) -> Result<Removed> {
-        let (bridge, tap) = (self.find_bridge()?.is_some(), self.find_tap()?.is_some());
-        Ok(Removed {
+        let state = self.read()?;
+        let mut removed = Removed {
             chains: self.unguard_blocking()?,
-            tap: tap && link::delete(&self.tap)?,
-            bridge: bridge && link::delete(&self.bridge)?,
-        })
+            ..Removed::default()
+        };
+        // The table goes last: as long as there are devices, it says who may send to them.
+        for device in state.vxlan.keys() {
+            removed.vxlan += usize::from(link::delete(&self.device(*device))?);
+        }
+        removed.tap = state.tap.is_some() && link::delete(&self.tap)?;
+        removed.bridge = state.bridge.is_some() && link::delete(&self.bridge)?;
+        removed.fence = state.fence.is_some() && nft::delete_table(fence::TABLE)?;
+        Ok(removed)
     }
 
     fn apply_one(&self, change: &Change) -> Result<()> {
         match change {
             Change::RemoveBridge => drop(link::delete(&self.bridge)?),
-            Change::RemoveTap => drop(link::delete(&self.tap)?),
             Change::SetBridge(bridge) => self.set_bridge(bridge)?,
+            Change::RemoveTap => drop(link::delete(&self.tap)?),
             Change::SetTapLink(wanted) => {
                 tap::create_persistent(&self.tap)?;
-                link::set_mtu(&self.tap, wanted.mtu)?;
-                link::set_ipv6(&self.tap, wanted.ipv6)?;
+                set_link(&self.tap, wanted)?;
             }
-            Change::Join(Port::Tap) => link::set_master(&self.tap, Some(&self.bridge))?,
-            Change::Leave(Port::Tap) => link::set_master(&self.tap, None)?,
-            Change::SetPortFlags(Port::Tap, flags) => link::set_port_flags(&self.tap, &to_kernel(flags))?,
             Change::SetTapUp(up) => set_up(&self.tap, *up)?,
-            Change::Register(Registration {
-                port: Port::Tap,
-                group,
-                source: None,
-            }) => mdb::add(&self.bridge, &self.tap, *group)?,
-            Change::Unregister(Registration {
-                port: Port::Tap,
-                group,
-                source,
-            }) => mdb::delete(&self.bridge, &self.tap, *group, *source)?,
-            _ => return Err(Error::Unable),
+            Change::RemoveVxlan(device) => drop(link::delete(&self.device(*device))?),
+            Change::MakeVxlan(device, tunnel, link) => self.make_vxlan(*device, tunnel, link)?,
+            Change::SetVxlanLink(device, link) => set_link(&self.device(*device), link)?,
+            Change::CloseGate(device) => gate::close(&self.device(*device), fence::MARK)?,
+            Change::SetVxlanUp(device, up) => self.set_vxlan_up(*device, *up)?,
+            Change::Join(port) => link::set_master(&self.port(*port), Some(&self.bridge))?,
+            Change::Leave(port) => link::set_master(&self.port(*port), None)?,
+            Change::SetPortFlags(port, flags) => link::set_port_flags(&self.port(*port), &to_kernel(flags))?,
+            Change::Register(found) => mdb::add(&self.bridge, &self.port(found.port), found.group)?,
+            Change::Unregister(found) => {
+                mdb::delete(&self.bridge, &self.port(found.port), found.group, found.source)?;
+            }
+            Change::AddListener(family, listener) => {
+                listeners::add(&self.device(Device::Data(*family)), listener.group, listener.host)?;
+            }
+            Change::RemoveListener(family, listener) => {
+                let device = self.device(Device::Data(*family));
+                listeners::delete(&device, listener.group, listener.source, listener.host)?;
+            }
+            Change::SetFence(rules, accepted) => fence::set(&self.bridge, rules, accepted)?,
+            Change::RemoveFence => drop(nft::delete_table(fence::TABLE)?),
+            // `apply_run` has dealt with these.
+            Change::SetEntry(..)
+            | Change::RemoveEntry(..)
+            | Change::SetDestination(..)
+            | Change::RemoveDestination(..)
+            | Change::SetNeighbour(..)
+            | Change::RemoveNeighbour(_)
+            | Change::Accept(_)
+            | Change::Refuse(_) => {}
         }
         Ok(())
+    }
+
+    fn make_vxlan(&self, device: Device, tunnel: &Tunnel, wanted: &Link) -> Result<()> {
+        let name = self.device(device);
+        let made = link::Tunnel {
+            // A desired device has one.
+            id: tunnel.vni.map_or(0, weft_fastpath::Vni::get),
+            port: tunnel.port,
+            keep_whole: tunnel.keep_whole,
+        };
+        let ipv6 = matches!(device, Device::Data(Family::V6) | Device::Probe(Family::V6));
+        link::create_tunnel(&name, &made, ipv6, wanted.mtu)?;
+        gate::close(&name, fence::MARK)?;
+        set_link(&name, wanted)?;
+        Ok(link::set_alias(&name, alias(device))?)
+    }
+
+    fn set_vxlan_up(&self, device: Device, up: bool) -> Result<()> {
+        let name = self.device(device);
+        match set_up(&name, up) {
+            Err(error) if error.errno().map(|errno| errno.raw_os_error()) == Some(ADDRESS_IN_USE) => {
+                let tunnel = link::get(&name)?.tunnel;
+                let port = tunnel.map_or(0, |found| found.tunnel.port);
+                Err(Error::PortTaken { port })
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// What went to and came from each outer address by VXLAN, probes included, since the table in the packet filter was made.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn traffic(&self) -> Result<BTreeMap<IpAddr, Traffic>> {
+        let mut traffic: BTreeMap<IpAddr, Traffic> = BTreeMap::new();
+        for element in fence::counted(true)? {
+            let counted = traffic.entry(element.address).or_default();
+            (counted.sent_bytes, counted.sent_packets) = (element.bytes, element.packets);
+        }
+        for element in fence::counted(false)? {
+            let counted = traffic.entry(element.address).or_default();
+            (counted.received_bytes, counted.received_packets) = (element.bytes, element.packets);
+        }
+        Ok(traffic)
     }
 
     fn set_bridge(&self, bridge: &Bridge) -> Result<()> {
@@ -256,10 +392,9 @@ impl Driver {
             forward_delay: TICK * bridge.forward_delay,
             default_pvid: bridge.default_pvid,
         };
-        if self.find_bridge()?.is_none() {
-            link::create_bridge(&self.bridge, &attributes)?;
-        } else {
-            link::set_bridge_attributes(&self.bridge, &attributes)?;
+        match link::find(&self.bridge)? {
+            None => link::create_bridge(&self.bridge, &attributes)?,
+            Some(_) => link::set_bridge_attributes(&self.bridge, &attributes)?,
         }
         // In this order: an MTU that grows past 1280 brings IPv6 back.
         link::set_mtu(&self.bridge, bridge.mtu)?;
@@ -269,78 +404,30 @@ impl Driver {
 
     /// A TAP that would go when the process holding it ends is made to stay, if it can be.
     fn keep_tap(&self) -> Result<()> {
-        if self.find_tap()?.is_some_and(|tap| tap.persistent != Some(true)) {
-            tap::create_persistent(&self.tap)?;
-        }
-        Ok(())
-    }
-
-    fn find_bridge(&self) -> Result<Option<(Link, BridgeAttributes)>> {
-        let Some(found) = link::find(&self.bridge)? else {
-            return Ok(None);
-        };
-        match found.bridge {
-            Some(attributes) => Ok(Some((found, attributes))),
-            None => Err(wrong_kind(&found, "bridge")),
-        }
-    }
-
-    fn find_tap(&self) -> Result<Option<Link>> {
         match link::find(&self.tap)? {
             Some(found) if found.kind.as_deref() != Some("tun") => Err(wrong_kind(&found, "TAP")),
-            found => Ok(found),
+            Some(found) if found.persistent != Some(true) => Ok(tap::create_persistent(&self.tap)?),
+            _ => Ok(()),
         }
-    }
-
-    fn read_bridge(&self, link: &Link, attributes: &BridgeAttributes) -> Result<Bridge> {
-        Ok(Bridge {
-            mtu: link.mtu,
-            up: link.up,
-            multicast_snooping: attributes.mcast_snooping,
-            multicast_querier: attributes.mcast_querier,
-            igmp_version: attributes.igmp_version,
-            mld_version: attributes.mld_version,
-            spanning_tree: attributes.stp,
-            forward_delay: ticks(attributes.forward_delay),
-            ageing: ticks(attributes.ageing),
-            default_pvid: attributes.default_pvid,
-            ipv6: weft_kernel::sysctl::ipv6_enabled(&link.name)?,
-        })
-    }
-
-    fn read_groups(&self, index: u32, state: &mut KernelState) -> Result<()> {
-        let found = mdb::dump(&self.bridge)?.registrations;
-        for one in found.iter().filter(|one| one.port == index) {
-            let registration = Registration {
-                port: Port::Tap,
-                group: one.group,
-                source: one.source,
-            };
-            let lasting = match one.permanent {
-                true => Lasting::Permanent,
-                false => Lasting::Otherwise,
-            };
-            state.groups.insert(registration, lasting);
-        }
-        Ok(())
-    }
-
-    fn read_entries(&self, index: u32, state: &mut KernelState) -> Result<()> {
-        for entry in fdb::dump(&self.bridge)?.iter().filter(|entry| {
-            entry.port == index && entry.vlan.is_none() && entry.kind != fdb::EntryKind::Local
-        }) {
-            let (port, fixed) = (Port::Tap, entry.kind == fdb::EntryKind::Sticky);
-            state.entries.insert(Mac(entry.mac), Entry { port, fixed });
-        }
-        Ok(())
     }
 }
 
-fn read_link(link: &Link) -> Result<weft_fastpath::state::Link> {
-    Ok(weft_fastpath::state::Link {
-        mtu: link.mtu,
-        ipv6: weft_kernel::sysctl::ipv6_enabled(&link.name)?,
-    })
+/// What VXLAN carried to and from one outer address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Octets of the outer IP packets that went there.
+    pub sent_bytes: u64,
+    /// Those packets; one may stand for many.
+    pub sent_packets: u64,
+    /// Octets of the outer IP packets that came from there.
+    pub received_bytes: u64,
+    /// Those packets; one may stand for many.
+    pub received_packets: u64,
+}
+
+fn set_link(name: &str, wanted: &Link) -> weft_kernel::Result<()> {
+    link::set_mtu(name, wanted.mtu)?;
+    link::set_ipv6(name, wanted.ipv6)
 }
 
 fn set_up(name: &str, up: bool) -> weft_kernel::Result<()> {
@@ -348,67 +435,5 @@ fn set_up(name: &str, up: bool) -> weft_kernel::Result<()> {
         link::set_up(name)
     } else {
         link::set_down(name)
-    }
-}
-
-fn set_mac(change: &Change) -> Option<[u8; 6]> {
-    if let Change::SetEntry(mac, Port::Tap) = change {
-        Some(mac.0)
-    } else {
-        None
-    }
-}
-
-fn removed_mac(change: &Change) -> Option<[u8; 6]> {
-    if let Change::RemoveEntry(mac, Port::Tap) = change {
-        Some(mac.0)
-    } else {
-        None
-    }
-}
-
-fn wrong_kind(link: &Link, wanted: &'static str) -> Error {
-    Error::WrongKind {
-        name: link.name.clone(),
-        found: link.kind.clone().unwrap_or_else(|| "hardware".into()),
-        wanted,
-    }
-}
-
-fn ticks(time: Duration) -> u32 {
-    u32::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX)
-}
-
-fn to_kernel(flags: &PortFlags) -> link::PortFlags {
-    link::PortFlags {
-        learning: flags.learning,
-        isolated: flags.isolated,
-        flood: flags.unicast_flood,
-        bcast_flood: flags.broadcast_flood,
-        mcast_flood: flags.multicast_flood,
-        mcast_router: match flags.multicast_router {
-            state::MulticastRouter::Never => MulticastRouter::Never,
-            state::MulticastRouter::Learned => MulticastRouter::Learned,
-            state::MulticastRouter::Always => MulticastRouter::Always,
-        },
-        neigh_suppress: flags.neighbour_suppression,
-        hairpin: flags.hairpin,
-    }
-}
-
-fn from_kernel(flags: &link::PortFlags) -> PortFlags {
-    PortFlags {
-        learning: flags.learning,
-        isolated: flags.isolated,
-        unicast_flood: flags.flood,
-        broadcast_flood: flags.bcast_flood,
-        multicast_flood: flags.mcast_flood,
-        multicast_router: match flags.mcast_router {
-            MulticastRouter::Never => state::MulticastRouter::Never,
-            MulticastRouter::Learned => state::MulticastRouter::Learned,
-            MulticastRouter::Always => state::MulticastRouter::Always,
-        },
-        neighbour_suppression: flags.neigh_suppress,
-        hairpin: flags.hairpin,
     }
 }

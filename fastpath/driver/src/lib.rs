@@ -2,7 +2,9 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `driver` | [`Driver`]: read, apply, read back, remove |
+//! | `driver` | [`Driver`]: apply, read back, remove |
+//! | `read` | what the kernel holds |
+//! | `fence` | the table of our own in the packet filter |
 //! | `watch` | [`Watch`]: wakes up when somebody changes what the driver has set |
 //! | `members` | [`Driver::members_blocking`]: to which groups pods listen, and [`MemberWatch`] |
 //! | `firewall` | the same for rules of ours in the host's packet filters, and [`FirewallWatch`] |
@@ -16,11 +18,14 @@
 #![forbid(unsafe_code)]
 
 mod driver;
+mod fence;
 mod firewall;
 mod members;
+mod read;
 mod watch;
 
-pub use driver::{Driver, Error, Removed, Report, Result};
+pub use driver::{Driver, Error, Removed, Report, Result, Traffic};
 pub use firewall::{FirewallWatch, Guarded};
 pub use members::{MemberWatch, Members};
+pub use read::Found;
 pub use watch::Watch;

@@ -75,7 +75,7 @@ fn from_nothing_to_the_desired_state_and_back() {
             Removed {
                 bridge: true,
                 tap: true,
-                chains: 0
+                ..Removed::default()
             }
         );
         assert_eq!(driver.remove_blocking().unwrap(), Removed::default());

@@ -8,7 +8,7 @@ pub use bridge::{
     BridgeAttributes, MulticastRouter, PortFlags, create_bridge, set_bridge_attributes, set_port_flags,
 };
 pub use veth::{VethEnd, create_veth};
-pub use vxlan::{Vxlan, create_vxlan};
+pub use vxlan::{FoundTunnel, Tunnel, Vxlan, create_tunnel, create_vxlan};
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
@@ -60,6 +60,8 @@ pub struct Link {
     pub peer_namespace: Option<i32>,
     /// For a bridge: its attributes.
     pub bridge: Option<BridgeAttributes>,
+    /// For a VXLAN device: what it is made with.
+    pub tunnel: Option<FoundTunnel>,
     /// For a bridge port: its flags.
     pub port: Option<PortFlags>,
     /// A bridge port that passes frames. One that has just got its carrier does so a moment later.
@@ -84,6 +86,7 @@ impl Link {
             peer: None,
             peer_namespace: None,
             bridge: None,
+            tunnel: None,
             port: None,
             forwarding: false,
             persistent: None,
@@ -109,6 +112,9 @@ impl Link {
             LinkInfo::Kind(kind) => self.kind = Some(kind.to_string()),
             LinkInfo::Data(InfoData::Bridge(attributes)) => {
                 self.bridge = Some(BridgeAttributes::parse(&attributes));
+            }
+            LinkInfo::Data(InfoData::Vxlan(attributes)) => {
+                self.tunnel = Some(FoundTunnel::parse(&attributes));
             }
             LinkInfo::Data(InfoData::Tun(attributes)) => {
                 self.persistent = attributes.iter().find_map(|attribute| {

@@ -2,10 +2,13 @@
 //!
 //! Numbers are in network order, names end with a zero octet, a rule is a list of expressions that work on registers.
 
-use netlink_packet_core::NlasIterator;
+use crate::nla::{Attributes, attribute, attributes, number, terminated, text};
 
 use super::{Condition, Family, ForwardChain, Pattern, Policy, Rule, Verdict};
 
+pub(super) const NEW_TABLE: u16 = libc::NFT_MSG_NEWTABLE as u16;
+pub(super) const DEL_TABLE: u16 = libc::NFT_MSG_DELTABLE as u16;
+pub(super) const NEW_CHAIN: u16 = libc::NFT_MSG_NEWCHAIN as u16;
 pub(super) const GET_CHAIN: u16 = libc::NFT_MSG_GETCHAIN as u16;
 pub(super) const NEW_RULE: u16 = libc::NFT_MSG_NEWRULE as u16;
 pub(super) const GET_RULE: u16 = libc::NFT_MSG_GETRULE as u16;
@@ -14,88 +17,43 @@ pub(super) const DEL_RULE: u16 = libc::NFT_MSG_DELRULE as u16;
 pub(super) const RULE_TABLE: u16 = 1;
 pub(super) const RULE_CHAIN: u16 = 2;
 pub(super) const RULE_HANDLE: u16 = 3;
-const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
 
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_POLICY: u16 = 5;
-const HOOK_NUMBER: u16 = 1;
+pub(super) const CHAIN_TABLE: u16 = 1;
+pub(super) const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_HOOK: u16 = 4;
+pub(super) const CHAIN_POLICY: u16 = 5;
+pub(super) const HOOK_NUMBER: u16 = 1;
 /// `NF_INET_FORWARD` and `NF_BR_FORWARD`.
 const HOOK_FORWARD: u32 = 2;
 
 const LIST_ELEMENT: u16 = 1;
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
-const DATA_VALUE: u16 = 1;
-const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-const IMMEDIATE_REGISTER: u16 = 1;
-const IMMEDIATE_DATA: u16 = 2;
-const META_REGISTER: u16 = 1;
-const META_KEY: u16 = 2;
-const COMPARE_REGISTER: u16 = 1;
-const COMPARE_OPERATOR: u16 = 2;
-const COMPARE_DATA: u16 = 3;
-const COMPARE_EQUAL: u32 = 0;
+pub(super) const EXPRESSION_NAME: u16 = 1;
+pub(super) const EXPRESSION_DATA: u16 = 2;
+pub(super) const DATA_VALUE: u16 = 1;
+pub(super) const DATA_VERDICT: u16 = 2;
+pub(super) const VERDICT_CODE: u16 = 1;
+pub(super) const IMMEDIATE_REGISTER: u16 = 1;
+pub(super) const IMMEDIATE_DATA: u16 = 2;
+pub(super) const META_REGISTER: u16 = 1;
+pub(super) const META_KEY: u16 = 2;
+pub(super) const COMPARE_REGISTER: u16 = 1;
+pub(super) const COMPARE_OPERATOR: u16 = 2;
+pub(super) const COMPARE_DATA: u16 = 3;
+pub(super) const COMPARE_EQUAL: u32 = 0;
 /// Name of an extension of iptables that stands inside an expression `match` or `target`.
 const EXTENSION_NAME: u16 = 1;
-const REGISTER: u32 = libc::NFT_REG_1 as u32;
-const REGISTER_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
+pub(super) const REGISTER: u32 = libc::NFT_REG_1 as u32;
+pub(super) const REGISTER_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 const IN_NAME: u32 = libc::NFT_META_IIFNAME as u32;
 const OUT_NAME: u32 = libc::NFT_META_OIFNAME as u32;
-const ACCEPT: u32 = libc::NF_ACCEPT as u32;
-const DROP: u32 = libc::NF_DROP as u32;
+pub(super) const ACCEPT: u32 = libc::NF_ACCEPT as u32;
+pub(super) const DROP: u32 = libc::NF_DROP as u32;
 /// Type of the comment among what `nft` and iptables keep in a rule's user data: type, length, text with a zero octet.
 const USERDATA_COMMENT: u8 = 0;
 /// The length of it is one octet.
 pub(super) const COMMENT_MAX: usize = 254;
-
-/// Attributes being written.
-#[derive(Default)]
-pub(super) struct Attributes(Vec<u8>);
-
-impl Attributes {
-    pub(super) fn octets(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Values are short: names, numbers, one rule.
-    pub(super) fn put(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = (value.len() + 4) as u16;
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-        self
-    }
-
-    pub(super) fn name(self, kind: u16, name: &str) -> Self {
-        self.put(kind, &terminated(name))
-    }
-
-    fn number(self, kind: u16, value: u32) -> Self {
-        self.put(kind, &value.to_be_bytes())
-    }
-
-    fn nest(self, kind: u16, inner: Self) -> Self {
-        self.put(kind | libc::NLA_F_NESTED as u16, &inner.0)
-    }
-
-    fn expression(self, name: &str, data: Self) -> Self {
-        let inner = Self::default()
-            .name(EXPRESSION_NAME, name)
-            .nest(EXPRESSION_DATA, data);
-        self.nest(LIST_ELEMENT, inner)
-    }
-}
-
-fn terminated(name: &str) -> Vec<u8> {
-    let mut bytes = name.as_bytes().to_vec();
-    bytes.push(0);
-    bytes
-}
 
 /// A rule that accepts what fulfils all conditions, written as `nft` and iptables write it, so that both can show it.
 pub(super) fn accept_rule(chain: &ForwardChain, conditions: &[Condition], comment: &str) -> Attributes {
@@ -112,31 +70,32 @@ pub(super) fn accept_rule(chain: &ForwardChain, conditions: &[Condition], commen
             Pattern::Exactly(name) => terminated(name),
             Pattern::Prefix(prefix) => prefix.as_bytes().to_vec(),
         };
-        expressions = expressions
-            .expression(
-                "meta",
-                Attributes::default()
-                    .number(META_KEY, key)
-                    .number(META_REGISTER, REGISTER),
-            )
-            .expression(
-                "cmp",
-                Attributes::default()
-                    .number(COMPARE_REGISTER, REGISTER)
-                    .number(COMPARE_OPERATOR, COMPARE_EQUAL)
-                    .nest(COMPARE_DATA, Attributes::default().put(DATA_VALUE, &value)),
-            );
+        expressions = expression(
+            expressions,
+            "meta",
+            Attributes::default()
+                .number(META_KEY, key)
+                .number(META_REGISTER, REGISTER),
+        );
+        expressions = expression(
+            expressions,
+            "cmp",
+            Attributes::default()
+                .number(COMPARE_REGISTER, REGISTER)
+                .number(COMPARE_OPERATOR, COMPARE_EQUAL)
+                .nest(COMPARE_DATA, Attributes::default().put(DATA_VALUE, &value)),
+        );
     }
     let verdict =
         Attributes::default().nest(DATA_VERDICT, Attributes::default().number(VERDICT_CODE, ACCEPT));
-    let expressions = expressions
-        .expression("counter", Attributes::default())
-        .expression(
-            "immediate",
-            Attributes::default()
-                .number(IMMEDIATE_REGISTER, REGISTER_VERDICT)
-                .nest(IMMEDIATE_DATA, verdict),
-        );
+    let expressions = expression(expressions, "counter", Attributes::default());
+    let expressions = expression(
+        expressions,
+        "immediate",
+        Attributes::default()
+            .number(IMMEDIATE_REGISTER, REGISTER_VERDICT)
+            .nest(IMMEDIATE_DATA, verdict),
+    );
     let text = terminated(comment);
     let mut userdata = vec![USERDATA_COMMENT, u8::try_from(text.len()).unwrap_or(u8::MAX)];
     userdata.extend(text);
@@ -250,30 +209,10 @@ fn comment(mut userdata: &[u8]) -> Option<String> {
     }
 }
 
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    NlasIterator::new(bytes)
-        .filter_map(std::result::Result::ok)
-        .map(|attribute| (attribute.kind(), attribute.into_inner()))
-        .filter_map(|(kind, whole)| {
-            let length = usize::from(u16::from_ne_bytes([*whole.first()?, *whole.get(1)?]));
-            Some((kind, whole.get(4..length)?))
-        })
-}
-
-fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes)
-        .find(|(found, _)| *found == kind)
-        .map(|(_, value)| value)
-}
-
-fn number(bytes: &[u8], kind: u16) -> Option<u32> {
-    attribute(bytes, kind)?
-        .first_chunk()
-        .map(|value| u32::from_be_bytes(*value))
-}
-
-fn text(bytes: &[u8], kind: u16) -> Option<String> {
-    let value = attribute(bytes, kind)?;
-    let name = value.strip_suffix(&[0]).unwrap_or(value);
-    Some(String::from_utf8_lossy(name).into_owned())
+/// One expression at the end of a list.
+pub(super) fn expression(list: Attributes, name: &str, data: Attributes) -> Attributes {
+    let inner = Attributes::default()
+        .name(EXPRESSION_NAME, name)
+        .nest(EXPRESSION_DATA, data);
+    list.nest(LIST_ELEMENT, inner)
 }

@@ -1,19 +1,28 @@
 //! The packet filter nf_tables, spoken to over netlink: which chains see what is forwarded, what their
-//! rules are, and rules of one's own in them. No program is called; none needs to be installed.
+//! rules are, and rules of one's own in them; and tables of one's own. No program is called; none needs to be installed.
 //!
 //! What iptables-nft makes is nf_tables too, and is seen here like anything else. The older tables of
 //! iptables-legacy are another part of the kernel: [`crate::xtables`].
 
+mod expression;
 mod message;
 mod socket;
+mod table;
+
+pub use expression::{Expression, Meta, Payload, interface};
+pub use table::{
+    Chain, Element, FoundTable, Hook, Set, Table, add_elements, concerns_table, delete_elements,
+    delete_table, elements, read_table, replace_table,
+};
 
 use netlink_packet_core::NLM_F_CREATE;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::link;
-use message::{Attributes, DEL_RULE, GET_CHAIN, GET_RULE, NEW_RULE, RULE_HANDLE};
-use socket::Nfnetlink;
+use crate::nla::Attributes;
+use message::{DEL_RULE, GET_CHAIN, GET_RULE, NEW_RULE, RULE_HANDLE};
+use socket::{Change, Nfnetlink};
 
 /// What kind of packets a table sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +182,13 @@ pub fn insert_accept(chain: &ForwardChain, conditions: &[Condition], comment: &s
     let action = format!("put a rule into {}", chain.describe());
     let rule = message::accept_rule(chain, conditions, comment);
     // Without APPEND it goes to the head.
-    Nfnetlink::open()?.change(NEW_RULE, NLM_F_CREATE, chain.family.number(), &rule, &action)
+    let change = Change {
+        kind: NEW_RULE,
+        flags: NLM_F_CREATE,
+        family: chain.family.number(),
+        attributes: rule,
+    };
+    Nfnetlink::open()?.transact(&[change], &action)
 }
 
 /// Removes a rule; `false` when it, its chain or its table is gone already.
@@ -183,7 +198,13 @@ pub fn insert_accept(chain: &ForwardChain, conditions: &[Condition], comment: &s
 pub fn delete_rule(chain: &ForwardChain, handle: u64) -> Result<bool> {
     let action = format!("remove a rule from {}", chain.describe());
     let rule = message::rule_of(chain).put(RULE_HANDLE, &handle.to_be_bytes());
-    match Nfnetlink::open()?.change(DEL_RULE, 0, chain.family.number(), &rule, &action) {
+    let change = Change {
+        kind: DEL_RULE,
+        flags: 0,
+        family: chain.family.number(),
+        attributes: rule,
+    };
+    match Nfnetlink::open()?.transact(&[change], &action) {
         Ok(()) => Ok(true),
         Err(error) if error.errno() == Some(Errno::NOENT) => Ok(false),
         Err(error) => Err(error),
@@ -208,6 +229,11 @@ fn unusable(what: &'static str, rule: &'static str) -> Error {
         value: String::new(),
         rule,
     }
+}
+
+impl Policy {
+    /// `NF_ACCEPT`.
+    const ACCEPT: u32 = message::ACCEPT;
 }
 
 impl Family {

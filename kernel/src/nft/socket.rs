@@ -1,4 +1,4 @@
-//! One blocking nfnetlink connection to nf_tables: a dump, or a change in a batch of its own.
+//! One blocking nfnetlink connection to nf_tables: a dump, or changes in a batch.
 //!
 //! Message layout: `linux/netfilter/nfnetlink.h`. After the netlink header stands `struct nfgenmsg`: family, version, and a
 //! resource id in network order, which is the subsystem's number in the messages that open and close a batch.
@@ -9,8 +9,8 @@ use netlink_packet_core::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
 
-use super::message::Attributes;
 use crate::error::{Error, Result};
+use crate::nla::Attributes;
 
 /// The kernel sends dumps in pieces of at most 32 KiB; twice that leaves room for one odd message.
 const RECEIVE_BUFFER: usize = 64 * 1024;
@@ -19,7 +19,7 @@ const DUMP_ATTEMPTS: usize = 8;
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// `struct nfgenmsg`.
-const GENERIC: usize = 4;
+pub(super) const GENERIC: usize = 4;
 /// nf_tables among the subsystems of nfnetlink; the upper octet of its message types.
 const SUBSYSTEM: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
 const BATCH_BEGIN: u16 = libc::NFNL_MSG_BATCH_BEGIN as u16;
@@ -31,6 +31,15 @@ pub(super) struct Nfnetlink {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
+}
+
+/// One change of a batch.
+pub(super) struct Change {
+    pub(super) kind: u16,
+    /// On top of REQUEST.
+    pub(super) flags: u16,
+    pub(super) family: u8,
+    pub(super) attributes: Attributes,
 }
 
 /// What one pass over a dump gave.
@@ -85,30 +94,27 @@ impl Nfnetlink {
         })
     }
 
-    /// Makes one change, whole or not at all.
-    pub(super) fn change(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        family: u8,
-        attributes: &Attributes,
-        action: &str,
-    ) -> Result<()> {
+    /// Makes changes, all of them or none.
+    pub(super) fn transact(&mut self, changes: &[Change], action: &str) -> Result<()> {
         let [_, subsystem] = SUBSYSTEM.to_be_bytes();
-        let (begin, change, end) = (self.next(), self.next(), self.next());
         let frame = [0, 0, 0, subsystem];
-        let batch = [
-            message(BATCH_BEGIN, NLM_F_REQUEST, begin, frame, &[]),
-            message(
-                SUBSYSTEM << 8 | kind,
-                NLM_F_REQUEST | NLM_F_ACK | flags,
-                change,
-                [family, 0, 0, 0],
-                attributes.octets(),
-            ),
-            message(BATCH_END, NLM_F_REQUEST, end, frame, &[]),
-        ]
-        .concat();
+        let begin = self.next();
+        let mut batch = message(BATCH_BEGIN, NLM_F_REQUEST, begin, frame, &[]);
+        let mut last = begin;
+        for (index, change) in changes.iter().enumerate() {
+            last = self.next();
+            // What is refused is answered in any case.
+            let ack = if index + 1 == changes.len() { NLM_F_ACK } else { 0 };
+            batch.extend(message(
+                SUBSYSTEM << 8 | change.kind,
+                NLM_F_REQUEST | ack | change.flags,
+                last,
+                [change.family, 0, 0, 0],
+                change.attributes.octets(),
+            ));
+        }
+        let end = self.next();
+        batch.extend(message(BATCH_END, NLM_F_REQUEST, end, frame, &[]));
         self.socket.send(&batch, 0).map_err(|e| Error::io(action, e))?;
         let mut done = false;
         while !done {
@@ -117,7 +123,7 @@ impl Nfnetlink {
                 // A refusal may name the message that opens the batch.
                 if header.kind == NLMSG_ERROR && (begin..=end).contains(&header.sequence) {
                     acknowledged(body, action)?;
-                    done |= header.sequence == change;
+                    done |= header.sequence == last;
                 }
             }
         }

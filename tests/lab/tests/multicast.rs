@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use weft_kernel::sysctl;
-use weft_lab::{Lab, Listener, Pod, Router, TapWatch, frames};
+use weft_lab::{Lab, Listener, Pod, Router, Schema, TapWatch, frames};
 
 /// For anything that needs no timeout to pass first.
 const SOON: Duration = Duration::from_secs(20);
@@ -319,6 +319,12 @@ fn a_host_that_asks_for_everything_gets_it_and_pods_need_not_join() {
             matches!(status.everything.as_slice(), [one] if one.host == "c" && one.reason.contains("flood"))
         })
         .unwrap();
+    let host = routers[0].host();
+    let socket = host.socket();
+    let words = ["multicast", "--json", "--socket", socket.to_str().unwrap()];
+    let text = host.weft(words).unwrap().success().unwrap().stdout;
+    let schema = Schema::published().unwrap();
+    schema.check("MulticastStatus", &text).unwrap();
     let mut on_b = routers[1].host().watch_tap().unwrap();
     for group in ["239.5.5.5", "ff15::55"] {
         let mut ear = c
@@ -412,5 +418,24 @@ fn listeners_of_a_host_stay_known_while_its_router_starts_again() {
         socket.send(b"still for b only").unwrap();
         assert_eq!(on_b.count(1, SOON, QUIET).unwrap(), 1);
         assert_eq!(on_c.count(b"still for b only", QUIET).unwrap().0, 0);
+    }
+}
+
+#[test]
+#[ignore = "slow: ./test --long"]
+fn joins_and_leaves_are_as_quick_among_twenty_hosts() {
+    const TEXT: &str = "one stream among twenty hosts";
+    let lab = Lab::new("twenty").unwrap();
+    let names: Vec<String> = (0..20).map(|n| format!("h{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (_switch, routers) = lab.cluster(&names, &[], Duration::from_secs(120)).unwrap();
+    let pods = pods(&routers);
+    let group = at("239.1.2.3");
+    routers[0].wait_for_group(group.ip(), &[], SOON).unwrap();
+    let _stream = Sending::start(pods[0].sender(group).unwrap(), TEXT);
+    for host in [1, 10, 19] {
+        let mut tap = routers[host].host().watch_tap().unwrap();
+        let name = format!("host {host} of 20");
+        measured(&name, &mut tap, TEXT, true, || pods[host].join(group).unwrap());
     }
 }

@@ -53,13 +53,14 @@ impl Outcome {
 }
 
 /// Every step after the hosts have joined.
-pub(super) const ALL: [Step; 15] = [
+pub(super) const ALL: [Step; 16] = [
     pings::STEP,
     sessions::STEP,
     file::STEP,
     large::STEP,
     broadcast::STEP,
     multicast::STEP,
+    multicast::ONE_HOST_STEP,
     multicast::DISCOVERY_STEP,
     ethertype::STEP,
     secrecy::STEP,

@@ -100,8 +100,8 @@ fn an_attached_pod_has_all_it_needs() {
     assert!(host.forwarding, "the pod's first frame passes");
     let pod = lab.in_pod(0, || link::get("eth0"));
     assert_eq!(
-        (pod.mac, pod.up, pod.carrier, pod.mtu),
-        (Some(request.mac), true, true, 1390)
+        (pod.mac, pod.up, pod.carrier, pod.mtu, pod.gso_segments),
+        (Some(request.mac), true, true, 1390, 45)
     );
     let routes = lab.in_pod(0, route::list);
     let to = |net: &str| {

@@ -46,6 +46,8 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// Largest payload in bytes.
     pub mtu: u32,
+    /// Segments in one frame that is cut later, at most (`gso_max_segs`).
+    pub gso_segments: u32,
     /// Administratively up.
     pub up: bool,
     /// A carrier is there: for a veth, both ends are up; for a TAP, a process holds it open.
@@ -79,6 +81,7 @@ impl Link {
             kind: None,
             mac: None,
             mtu: 0,
+            gso_segments: 0,
             up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::LowerUp),
             master: None,
@@ -96,6 +99,7 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::GsoMaxSegs(count) => link.gso_segments = count,
                 LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Link(index) => link.peer = Some(index),

@@ -18,6 +18,8 @@ pub struct VethEnd<'a> {
     pub mac: Option<MacAddr>,
     /// Its MTU in bytes; `None` is the kernel's 1500.
     pub mtu: Option<u32>,
+    /// Segments in one frame that is cut later (`gso_max_segs`); `None` is the kernel's 65,535.
+    pub gso_segments: Option<u32>,
 }
 
 impl<'a> VethEnd<'a> {
@@ -29,6 +31,7 @@ impl<'a> VethEnd<'a> {
             namespace: None,
             mac: None,
             mtu: None,
+            gso_segments: None,
         }
     }
 
@@ -59,11 +62,21 @@ impl<'a> VethEnd<'a> {
         }
     }
 
+    /// With at most so many segments in one frame that is cut later.
+    #[must_use]
+    pub fn gso_segments(self, count: u32) -> Self {
+        Self {
+            gso_segments: Some(count),
+            ..self
+        }
+    }
+
     fn attributes(&self) -> Vec<LinkAttribute> {
         let mut attributes = Vec::new();
         attributes.extend(self.namespace.map(namespace_attribute));
         attributes.extend(self.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
         attributes.extend(self.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(self.gso_segments.map(LinkAttribute::GsoMaxSegs));
         attributes
     }
 }

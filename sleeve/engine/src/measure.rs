@@ -50,7 +50,7 @@ impl SessionPair {
     /// When it was not sealed here, or was opened before.
     pub fn open<'a>(&self, datagram: &'a mut [u8]) -> Result<&'a mut [u8], DropReason> {
         let header = Header::parse(datagram).map_err(|_| DropReason::DatagramTooShort)?;
-        self.receiver.open(&header, datagram)
+        self.receiver.opening().open(&header, datagram)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -92,7 +92,23 @@ impl Session {
     /// the tag. `flags` stand in the header.
     pub(crate) fn seal(&self, kind: Kind, flags: u8, datagram: &mut [u8]) -> Result<(), DropReason> {
         let counter = self.next.fetch_add(1, Relaxed);
-        self.seal_as(kind, flags, counter, datagram)?;
+        let parts = datagram
+            .split_first_chunk_mut::<HEADER_LEN>()
+            .and_then(|(header, rest)| Some((header, rest.split_last_chunk_mut::<TAG_LEN>()?)));
+        let Some((header, (content, tag))) = parts else {
+            return Err(DropReason::DatagramTooShort);
+        };
+        *header = self.clear(kind, flags, counter)?;
+        let sealed = self
+            .sealing
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce(counter)),
+                Aad::from(&*header),
+                content,
+            )
+            // Only a content of 64 GiB is refused (RFC 5116 §5.1).
+            .map_err(|_| DropReason::OversizeFrame)?;
+        tag.copy_from_slice(sealed.as_ref());
         if matches!(kind, Kind::Data | Kind::Flood | Kind::Frag | Kind::FloodFrag) {
             self.count_frames(1, u64::from(datagram.len() > usize::from(FLOOR)));
         }
@@ -112,20 +128,38 @@ impl Session {
         }
     }
 
-    /// As [`Session::seal`], with a number from [`Session::reserve`], and uncounted.
-    pub(crate) fn seal_as(
+    /// Writes header, sealed content and tag to `datagram`, which is as long as these are; with a number from
+    /// [`Session::reserve`], and uncounted.
+    pub(crate) fn seal_from(
         &self,
         kind: Kind,
         flags: u8,
         counter: u64,
+        content: &[u8],
         datagram: &mut [u8],
     ) -> Result<(), DropReason> {
         let parts = datagram
             .split_first_chunk_mut::<HEADER_LEN>()
-            .and_then(|(header, rest)| Some((header, rest.split_last_chunk_mut::<TAG_LEN>()?)));
-        let Some((header, (content, tag))) = parts else {
+            .and_then(|(header, rest)| Some((header, rest.split_at_mut_checked(content.len())?)));
+        let Some((header, (sealed, tag))) = parts else {
             return Err(DropReason::DatagramTooShort);
         };
+        *header = self.clear(kind, flags, counter)?;
+        self.sealing
+            .seal_out_of_place_scatter(
+                Nonce::assume_unique_for_key(nonce(counter)),
+                Aad::from(&*header),
+                content,
+                sealed,
+                &[],
+                tag,
+            )
+            // Only a content of 64 GiB is refused (RFC 5116 §5.1), and a room of another length.
+            .map_err(|_| DropReason::OversizeFrame)
+    }
+
+    /// The header of a datagram with this number.
+    fn clear(&self, kind: Kind, flags: u8, counter: u64) -> Result<[u8; HEADER_LEN], DropReason> {
         if counter >= COUNTER_LIMIT {
             return Err(DropReason::CountersExhausted);
         }
@@ -133,18 +167,7 @@ impl Session {
             flags,
             ..Header::new(kind, self.remote, counter)
         };
-        *header = clear.to_bytes();
-        let sealed = self
-            .sealing
-            .seal_in_place_separate_tag(
-                Nonce::assume_unique_for_key(nonce(counter)),
-                Aad::from(&*header),
-                content,
-            )
-            // Only a content of 64 GiB is refused (RFC 5116 §5.1).
-            .map_err(|_| DropReason::OversizeFrame)?;
-        tag.copy_from_slice(sealed.as_ref());
-        Ok(())
+        Ok(clear.to_bytes())
     }
 
     /// Takes back the seal of a datagram that never left: what was sealed stands in its place again.
@@ -185,10 +208,53 @@ impl Session {
         self.refused_size.store(size.unwrap_or(0), Relaxed);
     }
 
+    /// The receiving half, for as many datagrams as there are.
+    pub(crate) fn opening(&self) -> Opening<'_> {
+        Opening {
+            session: self,
+            receiver: self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
+            received: 0,
+            relayed: 0,
+        }
+    }
+
+    pub(crate) fn counters(&self) -> SessionCounters {
+        SessionCounters {
+            sent: self.next.load(Relaxed).min(COUNTER_LIMIT),
+            frames: self.frames.load(Relaxed),
+            large: self.large.load(Relaxed),
+            received: self.received.load(Relaxed),
+            relayed: self.relayed.load(Relaxed),
+        }
+    }
+}
+
+/// The receiving half of a session, kept from one datagram to the next. What it counts is seen when it is dropped.
+pub(crate) struct Opening<'s> {
+    session: &'s Session,
+    receiver: MutexGuard<'s, Receiver>,
+    received: u64,
+    relayed: u64,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.session.received.fetch_add(self.received, Relaxed);
+        if self.relayed > 0 {
+            self.session.relayed.fetch_add(self.relayed, Relaxed);
+        }
+    }
+}
+
+impl<'s> Opening<'s> {
+    pub(crate) fn session(&self) -> &'s Session {
+        self.session
+    }
+
     /// Opens a datagram in place and returns its content. A replay is told before any work is done on it; the
     /// window moves only for what opened.
     pub(crate) fn open<'a>(
-        &self,
+        &mut self,
         header: &Header,
         datagram: &'a mut [u8],
     ) -> Result<&'a mut [u8], DropReason> {
@@ -198,9 +264,9 @@ impl Session {
         if sealed.len() < TAG_LEN {
             return Err(DropReason::DatagramTooShort);
         }
-        let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
-        receiver.window.check(header.counter)?;
+        self.receiver.window.check(header.counter)?;
         let content = self
+            .session
             .opening
             .open_in_place(
                 Nonce::assume_unique_for_key(nonce(header.counter)),
@@ -208,25 +274,23 @@ impl Session {
                 sealed,
             )
             .map_err(|_| DropReason::BadSeal)?;
-        receiver.window.commit(header.counter)?;
-        self.received.fetch_add(1, Relaxed);
-        if header.flags & FLAG_BY_RELAY != 0 {
-            self.relayed.fetch_add(1, Relaxed);
-        }
+        self.receiver.window.commit(header.counter)?;
+        self.received += 1;
+        self.relayed += u64::from(header.flags & FLAG_BY_RELAY != 0);
         Ok(content)
     }
 
     /// Tells `report` about the address of a datagram that opened, if that is news. It stays news when `report`
     /// returns false. `endpoint` is where the table says that the peer is.
     pub(crate) fn came_from(
-        &self,
+        &mut self,
         from: SocketAddr,
         flags: u8,
         endpoint: Option<SocketAddr>,
         report: impl FnOnce(EngineEvent) -> bool,
     ) {
-        let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
-        let local = self.local;
+        let receiver = &mut *self.receiver;
+        let local = self.session.local;
         if flags & FLAG_BY_RELAY != 0 {
             // The relay's address says nothing of the peer's.
             if matches!(receiver.source, Source::AwaitingFirst)
@@ -258,16 +322,6 @@ impl Session {
                 address: from,
                 at: Instant::now(),
             };
-        }
-    }
-
-    pub(crate) fn counters(&self) -> SessionCounters {
-        SessionCounters {
-            sent: self.next.load(Relaxed).min(COUNTER_LIMIT),
-            frames: self.frames.load(Relaxed),
-            large: self.large.load(Relaxed),
-            received: self.received.load(Relaxed),
-            relayed: self.relayed.load(Relaxed),
         }
     }
 }
@@ -375,6 +429,7 @@ mod tests {
     fn opened(session: &Session, datagram: &[u8]) -> Result<Vec<u8>, DropReason> {
         let header = Header::parse(datagram).unwrap();
         session
+            .opening()
             .open(&header, &mut datagram.to_vec())
             .map(|content| content.to_vec())
     }
@@ -409,7 +464,10 @@ mod tests {
                 forged[at] ^= 1;
                 // The kind itself may have become none; the seal is asked all the same.
                 let header = Header::parse(&forged).unwrap_or(Header::new(Kind::Data, SessionIndex(2), 0));
-                let result = other.open(&header, &mut forged).map(|content| content.to_vec());
+                let result = other
+                    .opening()
+                    .open(&header, &mut forged)
+                    .map(|content| content.to_vec());
                 assert_eq!(result, Err(DropReason::BadSeal), "octet {at}");
             }
             let mut far = datagram.clone();
@@ -476,7 +534,7 @@ mod tests {
         let local = session.local;
         let report = |from, flags, endpoint, taken| {
             let mut event = None;
-            session.came_from(from, flags, endpoint, |e| {
+            session.opening().came_from(from, flags, endpoint, |e| {
                 event = Some(e);
                 taken
             });

@@ -17,9 +17,9 @@ use super::relay::{self, Relay};
 use super::shared::Shared;
 use crate::engine::{EngineEvent, HANDSHAKE_MAX};
 use crate::limit::Limit;
-use crate::session::Session;
+use crate::session::{Opening, Session};
 use crate::switching::Incoming;
-use crate::view::{Hop, View};
+use crate::view::{Hop, Inbound, View};
 
 /// What a receiving worker needs for each datagram.
 pub(crate) struct Inlet {
@@ -29,6 +29,12 @@ pub(crate) struct Inlet {
     unknown: Limit<SocketAddr>,
     relay: Relay,
     doorway: Doorway,
+}
+
+/// The session of the datagram before, which is mostly that of the next one, too.
+pub(crate) struct AtHand<'a> {
+    inbound: &'a Inbound,
+    opening: Opening<'a>,
 }
 
 /// What a datagram brought for the bridge.
@@ -82,9 +88,11 @@ impl Inlet {
         self.relay.take(&self.shared, view, from, received, stride, now)
     }
 
-    /// Takes a datagram and does what it asks for; returns what is for the bridge.
+    /// Takes a datagram and does what it asks for; returns what is for the bridge. `at_hand` stays with the caller from
+    /// one datagram to the next while the view is the same.
     pub(crate) fn take<'a>(
         &mut self,
+        at_hand: &mut Option<AtHand<'a>>,
         view: &'a View,
         from: SocketAddr,
         datagram: &'a mut [u8],
@@ -93,16 +101,17 @@ impl Inlet {
         if relay::is_relay(datagram) {
             let (shim, _) = RelayShim::split(datagram).ok_or(DropReason::DatagramTooShort)?;
             return match view.table.relaying.pass(view.origin, from, &shim)? {
-                Passed::Here => self.take_own(view, from, Some(shim), datagram, now),
+                Passed::Here => self.take_own(at_hand, view, from, Some(shim), datagram, now),
                 Passed::On { .. } => Err(DropReason::KindNotServed),
             };
         }
-        self.take_own(view, from, None, datagram, now)
+        self.take_own(at_hand, view, from, None, datagram, now)
     }
 
     /// Takes a datagram that is for this host, behind its shim if it came by relay.
     fn take_own<'a>(
         &mut self,
+        at_hand: &mut Option<AtHand<'a>>,
         view: &'a View,
         from: SocketAddr,
         shim: Option<RelayShim>,
@@ -131,20 +140,27 @@ impl Inlet {
                 .take(view, from, whole, &header, datagram, now)
                 .map(|()| None);
         }
-        let Some(inbound) = view.inbound(header.index) else {
-            // Behind a relay it may be anybody's.
-            if shim.is_none() && self.unknown.pass(from, now) {
-                self.shared.emit(EngineEvent::UnknownIndex { from });
+        let AtHand { inbound, opening } = match at_hand {
+            Some(at_hand) if at_hand.inbound.session.local == header.index => at_hand,
+            _ => {
+                let Some(inbound) = view.inbound(header.index) else {
+                    // Behind a relay it may be anybody's.
+                    if shim.is_none() && self.unknown.pass(from, now) {
+                        self.shared.emit(EngineEvent::UnknownIndex { from });
+                    }
+                    return Err(DropReason::UnknownIndex);
+                };
+                let opening = inbound.session.opening();
+                at_hand.insert(AtHand { inbound, opening })
             }
-            return Err(DropReason::UnknownIndex);
         };
-        let session = &*inbound.session;
+        let session = opening.session();
         let datagram = match shim {
             Some(_) => relay::inner_of(whole)?,
             None => whole,
         };
-        let content = session.open(&header, datagram)?;
-        session.came_from(from, header.flags, inbound.endpoint, |event| {
+        let content = opening.open(&header, datagram)?;
+        opening.came_from(from, header.flags, inbound.endpoint, |event| {
             self.shared.emit(event)
         });
         let carried = |load| {

@@ -10,7 +10,7 @@ use weft_sleeve::segment::{self, HEADERS_MAX, Headers, NEEDS_CHECKSUM};
 use weft_wire::DropReason;
 use weft_wire::datagram::{FloodPrefix, Meta};
 
-use crate::common::inlet::{Carried, Inlet, Load};
+use crate::common::inlet::{AtHand, Carried, Inlet, Load};
 use crate::common::shared::Shared;
 use crate::session::Session;
 use crate::view::View;
@@ -27,6 +27,7 @@ pub(super) struct Gather<'a> {
     inlet: &'a mut Inlet,
     view: &'a View,
     now: Instant,
+    at_hand: Option<AtHand<'a>>,
     run: Option<Run<'a>>,
     parts: [IoSlice<'a>; PARTS_MAX],
 }
@@ -76,6 +77,7 @@ impl<'a> Gather<'a> {
             inlet,
             view,
             now,
+            at_hand: None,
             run: None,
             parts: [IoSlice::new(&[]); PARTS_MAX],
         }
@@ -88,7 +90,9 @@ impl<'a> Gather<'a> {
 
     /// Takes a datagram. What it brings is written at the latest with [`Gather::flush`].
     pub(super) fn take(&mut self, from: SocketAddr, datagram: &'a mut [u8]) -> Result<(), DropReason> {
-        let taken = self.inlet.take(self.view, from, datagram, self.now)?;
+        let taken = self
+            .inlet
+            .take(&mut self.at_hand, self.view, from, datagram, self.now)?;
         let Some(Carried {
             session,
             counter,

@@ -83,18 +83,17 @@ impl<'v, 'b> Lanes<'v, 'b> {
         self.outlet
     }
 
-    /// Appends one datagram of `size` octets: `fill` writes its content behind the room for the header and before that
-    /// for the tag, and then it is sealed. `frames` and `octets` are counted as sent when it has left.
+    /// Appends one datagram with this content. `frames` and `octets` are counted as sent when it has left.
     pub(super) fn push(
         &mut self,
         path: &'v Path,
         kind: Kind,
         counter: u64,
-        size: usize,
-        sent: (u64, usize),
-        fill: impl FnOnce(&mut [u8]),
+        content: &[u8],
+        (frames, octets): (u64, usize),
     ) {
         let shim = path.hop.shim.as_ref().map_or(&[][..], |shim| shim);
+        let size = HEADER_LEN + content.len() + TAG_LEN;
         let whole = shim.len() + size;
         let at = self.lane_for(path, whole);
         let (Some(lane), Some(buffer)) = (self.lanes.get_mut(at), self.buffers.lanes.get_mut(at)) else {
@@ -105,8 +104,10 @@ impl<'v, 'b> Lanes<'v, 'b> {
         };
         let (before, room) = room.split_at_mut(shim.len());
         before.copy_from_slice(shim);
-        fill(&mut room[HEADER_LEN..size - TAG_LEN]);
-        if let Err(reason) = path.session.seal_as(kind, path.hop.flags(), counter, room) {
+        let sealed = path
+            .session
+            .seal_from(kind, path.hop.flags(), counter, content, room);
+        if let Err(reason) = sealed {
             return self.outlet.shared.tally.drop(reason, Some(path.hop.endpoint));
         }
         lane.path = Some(path);
@@ -116,8 +117,8 @@ impl<'v, 'b> Lanes<'v, 'b> {
         lane.is_closed = whole < lane.size;
         lane.count += 1;
         lane.len += whole;
-        lane.frames += sent.0;
-        lane.octets += sent.1;
+        lane.frames += frames;
+        lane.octets += octets;
         lane.large += u64::from(size > usize::from(FLOOR));
     }
 
@@ -300,4 +301,26 @@ fn send_expanded(
         pieces::send(outlet, path, kind, single)
     })?;
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_kernel::attach::run_segments;
+    use weft_wire::datagram::META_LEN;
+    use weft_wire::mtu::ETHERNET_HEADER;
+
+    #[test]
+    fn what_a_pod_hands_over_at_once_fills_one_run() {
+        for mtu in [1_280, 1_366, 1_500, 8_866] {
+            let count = run_segments(mtu) as usize;
+            let datagram = mtu as usize + ETHERNET_HEADER + HEADER_LEN + META_LEN + TAG_LEN;
+            assert!(count <= RUN_DATAGRAMS && count * datagram <= RUN_OCTETS, "{mtu}");
+            assert!(
+                count == RUN_DATAGRAMS || (count + 1) * datagram > RUN_OCTETS,
+                "{mtu}: one more fits"
+            );
+        }
+        assert_eq!((run_segments(1), run_segments(u32::MAX)), (64, 1));
+    }
 }

@@ -12,6 +12,7 @@ use super::gather::Gather;
 use super::tx::Left;
 use crate::address::normal;
 use crate::common::inlet::Inlet;
+use crate::common::relay::is_relay;
 use crate::common::shared::Shared;
 use crate::view::Views;
 
@@ -77,7 +78,10 @@ impl Receiver {
             // One datagram, or several of equal size that the kernel joined (UDP_GRO).
             let (stride, mut rest) = (meta.stride.max(1), filled);
             while !rest.is_empty() {
-                let passed = gather.relay(from, rest, stride);
+                let passed = match is_relay(rest) {
+                    true => gather.relay(from, rest, stride),
+                    false => 0,
+                };
                 let taken = if passed > 0 {
                     passed
                 } else {

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
 use weft_kernel::tap::{VNET_HEADER_LEN, VnetHeader, VnetTap};
-use weft_sleeve::segment::{self, GSO_ECN, Headers, NEEDS_CHECKSUM};
+use weft_sleeve::segment::{self, GSO_ECN, HEADERS_MAX, Headers, NEEDS_CHECKSUM};
 use weft_wire::DropReason;
-use weft_wire::datagram::{FLOOD_PREFIX_LEN, FloodPrefix, HEADER_LEN, Kind, META_LEN, Meta, TAG_LEN};
+use weft_wire::datagram::{FloodPrefix, HEADER_LEN, Kind, META_LEN, Meta, TAG_LEN};
 use weft_wire::limits::FRAME_MAX;
 
 use super::lane::{Buffers, Lanes};
@@ -19,6 +19,8 @@ use crate::view::{Link, Path, View, Views};
 
 /// Frames that are read before all that waits is sent and other work gets its turn.
 const TURN: usize = 64;
+/// Room before what is read: a meta fits before each frame.
+const BEFORE: usize = META_LEN;
 /// Octets that DATA puts around a frame.
 const AROUND: usize = HEADER_LEN + META_LEN + TAG_LEN;
 
@@ -34,11 +36,13 @@ pub(super) enum Left {
 pub(super) struct Sender {
     tap: Arc<VnetTap>,
     outlet: Outlet,
-    /// Header and frame as they were read. One octet more shows that a frame is too long.
+    /// Header and frame as they were read, behind [`BEFORE`] octets. One octet more shows that a frame is too long.
     read: Box<[u8]>,
     buffers: Buffers,
     /// Room for one of the frames that a flooded super-frame stands for.
     part: Vec<u8>,
+    /// Room for what a flooded frame is sealed from.
+    flooded: Vec<u8>,
     /// Number of the next flooded frame.
     sequence: u64,
     switching: Outgoing,
@@ -50,9 +54,10 @@ impl Sender {
             switching: Outgoing::new(Arc::clone(&shared.switching)),
             outlet: Outlet::new(shared),
             tap,
-            read: vec![0; VNET_HEADER_LEN + FRAME_MAX + 1].into(),
+            read: vec![0; BEFORE + VNET_HEADER_LEN + FRAME_MAX + 1].into(),
             buffers: Buffers::new(),
             part: Vec::new(),
+            flooded: Vec::new(),
             sequence: first_sequence(),
         }
     }
@@ -90,13 +95,14 @@ impl Sender {
             switching: &mut self.switching,
             sequence: &mut self.sequence,
             part: &mut self.part,
+            flooded: &mut self.flooded,
         };
         while *budget > 0 || held.is_some() {
             let length = match held.take() {
                 Some(length) => length,
                 None => {
                     *budget -= 1;
-                    match self.tap.read(&mut self.read) {
+                    match self.tap.read(self.read.get_mut(BEFORE..).unwrap_or_default()) {
                         Ok(length) if std::ptr::eq(Arc::as_ptr(&shared.view.load()), view) => length,
                         // What was published before a frame was written holds for it.
                         Ok(length) => {
@@ -112,7 +118,8 @@ impl Sender {
                     }
                 }
             };
-            forward.frame(view, &mut lanes, self.read.get(..length).unwrap_or_default());
+            let read = self.read.get_mut(..BEFORE + length).unwrap_or_default();
+            forward.frame(view, &mut lanes, read);
         }
         lanes.flush();
         Ok(turned)
@@ -132,13 +139,14 @@ struct Forward<'s> {
     switching: &'s mut Outgoing,
     sequence: &'s mut u64,
     part: &'s mut Vec<u8>,
+    flooded: &'s mut Vec<u8>,
 }
 
 impl Forward<'_> {
-    /// Sends the frame that was read to where the table says.
-    fn frame<'v>(&mut self, view: &'v View, lanes: &mut Lanes<'v, '_>, read: &[u8]) {
+    /// Sends the frame that was read behind [`BEFORE`] octets to where the table says.
+    fn frame<'v>(&mut self, view: &'v View, lanes: &mut Lanes<'v, '_>, read: &mut [u8]) {
         let shared = Arc::clone(&lanes.outlet().shared);
-        let Some((header, frame)) = VnetHeader::split(read) else {
+        let Some((header, frame)) = read.get(BEFORE..).and_then(VnetHeader::split) else {
             return shared.tally.drop(DropReason::RuntFrame, None);
         };
         let verdict = judge(&shared, self.switching, view, frame);
@@ -146,7 +154,7 @@ impl Forward<'_> {
             return shared.tally.drop(DropReason::UnknownOffload, None);
         };
         match verdict {
-            Verdict::To(link) => send(lanes, link, &meta, frame),
+            Verdict::To(link) => send(lanes, link, &meta, &mut Framed(read)),
             Verdict::Flood(to) if meta.gso_type == 0 => self.flood(view, to, lanes, &meta, frame),
             Verdict::Flood(to) => {
                 let mut part = std::mem::take(self.part);
@@ -178,7 +186,11 @@ impl Forward<'_> {
             sequence: *self.sequence,
         };
         *self.sequence = self.sequence.wrapping_add(1);
-        let size = AROUND + FLOOD_PREFIX_LEN + frame.len();
+        self.flooded.clear();
+        for part in [&meta.to_bytes()[..], &prefix.to_bytes(), frame] {
+            self.flooded.extend_from_slice(part);
+        }
+        let size = HEADER_LEN + self.flooded.len() + TAG_LEN;
         for link in to.links() {
             if let Err(reason) = self.switching.may_copy(link) {
                 lanes.outlet().shared.tally.drop(reason, None);
@@ -193,9 +205,7 @@ impl Forward<'_> {
                 continue;
             }
             let counter = path.session.reserve(1);
-            lanes.push(path, Kind::Flood, counter, size, (1, frame.len()), |content| {
-                fill(content, &[&meta.to_bytes(), &prefix.to_bytes(), frame]);
-            });
+            lanes.push(path, Kind::Flood, counter, self.flooded, (1, frame.len()));
         }
     }
 }
@@ -221,28 +231,45 @@ fn meta_of(header: VnetHeader, frame: &[u8]) -> Option<Meta> {
     (headers.len() + headers.payload() == frame.len()).then_some(meta)
 }
 
+/// What was read: a frame behind [`BEFORE`] octets and a header. What is sealed is put together here, over what stands
+/// before it, so that the payload is not copied: of a frame that is sent, nothing is left.
+struct Framed<'r>(&'r mut [u8]);
+
+impl Framed<'_> {
+    const BEGIN: usize = BEFORE + VNET_HEADER_LEN;
+
+    fn frame(&self) -> &[u8] {
+        self.0.get(Self::BEGIN..).unwrap_or_default()
+    }
+
+    /// `len` octets from `at` octets into the frame on, behind a meta and headers. The headers are no longer than `at`.
+    fn content(&mut self, meta: &Meta, headers: &[u8], at: usize, len: usize) -> Option<&[u8]> {
+        let at = Self::BEGIN + at;
+        let from = at.checked_sub(META_LEN + headers.len())?;
+        let content = self.0.get_mut(from..at + len)?;
+        let (to, rest) = content.split_first_chunk_mut::<META_LEN>()?;
+        *to = meta.to_bytes();
+        rest.get_mut(..headers.len())?.copy_from_slice(headers);
+        Some(content)
+    }
+}
+
 /// Sends a frame or super-frame to one peer.
-fn send<'v>(lanes: &mut Lanes<'v, '_>, link: &'v Link, meta: &Meta, frame: &[u8]) {
+fn send<'v>(lanes: &mut Lanes<'v, '_>, link: &'v Link, meta: &Meta, framed: &mut Framed<'_>) {
     let Some(path) = &link.path else {
         return lanes.outlet().no_path(link);
     };
     let limit = usize::from(path.limit());
+    let frame = framed.frame();
+    let len = frame.len();
     let headers = Headers::of(meta, frame);
     let is_modest = headers.is_none_or(|headers| headers.is_modest(headers.payload()));
-    if AROUND + frame.len() <= limit && is_modest {
+    if AROUND + len <= limit && is_modest {
         let frames = headers.map_or(1, |headers| headers.frames(headers.payload()));
         let counter = path.session.reserve(1);
-        let size = AROUND + frame.len();
-        lanes.push(
-            path,
-            Kind::Data,
-            counter,
-            size,
-            (frames, frame.len()),
-            |content| {
-                fill(content, &[&meta.to_bytes(), frame]);
-            },
-        );
+        if let Some(content) = framed.content(meta, &[], 0, len) {
+            lanes.push(path, Kind::Data, counter, content, (frames, len));
+        }
         return;
     }
     let sliced = headers.and_then(|headers| {
@@ -252,24 +279,29 @@ fn send<'v>(lanes: &mut Lanes<'v, '_>, link: &'v Link, meta: &Meta, frame: &[u8]
     let Some((headers, slices)) = sliced else {
         return send_pieces(lanes, path, meta, None, frame);
     };
-    let Some((template, payload)) = frame.split_at_checked(headers.len()) else {
+    let mut template = [0; HEADERS_MAX];
+    let (Some(template), Some(found)) = (template.get_mut(..headers.len()), frame.get(..headers.len()))
+    else {
         return;
     };
+    template.copy_from_slice(found);
     let first = path.session.reserve(slices.count);
     // The headers are counted once, with the first slice.
-    let (mut frames, mut octets) = (headers.frames(headers.payload()), frame.len());
-    for (at, slice) in (0..slices.count).zip(payload.chunks(slices.size)) {
-        let meta = Meta {
-            segment: at,
-            segments: slices.count,
-            ..*meta
-        };
-        let size = AROUND + template.len() + slice.len();
-        let counter = first + u64::from(at);
-        lanes.push(path, Kind::Data, counter, size, (frames, octets), |content| {
-            fill(content, &[&meta.to_bytes(), template, slice]);
-        });
-        (frames, octets) = (0, 0);
+    let mut sent = (headers.frames(headers.payload()), len);
+    let mut meta = Meta {
+        segments: slices.count,
+        ..*meta
+    };
+    let mut at = headers.len();
+    for segment in 0..slices.count {
+        meta.segment = segment;
+        let size = slices.size.min(len - at);
+        let counter = first + u64::from(segment);
+        if let Some(content) = framed.content(&meta, template, at, size) {
+            lanes.push(path, Kind::Data, counter, content, sent);
+        }
+        at += size;
+        sent = (0, 0);
     }
 }
 
@@ -283,17 +315,5 @@ fn send_pieces<'v>(
     match lanes.send_pieces(path, meta, prefix, frame) {
         Ok(frames) => path.session.traffic.sent(frames, frame.len()),
         Err(reason) => lanes.outlet().shared.tally.drop(reason, Some(path.hop.endpoint)),
-    }
-}
-
-/// Writes the parts one behind the other; together they are as long as the content.
-fn fill(content: &mut [u8], parts: &[&[u8]]) {
-    let mut rest = content;
-    for part in parts {
-        let Some((to, behind)) = rest.split_at_mut_checked(part.len()) else {
-            return;
-        };
-        to.copy_from_slice(part);
-        rest = behind;
     }
 }

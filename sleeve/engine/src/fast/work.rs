@@ -78,37 +78,53 @@ impl Halves {
         }
     }
 
-    /// The first thread: sends, and receives unless it is helped.
+    /// The first thread: sends, and receives unless it is helped. After a wait it asks only what has something: on an idle
+    /// path each call that finds nothing would delay a packet.
     fn lead(&self, has_helper: bool) -> Result<(), Failure> {
         let mut views = Views::new(&self.shared.view);
         let mut sender = lock(&self.sender);
         let mut errors = 0;
         let mut busy_since = None;
+        let (mut tap, mut socket) = (true, true);
         while !self.shared.stopping() {
             let mut left = Left::Nothing;
             let mut patience = None;
-            if !self.is_helped.load(SeqCst) {
+            let is_helped = self.is_helped.load(SeqCst);
+            if !is_helped {
                 let mut receiver = lock(&self.receiver);
-                left = receive(&mut receiver, &mut views, &mut errors)?;
+                if socket {
+                    left = receive(&mut receiver, &mut views, &mut errors)?;
+                    socket = left == Left::Perhaps;
+                    // A pod's kernel answers, or goes on sending, while what came for it is written.
+                    tap |= socket;
+                }
                 patience = receiver.patience();
             }
-            if self.send(&mut sender, &mut views)? == Left::Perhaps {
-                left = Left::Perhaps;
+            if tap {
+                let sent = self.send(&mut sender, &mut views)?;
+                tap = sent == Left::Perhaps;
+                if tap {
+                    left = sent;
+                }
             }
             if left == Left::Perhaps {
                 let now = Instant::now();
                 let since = *busy_since.get_or_insert(now);
-                if has_helper && now.saturating_duration_since(since) > BUSY && !self.is_helped.load(SeqCst) {
+                if has_helper && now.saturating_duration_since(since) > BUSY && !is_helped {
                     self.is_helped.store(true, SeqCst);
                     self.call.ring();
                 }
                 continue;
             }
             busy_since = None;
-            let socket = (!self.is_helped.load(SeqCst)).then(|| self.shared.socket.as_fd());
-            let watched = [Some(sender.source()), socket, Some(self.recall.as_fd())];
-            self.wait(watched, patience)?;
-            self.recall.clear();
+            let receives = (!is_helped).then(|| self.shared.socket.as_fd());
+            let watched = [Some(sender.source()), receives, Some(self.recall.as_fd())];
+            let recalled;
+            [tap, socket, recalled] = self.wait(watched, patience)?;
+            if recalled {
+                self.recall.clear();
+                socket = true;
+            }
         }
         Ok(())
     }
@@ -154,21 +170,24 @@ impl Halves {
         })
     }
 
-    /// Returns when one of the descriptors has something, or the time is up, or the engine stops.
-    fn wait(&self, on: [Option<BorrowedFd<'_>>; 3], patience: Option<Duration>) -> Result<(), Failure> {
-        let bell = readable(self.shared.bell());
+    /// Returns when one of the descriptors has something, or the time is up, or the engine stops. Says which may have
+    /// something: all of them, when nobody knows.
+    fn wait(
+        &self,
+        on: [Option<BorrowedFd<'_>>; 3],
+        patience: Option<Duration>,
+    ) -> Result<[bool; 3], Failure> {
+        let bell = self.shared.bell();
+        // The bell stands in for one that is not watched: it rings at the end only.
+        let [a, b, c] = on.map(|fd| readable(fd.unwrap_or(bell)));
+        let mut watched = [readable(bell), a, b, c];
         let patience = patience.map(timespec);
-        let waited = match on {
-            [Some(a), Some(b), Some(c)] => poll(
-                &mut [bell, readable(a), readable(b), readable(c)],
-                patience.as_ref(),
-            ),
-            [Some(a), None, Some(c)] => poll(&mut [bell, readable(a), readable(c)], patience.as_ref()),
-            [Some(a), ..] => poll(&mut [bell, readable(a)], patience.as_ref()),
-            [None, ..] => poll(&mut [bell], patience.as_ref()),
-        };
-        match waited {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+        match poll(&mut watched, patience.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => Ok([true; 3]),
+            Ok(_) => {
+                let [_, a, b, c] = watched;
+                Ok([a, b, c].map(|fd| !fd.revents().is_empty()))
+            }
             Err(error) => Err(format!(
                 "the engine cannot wait for frames: {error}; restart the router"
             )),

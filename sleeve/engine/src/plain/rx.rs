@@ -148,7 +148,8 @@ impl Gate {
         datagram: &mut [u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let Some(Carried { session, load, .. }) = self.inlet.take(view, from, datagram, now)? else {
+        let Some(Carried { session, load, .. }) = self.inlet.take(&mut None, view, from, datagram, now)?
+        else {
             return Ok(());
         };
         match load {

@@ -20,7 +20,7 @@ pub(super) const BRIDGE: &str = "br0";
 const POD: &str = "eth0";
 const PORT: &str = "pod0";
 /// By then the contender carries frames.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const ECHO_PATIENCE: Duration = Duration::from_secs(20);
 /// Time between two echo requests on an idle machine, and beside a transfer.
 const ECHO_IDLE: Duration = Duration::from_millis(3);
 const ECHO_LOADED: Duration = Duration::from_millis(10);
@@ -67,7 +67,7 @@ impl Contender {
         let [first, second] = &pods;
         let log = lab.folder().join(format!("iperf3-{}.log", second.name()));
         parts.insert(0, Box::new(iperf::serve(second, &log)?));
-        first.ping_until(second.ipv4()?, PATIENCE)?;
+        first.ping_until(second.ipv4()?, ECHO_PATIENCE)?;
         Ok(Self {
             _parts: parts,
             pods,

@@ -25,6 +25,7 @@ use anyhow::{Context, bail};
 use contender::Contender;
 use contenders::Kind;
 use gate::{Gate, Idle};
+use rows::relay::Chain;
 use rows::{ROWS, Row};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeMap;
@@ -89,10 +90,11 @@ pub fn peer_mac(number: u16) -> [u8; 6] {
 /// Where everything is measured.
 struct Stand {
     contenders: BTreeMap<Kind, Contender>,
+    /// From the first round of the row that needs it.
+    chain: Option<Chain>,
     gate: Gate,
     lab: Lab,
-    seconds: u32,
-    engine_memory: PathBuf,
+    options: Options,
     notes: Vec<String>,
 }
 
@@ -151,9 +153,9 @@ fn measure_rows(lab: Lab, plan: &Plan, rows: &[&Row]) -> anyhow::Result<Measured
     let mut stand = Stand {
         contenders: BTreeMap::new(),
         gate: Gate::new(options.patience, options.anyway, lab.interrupt()),
+        chain: None,
         lab,
-        seconds: options.seconds,
-        engine_memory: options.engine_memory.clone(),
+        options: options.clone(),
         notes: Vec::new(),
     };
     let kinds = Kind::ALL

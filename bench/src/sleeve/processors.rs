@@ -5,6 +5,8 @@
 //! soft interrupts count, in whichever process they happen to run.
 
 use anyhow::{Context, anyhow};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 /// What `/proc/stat` counts in: USER_HZ, which is part of Linux' ABI.
@@ -60,6 +62,50 @@ impl Since {
     }
 }
 
+/// Processor time of each thread of a process (`/proc/PID/task/TID/schedstat`): exact, and with what soft interrupts did
+/// while it ran.
+#[derive(Debug)]
+pub(super) struct Running {
+    process: u32,
+    threads: BTreeMap<OsString, u64>,
+}
+
+impl Running {
+    pub(super) fn of(process: u32) -> anyhow::Result<Self> {
+        Ok(Self {
+            process,
+            threads: threads(process)?,
+        })
+    }
+
+    /// Seconds since then. A thread that has ended meanwhile is left out.
+    pub(super) fn until_now(&self) -> anyhow::Result<f64> {
+        let since = |(thread, now): (&OsString, &u64)| {
+            now.saturating_sub(self.threads.get(thread).copied().unwrap_or_default())
+        };
+        let nanoseconds: u64 = threads(self.process)?.iter().map(since).sum();
+        Ok(Duration::from_nanos(nanoseconds).as_secs_f64())
+    }
+}
+
+/// Nanoseconds on a processor, by thread.
+fn threads(process: u32) -> anyhow::Result<BTreeMap<OsString, u64>> {
+    let folder = format!("/proc/{process}/task");
+    let mut threads = BTreeMap::new();
+    for thread in std::fs::read_dir(&folder).context(folder)? {
+        let thread = thread?;
+        // One that has just ended has no file any more.
+        if let Ok(text) = std::fs::read_to_string(thread.path().join("schedstat")) {
+            let first = text.split_whitespace().next().and_then(|word| word.parse().ok());
+            threads.insert(
+                thread.file_name(),
+                first.context("schedstat of a thread holds no number")?,
+            );
+        }
+    }
+    Ok(threads)
+}
+
 fn busy(before: &Counted, after: &Counted, elapsed: Duration) -> f64 {
     let all = elapsed.as_secs_f64() * after.processors as f64;
     // The last digit of the counters makes this a little less than nothing on an idle machine.
@@ -103,6 +149,18 @@ mod tests {
         let busy = busy(&before, &after, Duration::from_secs(1));
         assert!((busy - 1.0).abs() < 1e-9, "{busy}");
         assert!(parse("intr 1\n").is_none());
+    }
+
+    #[test]
+    fn the_time_of_a_process_is_that_of_its_threads() {
+        let running = Running::of(std::process::id()).unwrap();
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+        let seconds = running.until_now().unwrap();
+        assert!(seconds > 0.001, "{seconds}");
+        assert!(Running::of(0).is_err());
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) const ROW: Row = Row {
 };
 
 fn measure(stand: &mut Stand, round: usize) -> anyhow::Result<Vec<Sample>> {
-    let seconds = stand.seconds;
+    let seconds = stand.options.seconds;
     let flows = stand.each(KERNEL, round, |contender, idle| {
         let whole = contender.tcp(1, seconds, idle)?;
         contender.lose(ONE_IN)?;

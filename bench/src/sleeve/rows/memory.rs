@@ -43,7 +43,7 @@ pub(super) const ROW: Row = Row {
     round: |stand, _| {
         let mut figures = Vec::new();
         for (peers, limit) in PEERS {
-            let octets = measure(peers, &stand.engine_memory, &stand.lab)?;
+            let octets = measure(peers, &stand.options.engine_memory, &stand.lab)?;
             let what = match peers {
                 1 => "memory of an engine with 1 peer".to_owned(),
                 peers => format!("memory of an engine with {peers} peers"),

@@ -2,6 +2,7 @@
 
 mod loss;
 mod memory;
+pub(super) mod relay;
 mod seal;
 mod tcp;
 mod trips;
@@ -36,6 +37,7 @@ pub(super) const ROWS: &[Row] = &[
     loss::ROW,
     seal::ROW,
     memory::ROW,
+    relay::ROW,
 ];
 
 /// A figure of each contender, in the order of [`Kind`].

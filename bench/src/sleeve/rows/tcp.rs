@@ -87,7 +87,7 @@ fn flows(
     streams: u32,
     round: usize,
 ) -> anyhow::Result<BTreeMap<Kind, Flow>> {
-    let seconds = stand.seconds;
+    let seconds = stand.options.seconds;
     stand.each(kinds, round, |contender, idle| {
         contender.tcp(streams, seconds, idle)
     })

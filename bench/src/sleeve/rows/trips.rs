@@ -28,7 +28,7 @@ pub(super) const BESIDE_TCP: Row = Row {
     about: "round-trip time beside TCP of one stream, and what TCP loses by it",
     contenders: KERNEL_AND_WIREGUARD,
     round: |stand, round| {
-        let seconds = stand.seconds;
+        let seconds = stand.options.seconds;
         let alone = stand.each(&[Weft], round, |contender, idle| contender.tcp(1, seconds, idle))?;
         let both = stand.each(KERNEL_AND_WIREGUARD, round, |contender, idle| {
             contender.echo_beside_tcp(seconds, idle)

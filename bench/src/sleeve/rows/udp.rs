@@ -13,7 +13,7 @@ pub(super) const FLOOD: Row = Row {
     about: "UDP, 64 octets each, as fast as the sender can: what arrives",
     contenders: ALL,
     round: |stand, round| {
-        let seconds = stand.seconds;
+        let seconds = stand.options.seconds;
         let rates = stand.each(ALL, round, |contender, _| contender.udp(SMALL, seconds))?;
         let what = "UDP flood of 64 octets, delivered";
         let mut figures = samples(&rates, what, "1000/s", |rate| rate / 1e3);

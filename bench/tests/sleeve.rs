@@ -31,7 +31,7 @@ fn weft_and_others_are_measured_side_by_side_and_a_signal_leaves_nothing_either(
     let area = area::select(&["sleeve".into()]).unwrap()[0];
     let plan_of = |rows| plan(folder.path(), rows);
     let measured = area
-        .measure(&plan_of(&["tcp", "rtt", "memory"]))
+        .measure(&plan_of(&["tcp", "rtt", "memory", "relay"]))
         .unwrap_or_else(|error| panic!("{error:#}"));
     let median = |what: &str| {
         let figure = measured.figures.iter().find(|figure| figure.what == what);
@@ -57,6 +57,9 @@ fn weft_and_others_are_measured_side_by_side_and_a_signal_leaves_nothing_either(
 
     let memory = median("memory of an engine with 500 peers");
     assert!(memory > 1.0 && memory < 500.0, "{memory} MB");
+    let [relay, end] =
+        ["relay", "end"].map(|who| median(&format!("TCP through a relay, router's processor time: {who}")));
+    assert!(relay > 0.0 && end > 0.0, "{relay} and {end} s/GB");
     nothing_is_left();
 
     let interrupted = std::thread::scope(|scope| {

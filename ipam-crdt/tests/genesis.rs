@@ -584,10 +584,10 @@ fn hosts_that_begin_around_a_ring_leave_their_sets_and_decide() {
     let mut late: VecDeque<(usize, usize, Vec<u8>)> = VecDeque::new();
     let place = |id: &NodeId| ids.iter().position(|other| other == id).unwrap();
     // All meet, and each has heard the terms of one other only when it begins.
-    for host in 0..3 {
+    for (host, machine) in machines.iter_mut().enumerate() {
         for other in (0..3).filter(|other| *other != host) {
             let (node, name) = (ids[other], format!("host{other}"));
-            let said = say(&mut machines[host], now, AgreementInput::Heard { node, name });
+            let said = say(machine, now, AgreementInput::Heard { node, name });
             late.extend(said.into_iter().map(|(to, bytes)| (host, place(&to), bytes)));
         }
     }

@@ -44,6 +44,8 @@ pub enum Pass {
     Overlay,
     /// Frames that come from the TAP. On bridges, a chain sees the names of ports.
     FromTap,
+    /// Frames that come from VXLAN devices.
+    FromVxlan,
     /// Frames that come from pods.
     FromPods,
 }
@@ -141,6 +143,8 @@ pub struct Names<'a> {
     pub bridge: &'a str,
     /// The TAP.
     pub tap: &'a str,
+    /// How the VXLAN ports begin.
+    pub vxlan: &'a str,
     /// How the pods' ports begin.
     pub pods: &'a str,
     /// The mark: comment of our rules.
@@ -162,7 +166,7 @@ impl Filter {
     #[must_use]
     pub fn passes(self) -> &'static [Pass] {
         match self {
-            Self::Bridge => &[Pass::FromTap, Pass::FromPods],
+            Self::Bridge => &[Pass::FromTap, Pass::FromVxlan, Pass::FromPods],
             Self::Ip | Self::Ip6 | Self::Inet | Self::LegacyIp | Self::LegacyIp6 => &[Pass::Overlay],
         }
     }
@@ -314,7 +318,11 @@ impl ChainId {
     #[must_use]
     pub fn cure(&self, names: &Names<'_>) -> String {
         let Names {
-            bridge, tap, pods, ..
+            bridge,
+            tap,
+            vxlan,
+            pods,
+            ..
         } = names;
         let (table, name) = (&self.table, &self.name);
         let is_of_iptables = (table.as_str(), name.as_str()) == ("filter", "FORWARD");
@@ -325,7 +333,7 @@ impl ChainId {
             Filter::Ip6 if is_of_iptables => "ip6tables",
             Filter::Bridge => {
                 return format!(
-                    "nft insert rule bridge {table} {name} iifname '{{ {tap}, {pods}* }}' accept"
+                    "nft insert rule bridge {table} {name} iifname '{{ {tap}, {vxlan}*, {pods}* }}' accept"
                 );
             }
             Filter::Ip | Filter::Ip6 | Filter::Inet => {
@@ -386,6 +394,7 @@ mod tests {
     const NAMES: Names<'_> = Names {
         bridge: "weft",
         tap: "weft-tap",
+        vxlan: "weft-vx",
         pods: "vw",
         mark: "weft: mark",
     };
@@ -427,6 +436,7 @@ mod tests {
         let ours = prop_oneof![
             Just(Owner::Weft(Pass::Overlay)),
             Just(Owner::Weft(Pass::FromTap)),
+            Just(Owner::Weft(Pass::FromVxlan)),
             Just(Owner::Weft(Pass::FromPods)),
             Just(Owner::WeftStale)
         ]
@@ -570,7 +580,7 @@ mod tests {
             (Filter::LegacyIp6, "ip6tables-legacy -I FORWARD -i weft"),
             (
                 Filter::Bridge,
-                "nft insert rule bridge filter FORWARD iifname '{ weft-tap, vw* }' accept",
+                "nft insert rule bridge filter FORWARD iifname '{ weft-tap, weft-vx*, vw* }' accept",
             ),
         ] {
             assert!(

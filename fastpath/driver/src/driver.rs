@@ -88,6 +88,8 @@ pub struct Removed {
 pub struct Driver {
     bridge: String,
     tap: String,
+    /// How names of VXLAN devices in the bridge begin.
+    vxlan_ports: String,
 }
 
 impl Driver {
@@ -101,6 +103,7 @@ impl Driver {
         let driver = Self {
             bridge: bridge.into(),
             tap: tap.into(),
+            vxlan_ports: format!("{bridge}-vx"),
         };
         for device in Device::ALL {
             link::check_name(&driver.device(device))?;
@@ -130,6 +133,11 @@ impl Driver {
             Device::Probe(Family::V6) => "hb6",
         };
         format!("{}-{suffix}", self.bridge)
+    }
+
+    /// How names of VXLAN devices in the bridge begin.
+    pub(crate) fn vxlan_ports(&self) -> &str {
+        &self.vxlan_ports
     }
 
     fn port(&self, port: Port) -> String {

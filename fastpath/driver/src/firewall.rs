@@ -168,6 +168,7 @@ impl Driver {
                 Condition::Out(exactly(self.bridge())),
             ],
             Pass::FromTap => vec![Condition::In(exactly(self.tap()))],
+            Pass::FromVxlan => vec![Condition::In(Pattern::Prefix(self.vxlan_ports().to_owned()))],
             Pass::FromPods => vec![Condition::In(Pattern::Prefix(attach::HOST_PREFIX.to_owned()))],
         }
     }
@@ -229,6 +230,7 @@ impl Driver {
         Names {
             bridge: self.bridge(),
             tap: self.tap(),
+            vxlan: self.vxlan_ports(),
             pods: attach::HOST_PREFIX,
             mark: MARK,
         }

@@ -63,7 +63,7 @@ fn every_chain_that_drops_by_policy_gets_rules_and_loses_them() {
         .repairs
         .iter()
         .filter(|repair| matches!(repair, Repair::Allow(..)));
-    assert_eq!((first.repairs.len(), allowed.count()), (7, 7), "{first:?}");
+    assert_eq!((first.repairs.len(), allowed.count()), (8, 8), "{first:?}");
     assert_eq!(first.findings.len(), 6, "{first:?}");
     assert!(
         first

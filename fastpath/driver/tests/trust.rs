@@ -165,6 +165,29 @@ fn without_table_and_gates_a_stranger_is_heard() {
     assert!(victim.hears_stranger());
 }
 
+/// Only the first fragment has a port; the mark is that of the whole.
+#[test]
+fn fragments_of_a_peer_come_in_and_those_of_a_stranger_do_not() {
+    let mut victim = Victim::new();
+    for host in [&victim.peer, &victim.stranger] {
+        host.run(|_| link::set_mtu("eth0", 1280).unwrap());
+    }
+    let long = |text: &[u8]| [vec![0; 1250], text.to_vec()].concat();
+    for to in [ipv4(2), ipv6(2)] {
+        assert!(victim.hears(b"long peer", |all| send(
+            &all.peer.namespace,
+            to,
+            &long(b"long peer")
+        )));
+        assert!(sees_only(&mut victim.capture, b"neighbour", b"another peer"));
+        assert!(!victim.hears(b"long stranger", |all| send(
+            &all.stranger.namespace,
+            to,
+            &long(b"long stranger")
+        )));
+    }
+}
+
 #[test]
 fn what_peers_send_is_counted() {
     let mut victim = Victim::new();

@@ -11,6 +11,9 @@
 //! | [`plan`] | from a view to the [`desired`] state |
 //! | [`change`] | [`Change`]: the steps there are, and what each does |
 //! | [`delta`](mod@delta) | [`delta()`]: which steps, in which order; [`step`]: from one view to the next |
+//! | [`policy`] | which pairs of hosts may exchange frames unencrypted, and why others may not |
+//! | [`probe`] | the frames by which two kernels find out whether they reach each other |
+//! | [`path`] | whether frames to one peer go through the kernel: a machine a peer |
 //! | [`firewall`] | what the host's packet filters do to frames between pods, and the rules that let them pass |
 //!
 //! The driver reads the actual state, computes the delta, applies it and reads again. Nothing here
@@ -25,7 +28,10 @@ extern crate alloc;
 pub mod change;
 pub mod delta;
 pub mod firewall;
+pub mod path;
 pub mod plan;
+pub mod policy;
+pub mod probe;
 pub mod state;
 pub mod view;
 

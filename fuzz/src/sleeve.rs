@@ -177,6 +177,7 @@ impl World {
                     self.flights.push_back((address(index), to, bytes));
                 }
             }
+            Output::Proof { .. } => {}
             Output::Install(keys) => {
                 for (other, theirs) in &self.sessions {
                     let is_pair =

@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::ops::Bound;
 use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::{KindNumber, RegisterKey};
+use weft_wire::fastpath::FastpathRecord;
 use weft_wire::group::GroupsRecord;
 use weft_wire::hash::hash;
 use weft_wire::ipam::{ExceptionsRecord, LentRecord, SlotsRecord, VoteRecord};
@@ -102,12 +103,13 @@ type BodyCheck = fn(&Envelope) -> bool;
 
 /// Kinds that this version knows, with the check of their bodies. They do not count against the quota of unknown
 /// kinds: each is one bounded record.
-const KNOWN: [(KindNumber, BodyCheck); 10] = [
+const KNOWN: [(KindNumber, BodyCheck); 11] = [
     known::<Admission>(),
     known::<PeerRecord>(),
     known::<LinksRecord>(),
     known::<AdoptRecord>(),
     known::<GroupsRecord>(),
+    known::<FastpathRecord>(),
     known::<SlotsRecord>(),
     known::<LentRecord>(),
     known::<VoteRecord>(),

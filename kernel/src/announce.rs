@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use rustix::net::{AddressFamily, Protocol, SendFlags, SocketFlags, SocketType, send};
 
 use crate::error::{Error, Result};
-use crate::{MacAddr, capture, link};
+use crate::{MacAddr, link, packet};
 
 const BROADCAST: MacAddr = [0xff; 6];
 /// All nodes on the link, `ff02::1` (RFC 2464 §7).
@@ -40,7 +40,7 @@ pub(crate) fn send_frame(interface: &str, frame: &[u8], action: impl Fn() -> Str
         None::<Protocol>,
     )
     .map_err(|errno| failed(errno.into()))?;
-    capture::bind(&socket, index).map_err(failed)?;
+    packet::bind(&socket, index, libc::ETH_P_ALL as u16).map_err(failed)?;
     send(&socket, frame, SendFlags::empty()).map_err(|errno| failed(errno.into()))?;
     Ok(())
 }

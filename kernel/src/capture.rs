@@ -15,7 +15,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 
 use crate::error::{Error, Result};
-use crate::{link, process};
+use crate::{link, packet, process};
 
 /// A frame of 64 KiB (a segmentation super-frame) with its headers fits a block.
 const BLOCK: usize = 256 * 1024;
@@ -129,7 +129,8 @@ impl Capture {
             cursor: None,
             total: Stats::default(),
         };
-        bind(&capture.socket, index).map_err(|e| failed("bind to the interface", e))?;
+        packet::bind(&capture.socket, index, libc::ETH_P_ALL as u16)
+            .map_err(|e| failed("bind to the interface", e))?;
         Ok(capture)
     }
 
@@ -306,31 +307,6 @@ fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result
             option,
             ptr::from_ref(value).cast(),
             size_of::<T>() as libc::socklen_t,
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-pub(crate) fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: the kernel reads one `sockaddr_ll`, which is what `address` is, fully initialised.
-    let result = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
         )
     };
     if result < 0 {

@@ -19,6 +19,7 @@
 //! | [`tap`] | persistent TAP devices, and those with offloads |
 //! | [`socket`] | receive buffers, peer credentials, times of arrival |
 //! | [`capture`] | frames seen by an interface, from a ring shared with the kernel |
+//! | [`packet`] | frames of one ethertype on one interface, both ways |
 //! | [`process`] | bounded waiting for children |
 //! | [`announce`] | tell everybody where an address lives now: gratuitous ARP, unsolicited advertisements
 //! | [`attach`] | connect a pod to the bridge, idempotently |
@@ -33,7 +34,7 @@
 //! runtime panics; it is used where events are awaited, in the fastpath driver.
 //!
 //! This is the only package with `unsafe` code. It is allowed in the modules that need it
-//! ([`netns`], [`userns`], [`tap`], [`socket`], [`capture`], [`offload`], [`xtables`]), and each block carries its proof.
+//! ([`netns`], [`userns`], [`tap`], [`socket`], [`capture`], [`packet`], [`offload`], [`xtables`]), and each block carries its proof.
 
 #![warn(missing_docs)]
 
@@ -56,6 +57,7 @@ pub mod netns;
 pub mod nft;
 mod nla;
 pub mod offload;
+pub mod packet;
 pub mod process;
 pub mod route;
 pub mod socket;

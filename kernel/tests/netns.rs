@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use weft_kernel::capture::Capture;
+use weft_kernel::link::VethEnd;
+use weft_kernel::packet::PacketSocket;
 use weft_kernel::userns::{self, UsernsError};
 use weft_kernel::{Error, Namespace, link, process};
 
@@ -216,4 +218,52 @@ fn a_capture_counts_what_it_cannot_hold() {
         .data
         .ends_with(b"one more")
     {}
+}
+
+#[test]
+fn a_packet_socket_takes_its_ethertype_from_its_interface_only() {
+    let namespace = Namespace::new().unwrap();
+    namespace
+        .run(|| {
+            for [one, other] in [["one", "two"], ["three", "four"]] {
+                link::create_veth(&VethEnd::here(one), &VethEnd::here(other)).unwrap();
+            }
+            for name in ["one", "two", "three", "four"] {
+                link::set_up(name).unwrap();
+            }
+            let frame =
+                |ethertype: u16| [&[0xff; 6][..], &[2; 6], &ethertype.to_be_bytes(), &[7; 46]].concat();
+            let taker = PacketSocket::open("two", 0x88b5).unwrap();
+            let sender = PacketSocket::open("one", 0x88b5).unwrap();
+            let other = PacketSocket::open("three", 0x88b5).unwrap();
+            other.send(&frame(0x88b5)).unwrap();
+            sender.send(&frame(0x88b6)).unwrap();
+            sender.send(&frame(0x88b5)).unwrap();
+            // A veth hands frames over before `send` returns, or soon after.
+            let mut buffer = [0; 100];
+            let end = std::time::Instant::now() + LONG;
+            let length = loop {
+                match taker.receive(&mut buffer) {
+                    Ok(length) => break length,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        assert!(std::time::Instant::now() < end, "nothing came");
+                        std::thread::yield_now();
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            assert_eq!(buffer[..length], frame(0x88b5));
+            let none = taker.receive(&mut buffer).unwrap_err();
+            assert_eq!(none.kind(), std::io::ErrorKind::WouldBlock, "and nothing else");
+            let own = sender.receive(&mut buffer).unwrap_err();
+            assert_eq!(
+                own.kind(),
+                std::io::ErrorKind::WouldBlock,
+                "its own frames are not its business"
+            );
+            let long = sender.send(&[0; 2_000]).unwrap_err();
+            assert_eq!(long.raw_os_error(), Some(90), "EMSGSIZE: {long}");
+            assert!(PacketSocket::open("five", 0x88b5).is_err());
+        })
+        .unwrap();
 }

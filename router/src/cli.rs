@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::config::{DEFAULT_SOCKET, UpOptions};
+use crate::config::{DEFAULT_SOCKET, EncryptName, UpOptions};
 use crate::demo::DemoArgs;
 use crate::wish::{Named, parse_timeout};
 use clap::{Args, Parser, Subcommand};
@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// Stop trying an address; a connection that stands stays.
     #[command(after_help = FORGET_EXAMPLES)]
     Forget(TargetArgs),
+    /// Show what is encrypted between hosts, or say it for the whole cluster.
+    #[command(after_help = ENCRYPT_EXAMPLES)]
+    Encrypt(EncryptArgs),
     /// Connect a network namespace to the cluster's Ethernet.
     #[command(after_help = ATTACH_EXAMPLES)]
     Attach(AttachArgs),
@@ -136,6 +139,15 @@ const CONNECT_EXAMPLES: &str = "\
 Examples:
   weft connect 192.0.2.1
   weft connect a.example:6783";
+
+const ENCRYPT_EXAMPLES: &str = "\
+Examples:
+  weft encrypt                    what is in force, and who does not follow yet
+  weft encrypt all                everything; waits until every host does so
+  weft encrypt auto               hosts on private networks exchange frames at the speed of
+                                  the kernel, unencrypted
+
+One word on one host is enough. What is under way is not lost in either direction.";
 
 const FORGET_EXAMPLES: &str = "\
 Examples:
@@ -343,6 +355,18 @@ pub(crate) struct TokenArgs {
 pub(crate) struct TargetArgs {
     /// HOST or HOST:PORT.
     pub(crate) target: String,
+    #[command(flatten)]
+    pub(crate) router: RouterArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct EncryptArgs {
+    /// What to encrypt from now on; without it, what is in force is shown.
+    #[arg(value_enum)]
+    pub(crate) setting: Option<EncryptName>,
+    /// Do not wait until every host does what it says.
+    #[arg(long, requires = "setting")]
+    pub(crate) no_wait: bool,
     #[command(flatten)]
     pub(crate) router: RouterArgs,
 }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use weft_node::silence::{REMOVE_AFTER_MAX, REMOVE_AFTER_MIN};
+use weft_wire::fastpath::{Encryption, VXLAN_PORT};
 use weft_wire::limits::{DEFAULT_PORT, ENDPOINTS_MAX, FOUNDERS_MAX, NAME_MAX};
 use weft_wire::mtu::{POD_MTU_CAP, POD_MTU_MIN};
 
@@ -25,6 +26,8 @@ pub(crate) const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
 const DEFAULT_RANGE: &str = "10.32.0.0/12";
 /// Largest configuration file: a hundred times what all keys need.
 const CONFIG_FILE_MAX: u64 = 1 << 20;
+/// Networks that an operator can trust: each pair is compared with each.
+const TRUSTED_MAX: usize = 64;
 /// Peers that an operator can name.
 const TARGETS_MAX: usize = 256;
 
@@ -83,6 +86,25 @@ impl From<EngineName> for EngineChoice {
         match name {
             EngineName::Best => Self::Best,
             EngineName::Plain => Self::Plain,
+        }
+    }
+}
+
+/// Which traffic between hosts is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EncryptName {
+    /// All but that of pairs of hosts on networks taken for trusted, which goes at the speed of the kernel.
+    Auto,
+    /// All.
+    All,
+}
+
+impl From<EncryptName> for Encryption {
+    fn from(name: EncryptName) -> Self {
+        match name {
+            EncryptName::Auto => Self::Auto,
+            EncryptName::All => Self::All,
         }
     }
 }
@@ -154,6 +176,23 @@ pub(crate) struct UpOptions {
     /// Which multicast other hosts send to this one; `weft multicast` shows it [default: snoop].
     #[arg(long, value_enum, env = "WEFT_MULTICAST")]
     multicast: Option<Multicast>,
+    /// Keep this host's kernel out of it: its frames to and from other hosts always travel encrypted, through the router.
+    #[arg(long, env = "WEFT_NO_FASTPATH")]
+    no_fastpath: bool,
+
+    /// UDP port of VXLAN, by which kernels exchange frames unencrypted on trusted networks; the same on all hosts
+    /// [default: 6784].
+    #[arg(long, value_name = "PORT", env = "WEFT_VXLAN_PORT")]
+    vxlan_port: Option<u16>,
+
+    /// A network that is yours: frames to hosts there may travel unencrypted through the kernels of both, and so may those to
+    /// hosts with private addresses that nobody translates. Without it none do. May be given several times.
+    #[arg(long, value_name = "CIDR", env = "WEFT_TRUST", value_delimiter = ',')]
+    trust: Vec<IpNet>,
+
+    /// What is encrypted in a cluster where nobody has said so yet; later `weft encrypt` changes it [default: auto].
+    #[arg(long, value_enum, env = "WEFT_ENCRYPT")]
+    encrypt: Option<EncryptName>,
 
     /// Directory of the durable state [default: /var/lib/weft].
     #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR")]
@@ -208,6 +247,10 @@ pub(crate) struct Settings {
     pub(crate) mtu: Option<u16>,
     pub(crate) engine: EngineName,
     pub(crate) multicast: Multicast,
+    pub(crate) no_fastpath: bool,
+    pub(crate) vxlan_port: u16,
+    pub(crate) trust: Vec<IpNet>,
+    pub(crate) encrypt: Option<EncryptName>,
     pub(crate) state_dir: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) machine_id_file: PathBuf,
@@ -246,6 +289,10 @@ pub(crate) enum ConfigError {
     TooManyAdvertised,
     #[error("port 0 is none: others must know where this host listens")]
     PortZero,
+    #[error("--vxlan-port {0} cannot be used: it is 0, or the port of --port")]
+    VxlanPort(u16),
+    #[error("more than {TRUSTED_MAX} networks to trust: name larger ones")]
+    TooManyTrusted,
     #[error("name {0:?} cannot be used: 1 to {NAME_MAX} characters without control characters")]
     Name(String),
     #[error(
@@ -321,7 +368,26 @@ impl UpOptions {
         if advertise.len() > ENDPOINTS_MAX {
             return Err(ConfigError::TooManyAdvertised);
         }
+        let vxlan_port = self.vxlan_port.or(file.vxlan_port).unwrap_or(match port {
+            // The default must not stand in the way of a port that somebody chose.
+            VXLAN_PORT => VXLAN_PORT + 1,
+            _ => VXLAN_PORT,
+        });
+        if vxlan_port == 0 || vxlan_port == port {
+            return Err(ConfigError::VxlanPort(vxlan_port));
+        }
+        let trust = match self.trust.as_slice() {
+            [] => file.trust,
+            _ => self.trust,
+        };
+        if trust.len() > TRUSTED_MAX {
+            return Err(ConfigError::TooManyTrusted);
+        }
         Ok(Settings {
+            no_fastpath: self.no_fastpath || file.no_fastpath,
+            vxlan_port,
+            trust,
+            encrypt: self.encrypt.or(file.encrypt),
             peers: peers
                 .iter()
                 .map(|peer| parse_peer(peer, port))

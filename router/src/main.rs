@@ -52,6 +52,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Peer(args) => command::peer::peer(&args)?,
         Command::Connect(args) => command::target::connect(&args)?,
         Command::Forget(args) => command::target::forget(&args)?,
+        Command::Encrypt(args) => command::encrypt::encrypt(&args)?,
         Command::Ipam(args) => return command::ipam::ipam(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weft", &mut std::io::stdout());

@@ -215,6 +215,11 @@ impl Sleeve {
         let (message, split) = received.respond(&payload).ok_or(DropReason::BadHandshake)?;
         let keys = split.session(Role::Responder, cipher, node, local, header.index);
         let peer = self.peers.get_mut(&node).ok_or(DropReason::NotAMember)?;
+        shared.push(Output::Proof {
+            local,
+            peer: node,
+            keys: split.proof(Role::Responder),
+        });
         peer.offer(now, keys, relay, shared);
         let bytes = assemble(answer, &message, &mac1_key, None);
         let output = origin.answer(shared, node.peer_hash(), bytes);
@@ -272,6 +277,11 @@ impl Sleeve {
             (_, Target::Relay(..)) => Some(attempt.target),
             (_, Target::Address(_)) => relay,
         };
+        self.shared.push(Output::Proof {
+            local,
+            peer: node,
+            keys: split.proof(Role::Initiator),
+        });
         peer.finish(now, keys, way, &mut self.shared);
         Ok(())
     }

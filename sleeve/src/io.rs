@@ -1,6 +1,6 @@
 //! What goes into the core and what comes out.
 
-use crate::keys::{Cipher, SessionKeys};
+use crate::keys::{Cipher, ProofKeys, SessionKeys};
 use crate::path_mtu::Probe;
 use alloc::vec::Vec;
 use core::fmt;
@@ -141,6 +141,16 @@ pub enum Output {
     },
     /// Receive under this session from now on. At most [`crate::INSTALLED_MAX`] are installed at once.
     Install(SessionKeys),
+    /// What both ends of this session say to each other on another path carries a MAC under one of these keys. Comes just
+    /// before [`Output::Install`]; good until [`Output::Remove`].
+    Proof {
+        /// The session.
+        local: SessionIndex,
+        /// The other end.
+        peer: NodeId,
+        /// The keys.
+        keys: ProofKeys,
+    },
     /// Send to this peer under this session from now on; the one before it stays installed for receiving.
     Select {
         /// The peer.

@@ -114,6 +114,28 @@ impl fmt::Debug for SessionKeys {
     }
 }
 
+/// Domains under which the keys of [`ProofKeys`] are derived.
+const PROOF_DOMAINS: (&str, &str) = (
+    "weft kernel probe initiator to responder v1",
+    "weft kernel probe responder to initiator v1",
+);
+
+/// Keys for what the two ends of a session say to each other on another path, in clear: each proves by a MAC that it is
+/// the one of the session. They say nothing of the session's own keys. Wiped when dropped.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct ProofKeys {
+    /// For what this end sends.
+    pub send: [u8; 32],
+    /// For what it receives.
+    pub receive: [u8; 32],
+}
+
+impl fmt::Debug for ProofKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProofKeys")
+    }
+}
+
 /// The two keys of a finished handshake (Noise §5.2 `Split`): what the initiator sends with, then what the
 /// responder sends with. Wiped when dropped.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -149,6 +171,17 @@ impl Split {
             receive,
         }
     }
+
+    /// Keys of one end for MACs on other paths.
+    pub(crate) fn proof(&self, role: Role) -> ProofKeys {
+        let forth = derive(&self.initiator, PROOF_DOMAINS.0);
+        let back = derive(&self.responder, PROOF_DOMAINS.1);
+        let (send, receive) = match role {
+            Role::Initiator => (forth, back),
+            Role::Responder => (back, forth),
+        };
+        ProofKeys { send, receive }
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +212,10 @@ mod tests {
             assert_eq!((a.send, a.receive), (b.receive, b.send));
             assert!(seen.insert(a.send) && seen.insert(a.receive));
         }
+        let (a, b) = (split.proof(Role::Initiator), split.proof(Role::Responder));
+        assert_eq!((a.send, a.receive), (b.receive, b.send));
+        assert!(seen.insert(a.send) && seen.insert(a.receive));
+        assert_eq!(format!("{a:?}"), "ProofKeys");
         let keys = split.session(
             Role::Initiator,
             Cipher::Aes256Gcm,

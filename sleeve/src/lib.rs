@@ -75,7 +75,7 @@ pub use content::Content;
 pub use decide::Decision;
 pub use fragment::Reassembler;
 pub use io::{DownReason, Input, LocalNode, Output, PeerInfo, PeerState, PeerView, Way};
-pub use keys::{Cipher, Role, SessionKeys};
+pub use keys::{Cipher, ProofKeys, Role, SessionKeys};
 pub use locate::{Locator, Place};
 pub use machine::Sleeve;
 pub use path_mtu::{PathMtu, Probe};

@@ -48,6 +48,10 @@ pub const UNHEARD_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) const PROBE_MIN: u16 = (HEADER_LEN + 16 + TAG_LEN) as u16;
 const _: () = assert!(PROBE_MIN <= FLOOR);
 
+/// The bit of a probe's number that says: this one asks for a sign of life and not for a size. Whoever asks counts such
+/// numbers; [`PathMtu`] never reaches the bit, and does not heed their answers.
+pub const QUESTION: u64 = 1 << 63;
+
 /// A probe to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Probe {

@@ -57,6 +57,9 @@ pub struct Status {
     pub disk: DiskStatus,
     /// What this host passed on for others since the router started.
     pub relayed: Relayed,
+    /// What the cluster wants encrypted.
+    #[serde(default)]
+    pub encrypt: EncryptionStatus,
 }
 
 /// Whether a host owns addresses and votes.
@@ -126,7 +129,8 @@ pub struct PeerStatus {
     pub mesh: LinkState,
     /// Round-trip time over the mesh link in microseconds, once measured.
     pub mesh_rtt_us: Option<u64>,
-    /// How frames travel: `sleeve` straight to it, `relay` through another host, or `none`.
+    /// How frames travel: `fastpath` through the kernels of both hosts, unencrypted; `sleeve` straight to it; `relay` through
+    /// another host; or `none`.
     pub mode: String,
     /// Why, in words.
     pub reason: String,
@@ -150,6 +154,80 @@ pub struct PeerStatus {
     pub silence: Option<SilenceStatus>,
     /// In mode `relay`: nickname of the host that passes its datagrams on, or the short form of that host's id.
     pub relay: Option<String>,
+    /// The way through the kernel, whether it is used or not; none before anything is known of it.
+    #[serde(default)]
+    pub fastpath: Option<FastpathStatus>,
+}
+
+/// The way to a peer through the kernels of both hosts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct FastpathStatus {
+    /// Where it stands.
+    pub state: FastpathState,
+    /// Why it is not used, in words; none while it is.
+    pub why: Option<String>,
+    /// Where frames go, while it is used.
+    pub address: Option<IpAddr>,
+    /// Seconds since frames began, or ceased, to go this way.
+    pub since_s: u64,
+    /// How often they have begun or ceased since the router started.
+    pub flips: u64,
+    /// Microseconds from a probe to its answer, smoothed, once one was answered.
+    pub rtt_us: Option<u64>,
+    /// Probes lately sent, at most 64,
+    pub probes: u32,
+    /// and those of them that had no answer within a second.
+    pub probes_lost: u32,
+}
+
+/// Where the way through the kernel stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum FastpathState {
+    /// It is not used; frames go by the sleeve.
+    SleeveOnly,
+    /// It is being tried.
+    Probing,
+    /// It is used.
+    Fastpath,
+    /// It is used, and proofs that it works are missing.
+    Degraded,
+    /// It is used, and the peer's router is silent on every way.
+    RouterSilent,
+}
+
+/// What the cluster wants encrypted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct EncryptionStatus {
+    /// The setting in force, as this host knows it.
+    pub setting: EncryptionSetting,
+    /// The host where it was set; none when it never was.
+    pub set_by: Option<String>,
+    /// Hosts that do not yet do what it says, by name.
+    pub pending: Vec<String>,
+}
+
+/// Body of `POST /v1/encryption`: what to encrypt from now on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct EncryptionRequest {
+    /// `auto` or `all`.
+    pub setting: EncryptionSetting,
+}
+
+/// Which traffic between hosts is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum EncryptionSetting {
+    /// All but that of pairs of hosts on networks taken for trusted.
+    #[default]
+    Auto,
+    /// All.
+    All,
 }
 
 /// A member that no host has heard of, as far as this one knows.

@@ -17,6 +17,7 @@
 //! | [`record`] | the bodies of the records, one kind a type |
 //! | [`group`] | multicast groups, and the record of those to which a host's pods listen |
 //! | [`adopt`] | the record by which the hosts of one cluster move to another |
+//! | [`fastpath`] | the record by which hosts agree whether frames between them may travel unencrypted, in the kernel |
 //! | [`codec`] | the only file that calls bincode |
 //! | [`ipam`] | the records by which hosts agree who may give out which addresses |
 //! | [`reclaim`] | the statement by which the slots of removed hosts get a new owner |
@@ -37,6 +38,7 @@ pub mod api;
 pub mod codec;
 pub mod datagram;
 pub mod envelope;
+pub mod fastpath;
 pub mod group;
 pub mod hash;
 pub mod id;

@@ -481,6 +481,7 @@ impl Node {
         (self.said_alone, self.is_removed) = (false, false);
         self.forget_silence(now);
         self.forget_listening(now);
+        self.fastpath.begin_again();
         let count = self.claims.list().len();
         if let Some((token, state)) = welcome {
             let joined = state.genesis().id();
@@ -656,6 +657,8 @@ impl Node {
         let number = former.number;
         let command = match output {
             S::Send { to, bytes } => EngineCommand::Send { to, bytes },
+            // Sessions of the cluster before say nothing of the kernel's path.
+            S::Proof { .. } => return true,
             S::Install(keys) => EngineCommand::Install(keys),
             S::Remove { local } => EngineCommand::Remove(local),
             S::Keepalive { local } => {

@@ -2,19 +2,20 @@
 
 use crate::again::{Beginning, Token};
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use weft_fastpath::View;
 use weft_gossip::{ConnId, DialTarget, DurableState, PersistToken};
 use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, RequestId};
 use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, Probe, SessionKeys};
 use weft_wire::api::{Adopted, ApiError, PodPlan};
+use weft_wire::fastpath::{Encryption, Settings};
 use weft_wire::group::Listening;
-use weft_wire::{DropReason, GenesisId, Group, Mac, NodeId, RejectReason, SessionIndex};
+use weft_wire::{DropReason, GenesisId, Mac, NodeId, RejectReason, SessionIndex};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -66,6 +67,32 @@ pub enum Input<'a> {
     },
     /// To which multicast groups pods of this host listen now. Said for the first time when the kernel was asked at the start.
     Listening(Listening),
+    /// At the start, before anything else: what the kernel was found to send by VXLAN, address by address with the outer
+    /// address it goes to, as an earlier process of this host had wanted it. It goes on until the node knows better.
+    KernelFound {
+        /// Addresses, and where frames to them go.
+        entries: Vec<(Mac, IpAddr)>,
+        /// There are VXLAN devices.
+        has_vxlan: bool,
+    },
+    /// The kernel is as the last [`Output::Kernel`] wants it, and has VXLAN devices, or has none.
+    KernelFollows {
+        /// It has some.
+        has_vxlan: bool,
+    },
+    /// The kernel has lately sent frames to these addresses by VXLAN.
+    KernelUsed(Vec<Mac>),
+    /// A frame came in by one of the probe devices.
+    KernelProbe(&'a [u8]),
+    /// A frame of a pod went by the sleeve to this address, which weft made, and to this peer by its slot.
+    Sent {
+        /// The address.
+        mac: Mac,
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The operator says what is encrypted in this cluster.
+    SetEncryption(Encryption),
     /// The operator or a pod wants something of the address space.
     Ipam(weft_ipam_crdt::Request),
     /// The operator wants the hosts of this cluster to become members of another one.
@@ -185,22 +212,19 @@ pub enum Output {
     },
     /// For the engine.
     Engine(EngineCommand),
-    /// MAC addresses that the bridge shall send to the TAP have changed to these.
-    RemoteMacs(BTreeSet<Mac>),
-    /// Groups whose frames the bridge shall send to the TAP have changed to these.
-    RemoteGroups(RemoteGroups),
+    /// The kernel shall be as follows from this.
+    Kernel(Box<View>),
+    /// Send this frame by the probe device for outer addresses of this family; a loss shows.
+    KernelProbe {
+        /// The outer address that the device has for it.
+        to: IpAddr,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// Store these settings in place of those that were stored.
+    PersistSettings(Settings),
     /// For the log.
     Notice(Notice),
-}
-
-/// Multicast that other hosts want from this one by way of the router. IPv6 is not here: the bridge sends all of it to the
-/// TAP.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct RemoteGroups {
-    /// Groups of IPv4 to which pods of other hosts listen.
-    pub groups: BTreeSet<Group>,
-    /// Some host wants the frames of every group.
-    pub everything: bool,
 }
 
 /// What the TCP shell is told.
@@ -339,6 +363,17 @@ pub enum Notice {
         /// Who passes them on; `None` when nobody does.
         relay: Option<String>,
     },
+    /// Frames to a peer go through the kernel, or no longer.
+    Fastpath {
+        /// The peer.
+        peer: NodeId,
+        /// Its nickname, when known.
+        name: String,
+        /// Which, and why.
+        sentence: String,
+    },
+    /// The cluster's setting on encryption is another one: a sentence.
+    Encryption(String),
     /// Frames can no longer travel to a peer.
     SleeveDown {
         /// The peer.

@@ -18,6 +18,7 @@
 //! | `removed` | what becomes of members that were removed |
 //! | `foreign` | hosts of other clusters, and which side yields |
 //! | `removals` | hosts that are to be removed: which ones are meant, and how far it is |
+//! | `fastpath` | which peers' frames go through the kernel, and what the kernel is to hold for that |
 //! | `families` | which peers have no version of IP in common with this host |
 //! | `leave` | how far a host that leaves has come, in words |
 //! | [`silence`] | members that nobody has heard of, and when this host asks to go on without them |
@@ -38,6 +39,7 @@ pub mod check;
 mod claims;
 mod contested;
 mod families;
+mod fastpath;
 mod foreign;
 pub mod io;
 mod leave;
@@ -51,5 +53,6 @@ mod removed;
 pub mod report;
 pub mod silence;
 
-pub use io::{EngineCommand, Input, MeshCommand, Notice, Output, RemoteGroups};
+pub use fastpath::FastpathConfig;
+pub use io::{EngineCommand, Input, MeshCommand, Notice, Output};
 pub use node::{Node, NodeConfig};

@@ -50,6 +50,13 @@ impl MacTable {
         }
     }
 
+    /// Notes that the kernel sends frames to this address; behind which peer it lives, if that is known.
+    pub fn touch(&mut self, now: Time, mac: Mac) -> Option<NodeId> {
+        let entry = self.entries.get_mut(&mac)?;
+        entry.seen = now;
+        Some(entry.peer)
+    }
+
     /// Forgets an address: it lives on this host now. True when it was known.
     pub fn forget(&mut self, mac: Mac) -> bool {
         self.entries.remove(&mac).is_some()
@@ -101,7 +108,10 @@ mod tests {
         assert!(!table.age(t0 + AGEING), "it was seen again in between");
         assert!(table.learn(t0 + AGEING, mac(1), B), "it moved");
         assert_eq!(table.iter().collect::<Vec<_>>(), [(mac(1), B)]);
-        assert!(table.age(t0 + AGEING * 2));
+        assert_eq!(table.touch(t0 + AGEING * 3 / 2, mac(1)), Some(B));
+        assert_eq!(table.touch(t0, mac(2)), None);
+        assert!(!table.age(t0 + AGEING * 2), "the kernel sends frames there");
+        assert!(table.age(t0 + AGEING * 3));
         assert_eq!(table.iter().count(), 0);
         assert!(!table.learn(t0, Mac::BROADCAST, A), "a group address is nobody's");
     }

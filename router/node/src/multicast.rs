@@ -2,9 +2,8 @@
 //!
 //! A host without a record gets everything: it may be one that knows of no such records.
 
-use crate::io::{Output, RemoteGroups};
 use crate::node::Node;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -23,6 +22,16 @@ pub const SAY_INTERVAL: Duration = Duration::from_millis(200);
 /// takes a while to make; a listener does not notice.
 pub const TABLE_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Multicast that other hosts want from this one by way of the router. IPv6 is not here: the bridge sends all of it to the
+/// TAP.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct RemoteGroups {
+    /// Groups of IPv4 to which pods of other hosts listen.
+    pub(crate) groups: BTreeSet<Group>,
+    /// Some host wants the frames of every group.
+    pub(crate) everything: bool,
+}
+
 /// Who listens to what.
 #[derive(Default)]
 pub(crate) struct Multicast {
@@ -35,8 +44,8 @@ pub(crate) struct Multicast {
     others: BTreeMap<NodeId, Listening>,
     /// For the forwarding table; the last one made.
     groups: Arc<Groups>,
-    /// For the bridge; the last that was said.
-    remote: RemoteGroups,
+    /// For the bridge.
+    pub(crate) remote: RemoteGroups,
     /// Records have changed since.
     is_stale: bool,
     /// Peers came or went since, so their positions are others.
@@ -224,8 +233,8 @@ impl Node {
             everything: !everything.is_empty(),
         };
         if self.multicast.remote != remote {
-            self.multicast.remote = remote.clone();
-            self.outputs.push_back(Output::RemoteGroups(remote));
+            self.multicast.remote = remote;
+            self.fastpath.macs_changed();
         }
         let groups = Groups::new(everything, groups);
         if *self.multicast.groups == groups {

@@ -3,6 +3,7 @@
 use crate::again::{Candidate, Former};
 use crate::agreement::Founding;
 use crate::contested::Contested;
+use crate::fastpath::{Fastpath, FastpathConfig};
 use crate::foreign::{Foreign, Meeting};
 use crate::io::{EngineCommand, Input, MeshCommand, Notice, Output};
 use crate::macs::{AGEING_INTERVAL, MacTable};
@@ -23,6 +24,7 @@ use weft_sleeve::path_mtu::BASE;
 use weft_sleeve::{Cipher, DownReason, ForwardingTable, LocalNode, PeerInfo, PeerPath, Sleeve};
 use weft_wire::adopt::AdoptRecord;
 use weft_wire::envelope::RegisterKey;
+use weft_wire::fastpath::FastpathRecord;
 use weft_wire::group::GroupsRecord;
 use weft_wire::hash::derive;
 use weft_wire::limits::SESSIONS_MAX;
@@ -63,6 +65,8 @@ pub struct NodeConfig {
     pub version: String,
     /// Ciphers for the data path, the preferred one first.
     pub ciphers: Vec<Cipher>,
+    /// What the operator says of frames in the kernel.
+    pub fastpath: FastpathConfig,
     /// 32 octets of a random source.
     pub seed: [u8; 32],
 }
@@ -133,6 +137,8 @@ pub struct Node {
     pub(crate) silence: Silence,
     /// Who listens to which groups.
     pub(crate) multicast: Multicast,
+    /// Which peers' frames go through the kernel.
+    pub(crate) fastpath: Fastpath,
 }
 
 /// What stays of the configuration.
@@ -140,7 +146,7 @@ pub(crate) struct Local {
     pub(crate) identity: Identity,
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) underlay_mtu: u16,
-    mtu: Option<u16>,
+    pub(crate) mtu: Option<u16>,
     pub(crate) bridge: String,
     pub(crate) version: String,
     ciphers: Vec<Cipher>,
@@ -216,6 +222,7 @@ impl Node {
             is_removed: false,
             silence: Silence::default(),
             multicast: Multicast::default(),
+            fastpath: Fastpath::new(config.fastpath),
         };
         let record = node.record_of(&node.config.identity);
         let body = codec::encode(&record);
@@ -267,6 +274,7 @@ impl Node {
                 relayed,
             } => {
                 self.on_opened(now, local, received);
+                self.on_sleeve_frames(now, local, frames);
                 self.sleeve(
                     now,
                     weft_sleeve::Input::Activity {
@@ -281,6 +289,8 @@ impl Node {
             }
             Input::Relayed(neighbours) => self.sleeve(now, weft_sleeve::Input::Relayed(&neighbours)),
             Input::ProbeAnswered { local, probe } => {
+                // That the peer lives is news for the sleeve in either case.
+                self.on_sign_of_life(now, local, probe);
                 self.sleeve(now, weft_sleeve::Input::ProbeAnswered { local, probe })
             }
             Input::ProbeRefused { local, probe } => {
@@ -290,6 +300,12 @@ impl Node {
             Input::Learned { mac, peer } => self.on_learned(now, mac, peer),
             Input::Local { mac } => self.on_local(mac),
             Input::Listening(listening) => self.on_listening(now, listening),
+            Input::Sent { mac, peer } => self.on_learned(now, mac, peer),
+            Input::KernelFound { entries, has_vxlan } => self.on_kernel_found(now, entries, has_vxlan),
+            Input::KernelFollows { has_vxlan } => self.on_kernel_follows(has_vxlan),
+            Input::KernelUsed(macs) => self.on_kernel_used(now, &macs),
+            Input::KernelProbe(frame) => self.on_kernel_probe(now, frame),
+            Input::SetEncryption(value) => self.set_encryption(value),
             Input::Ipam(request) => self.on_ipam_request(now, request),
             Input::AgreementPersisted(token) => self.agreement(now, AgreementInput::Persisted(token)),
             Input::IpamWritten(token) => self.ipam(now, weft_ipam_crdt::Input::Written(token)),
@@ -310,9 +326,14 @@ impl Node {
                 }
                 self.silence_due(now);
                 self.say_listening(now);
+                if self.fastpath.timeout() <= now {
+                    self.fastpath_due(now);
+                }
                 if self.ageing_due <= now {
                     self.ageing_due = now + AGEING_INTERVAL;
                     self.changed_macs(|macs| macs.age(now));
+                    // Pairs fall idle without any event.
+                    self.fastpath.look_again();
                 }
             }
         }
@@ -340,6 +361,7 @@ impl Node {
         .min()
         .unwrap_or(Time::NEVER)
         .min(self.ageing_due)
+        .min(self.fastpath.timeout())
         .min(self.silence_timeout())
     }
 
@@ -419,6 +441,19 @@ impl Node {
     pub(crate) fn drain(&mut self, now: Time) {
         self.make_claims(now);
         self.say_whether_alone(now);
+        self.drain_cores(now);
+        if core::mem::take(&mut self.macs_changed) {
+            self.fastpath.macs_changed();
+        }
+        // A table may find other listeners, which the kernel is to know of.
+        self.publish_if_changed();
+        while self.follow_fastpath(now) {
+            self.drain_cores(now);
+            self.publish_if_changed();
+        }
+    }
+
+    fn drain_cores(&mut self, now: Time) {
         loop {
             if self.drain_candidate(now) || self.drain_former(now) {
             } else if let Some(output) = self.mesh.poll_output() {
@@ -454,11 +489,6 @@ impl Node {
             .and_then(|member| member.sleeve.poll_output())
         {
             self.on_sleeve_output(now, output);
-        }
-        self.publish_if_changed();
-        if core::mem::take(&mut self.macs_changed) {
-            self.outputs
-                .push_back(Output::RemoteMacs(self.macs.iter().map(|(mac, _)| mac).collect()));
         }
     }
 
@@ -646,6 +676,10 @@ impl Node {
         self.tell_ipam(now, key);
         if key.kind == PeerRecord::KIND {
             self.upsert_peer(now, key.owner);
+            self.fastpath.look_again();
+        }
+        if key.kind == FastpathRecord::KIND && key.owner != self.id() {
+            self.on_fastpath_record(&key.owner);
         }
         if key.kind == LinksRecord::KIND {
             self.look_for_silent(now);
@@ -706,8 +740,14 @@ impl Node {
     fn on_sleeve_output(&mut self, now: Time, output: weft_sleeve::Output) {
         let output = match output {
             weft_sleeve::Output::Send { to, bytes } => Output::Engine(EngineCommand::Send { to, bytes }),
+            weft_sleeve::Output::Proof { local, peer, keys } => {
+                return self.fastpath.add_keys(local, peer, keys);
+            }
             weft_sleeve::Output::Install(keys) => Output::Engine(EngineCommand::Install(keys)),
-            weft_sleeve::Output::Remove { local } => Output::Engine(EngineCommand::Remove(local)),
+            weft_sleeve::Output::Remove { local } => {
+                self.fastpath.drop_keys(local);
+                Output::Engine(EngineCommand::Remove(local))
+            }
             weft_sleeve::Output::Keepalive { local } => {
                 self.publish_if_changed();
                 Output::Engine(EngineCommand::Keepalive(local))
@@ -773,6 +813,7 @@ impl Node {
     pub(crate) fn forget_path(&mut self, peer: &NodeId) {
         self.table_changed |= self.paths.remove(peer).is_some();
         self.multicast.shift();
+        self.fastpath.look_again();
         self.relays.look_again();
     }
 
@@ -784,6 +825,7 @@ impl Node {
                 self.relays.look_again();
             }
             self.table_changed = true;
+            self.fastpath.look_again();
         }
     }
 

@@ -52,7 +52,7 @@ impl Node {
             node: self.id().to_string(),
             name: self.config.identity.name.clone(),
             cluster: self.cluster(),
-            encryption: encryption(&peers),
+            encryption: self.encryption_sentence(&peers),
             pod_mtu: self.pod_mtu(),
             engine: engine.name.clone(),
             endpoints: self.config.endpoints.clone(),
@@ -77,6 +77,7 @@ impl Node {
             // The shell's to tell.
             disk: DiskStatus::default(),
             relayed: engine.relayed,
+            encrypt: self.encryption_status(),
         }
     }
 
@@ -248,6 +249,8 @@ impl Node {
             );
         }
         let silence = self.silence_of(now, peer);
+        let fastpath = self.fastpath_status(now, peer);
+        let is_fast = fastpath.as_ref().is_some_and(|path| path.address.is_some());
         let linked_name = link.map(|link| link.name.clone()).unwrap_or_default();
         let mtu = record.as_ref().map(|record| {
             let smaller = record.underlay_mtu.min(self.config.underlay_mtu);
@@ -267,10 +270,11 @@ impl Node {
             mesh_rtt_us: link
                 .and_then(|link| link.rtt)
                 .and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
-            mode: match (session, relay) {
-                (Some(_), None) => "sleeve",
-                (Some(_), Some(_)) => "relay",
-                (None, _) => "none",
+            mode: match (is_fast, session, relay) {
+                (true, _, _) => "fastpath",
+                (false, Some(_), None) => "sleeve",
+                (false, Some(_), Some(_)) => "relay",
+                (false, None, _) => "none",
             }
             .to_string(),
             reason: [Some(reason), apart, silence.as_ref().map(silence::words)]
@@ -278,7 +282,7 @@ impl Node {
                 .flatten()
                 .collect::<Vec<String>>()
                 .join("; "),
-            encrypted: session.is_some(),
+            encrypted: session.is_some() && !is_fast,
             cipher: view
                 .and_then(|view| view.cipher)
                 .map(|cipher| cipher.label().to_string()),
@@ -289,6 +293,7 @@ impl Node {
             traffic: engine.traffic.get(peer).copied().unwrap_or_default(),
             silence,
             relay: relay.map(|relay| self.name_of(&relay)),
+            fastpath,
         }
     }
 
@@ -305,18 +310,5 @@ impl Node {
             Some(down) => format!("{down} Now: {reason}"),
             None => reason,
         }
-    }
-}
-
-/// In words: which traffic is encrypted.
-fn encryption(peers: &[PeerStatus]) -> String {
-    let up = peers.iter().filter(|peer| peer.mode != "none").count();
-    match (peers.len(), up) {
-        (0, _) => "no other host yet; all traffic between hosts will be encrypted".to_string(),
-        (_, 0) => "all traffic between hosts is encrypted; no other host is reachable now".to_string(),
-        (_, up) => format!(
-            "all traffic between hosts is encrypted ({up} of {} reachable)",
-            peers.len()
-        ),
     }
 }

@@ -94,6 +94,7 @@ fn config(host: usize, durable: Option<DurableState>, targets: &[usize]) -> Node
         bridge: "weft".into(),
         version: "test".into(),
         ciphers: vec![Cipher::Aes256Gcm],
+        fastpath: weft_node::FastpathConfig::default(),
         seed: [host as u8 + 50; 32],
     }
 }

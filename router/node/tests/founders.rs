@@ -121,6 +121,7 @@ impl Net {
             bridge: "weft".into(),
             version: "test".into(),
             ciphers: vec![Cipher::Aes256Gcm],
+            fastpath: weft_node::FastpathConfig::default(),
             seed,
         }
     }
@@ -237,11 +238,8 @@ impl Net {
                 panic!("host {at} leaves a cluster of several founders")
             }
             Output::Notice(notice) => self.hosts[at].notices.push(notice),
-            Output::Freed { .. }
-            | Output::Removal { .. }
-            | Output::Engine(_)
-            | Output::RemoteMacs(_)
-            | Output::RemoteGroups(_) => {}
+            Output::Freed { .. } | Output::Removal { .. } | Output::Engine(_) | Output::Kernel(_) => {}
+            Output::KernelProbe { .. } | Output::PersistSettings(_) => {}
         }
     }
 

@@ -120,6 +120,7 @@ impl Net {
             bridge: "weft".into(),
             version: "test".into(),
             ciphers: vec![Cipher::Aes256Gcm],
+            fastpath: weft_node::FastpathConfig::default(),
             seed: [host as u8 + 10 * h.starts as u8; 32],
         };
         h.node = Some(Node::new(self.now, config).unwrap());

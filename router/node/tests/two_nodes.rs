@@ -1,330 +1,20 @@
-//! Nodes with connections and datagrams between them in memory, and a clock that the test moves.
+//! Two nodes and what they agree on.
 
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::SeedableRng;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod net;
+
+use net::{Net, STEP, config, founded, joined_pair};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
-use weft_gossip::{ConnId, DialTarget, DurableState, Identity, Input as Mesh, JoinToken};
-use weft_ipam_crdt::{IpamState, Request, RequestId, Role};
-use weft_node::report::EngineReport;
-use weft_node::{EngineCommand, Input, MeshCommand, Node, NodeConfig, Output};
-use weft_sleeve::{Cipher, Decision, ForwardingTable, Probe};
-use weft_wire::api::{ApiError, ClusterStatus, LinkState, PodPlan, Status};
+use weft_gossip::{ConnId, Input as Mesh};
+use weft_ipam_crdt::{Request, RequestId};
+use weft_node::{Input, Node, NodeConfig};
+use weft_sleeve::Decision;
+use weft_wire::api::{ApiError, ClusterStatus, LinkState, PodPlan};
 use weft_wire::envelope::RegisterKey;
 use weft_wire::group::{Everything, GroupsRecord, Listening};
-use weft_wire::record::{Body as _, Genesis};
-use weft_wire::{ClusterSecret, DropReason, Group, Mac, NodeKey, NoiseKeypair, SessionIndex, Time};
-
-const STEP: Duration = Duration::from_millis(5);
-
-/// One host: its node and what the shell around it would hold.
-struct Host {
-    node: Node,
-    address: SocketAddr,
-    table: Option<ForwardingTable>,
-    sessions: BTreeSet<SessionIndex>,
-    remote_macs: BTreeSet<Mac>,
-    keepalives: Vec<SessionIndex>,
-    stored: Option<DurableState>,
-    ipam: Option<IpamState>,
-    answers: Vec<(RequestId, Result<PodPlan, ApiError>)>,
-}
-
-/// Hosts, and what is under way between them.
-struct Net {
-    now: Time,
-    hosts: Vec<Host>,
-    /// The other end of each connection.
-    links: BTreeMap<(usize, ConnId), (usize, ConnId)>,
-    accepted: u64,
-    inputs: VecDeque<(usize, Event)>,
-}
-
-enum Event {
-    Mesh(Mesh),
-    Datagram(SocketAddr, Vec<u8>),
-    Opened(SessionIndex, SocketAddr),
-    Probed(SessionIndex, Probe),
-    IpamPersisted(weft_ipam_crdt::PersistToken),
-}
-
-fn address(host: usize) -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, host as u8 + 1], 6783))
-}
-
-fn config(host: usize, durable: Option<DurableState>, incarnation: u64, targets: &[usize]) -> NodeConfig {
-    let seed = [host as u8 + 1; 32];
-    let token = JoinToken::generate(&mut ChaCha20Rng::from_seed([99; 32]));
-    NodeConfig {
-        identity: Identity {
-            key: NodeKey::from_seed(seed),
-            noise: NoiseKeypair::generate(&mut ChaCha20Rng::from_seed(seed)).expect("X25519"),
-            incarnation,
-            boot_nonce: incarnation * 100 + host as u64,
-            name: format!("host{host}"),
-        },
-        token: Some(token.psk()),
-        durable,
-        agreement: None,
-        role: Role::Owner,
-        ipam: None,
-        claims: Vec::new(),
-        targets: targets.iter().map(|t| address(*t).to_string()).collect(),
-        endpoints: vec![address(host)],
-        underlay_mtu: if host == 1 { 1450 } else { 1500 },
-        mtu: None,
-        bridge: "weft".into(),
-        version: "test".into(),
-        ciphers: vec![Cipher::Aes256Gcm],
-        seed: [host as u8 + 10 * incarnation as u8; 32],
-    }
-}
-
-fn founded() -> DurableState {
-    let founder = NodeKey::from_seed([1; 32]).id();
-    let range = "10.32.0.0/24".parse().expect("a CIDR");
-    DurableState::founded(
-        Genesis {
-            founders: vec![founder],
-            nonce: [5; 16],
-            range,
-            slot_size: 1,
-        },
-        ClusterSecret {
-            number: 1,
-            key: [6; 32],
-        },
-    )
-}
-
-impl Net {
-    fn new(configs: Vec<NodeConfig>) -> Self {
-        let hosts = configs.into_iter().enumerate().map(|(i, config)| Host {
-            stored: config.durable.clone(),
-            ipam: config
-                .durable
-                .as_ref()
-                .map(|d| IpamState::genesis(d.genesis()).expect("a range that works")),
-            answers: Vec::new(),
-            node: Node::new(Time::ZERO, config).expect("a state that holds"),
-            address: address(i),
-            table: None,
-            sessions: BTreeSet::new(),
-            remote_macs: BTreeSet::new(),
-            keepalives: Vec::new(),
-        });
-        let mut net = Self {
-            now: Time::ZERO,
-            hosts: hosts.collect(),
-            links: BTreeMap::new(),
-            accepted: 0,
-            inputs: VecDeque::new(),
-        };
-        for host in 0..net.hosts.len() {
-            net.feed(host, Input::Timeout);
-        }
-        net
-    }
-
-    fn feed(&mut self, host: usize, input: Input<'_>) {
-        self.hosts[host].node.handle(self.now, input);
-        while let Some(output) = self.hosts[host].node.poll_output() {
-            self.output(host, output);
-        }
-    }
-
-    fn output(&mut self, host: usize, output: Output) {
-        match output {
-            Output::Mesh(MeshCommand::Dial { conn, to }) => {
-                let DialTarget::Address(to) = to else {
-                    panic!("the tests name addresses only")
-                };
-                let Some(other) = self.hosts.iter().position(|h| h.address == to) else {
-                    return self.inputs.push_back((
-                        host,
-                        Event::Mesh(Mesh::DialFailed {
-                            conn,
-                            why: "nobody".into(),
-                        }),
-                    ));
-                };
-                self.accepted += 1;
-                let theirs = ConnId::Accepted(self.accepted);
-                self.links.insert((host, conn), (other, theirs));
-                self.links.insert((other, theirs), (host, conn));
-                let from = self.hosts[host].address;
-                self.inputs
-                    .push_back((host, Event::Mesh(Mesh::Dialled { conn, remote: to })));
-                self.inputs
-                    .push_back((other, Event::Mesh(Mesh::Accepted { conn: theirs, from })));
-            }
-            Output::Mesh(MeshCommand::Send { conn, frame }) => {
-                if let Some((other, theirs)) = self.links.get(&(host, conn)).copied() {
-                    self.inputs.push_back((
-                        other,
-                        Event::Mesh(Mesh::Frame {
-                            conn: theirs,
-                            bytes: frame,
-                        }),
-                    ));
-                }
-                self.inputs.push_back((host, Event::Mesh(Mesh::Written { conn })));
-            }
-            Output::Mesh(MeshCommand::Close { conn }) => {
-                if let Some((other, theirs)) = self.links.remove(&(host, conn)) {
-                    self.links.remove(&(other, theirs));
-                    self.inputs
-                        .push_back((other, Event::Mesh(Mesh::Closed { conn: theirs })));
-                }
-            }
-            Output::Persist { token, state } => {
-                self.hosts[host].stored = Some(state);
-                self.inputs.push_back((host, Event::Mesh(Mesh::Persisted(token))));
-            }
-            Output::Engine(EngineCommand::Install(keys)) => {
-                assert!(self.hosts[host].sessions.insert(keys.local), "installed twice");
-            }
-            Output::Engine(EngineCommand::Remove(local)) => {
-                self.hosts[host].sessions.remove(&local);
-            }
-            Output::Engine(EngineCommand::Publish(table)) => self.hosts[host].table = Some(table),
-            Output::Engine(EngineCommand::Guard(cores)) => assert!(!cores.is_empty()),
-            Output::Engine(EngineCommand::Send { to, bytes }) => {
-                if let Some(other) = self.hosts.iter().position(|h| h.address == to) {
-                    let from = self.hosts[host].address;
-                    self.inputs.push_back((other, Event::Datagram(from, bytes)));
-                }
-            }
-            Output::Engine(EngineCommand::Keepalive(local)) => {
-                // What the engine would do: seal under the session that the table has for the peer. The other end reports
-                // the first datagram that opens.
-                self.hosts[host].keepalives.push(local);
-                let table = self.hosts[host]
-                    .table
-                    .as_ref()
-                    .expect("a table comes before a keepalive");
-                let path = table
-                    .peers
-                    .iter()
-                    .find(|p| p.session == Some(local))
-                    .expect("the table names the session");
-                let other = self
-                    .hosts
-                    .iter()
-                    .position(|h| Some(h.address) == path.endpoint)
-                    .expect("with its endpoint");
-                let origin = self.hosts[host].node.id();
-                let pending: Vec<SessionIndex> = self.hosts[other].sessions.iter().copied().collect();
-                let known = self.hosts[other]
-                    .table
-                    .as_ref()
-                    .is_some_and(|t| t.peers.iter().any(|p| p.peer == origin && p.session.is_some()));
-                if !known && let [only] = pending[..] {
-                    let from = self.hosts[host].address;
-                    self.inputs.push_back((other, Event::Opened(only, from)));
-                }
-            }
-            Output::Engine(EngineCommand::Probe(local, probe)) => {
-                let table = self.hosts[host].table.as_ref();
-                let path = table.and_then(|t| t.peers.iter().find(|p| p.session == Some(local)));
-                assert!(
-                    path.is_some_and(|path| path.ready().is_some()),
-                    "a table comes before a probe"
-                );
-                self.inputs.push_back((host, Event::Probed(local, probe)));
-            }
-            Output::PersistAgreement { .. } => panic!("nobody was told to agree"),
-            Output::PersistIpam { token, changes } => {
-                let Host { stored, ipam, .. } = &mut self.hosts[host];
-                let stored = stored.as_ref().expect("membership is stored before addresses");
-                let fresh = || IpamState::genesis(stored.genesis()).expect("a range that works");
-                let state = ipam.take().unwrap_or_else(fresh);
-                *ipam = Some(changes.iter().fold(state, |mut state, change| {
-                    state.apply(change);
-                    state
-                }));
-                self.inputs.push_back((host, Event::IpamPersisted(token)));
-            }
-            Output::Allocated { request, result } => self.hosts[host].answers.push((request, result)),
-            Output::Removal { .. } => {}
-            Output::Freed { request, addresses } => {
-                assert!(!addresses.is_empty(), "{request:?}");
-            }
-            Output::BeginAgain(_) | Output::PersistClaims(_) | Output::Adopted(_) => {
-                panic!("nobody begins again here")
-            }
-            Output::RemoteMacs(macs) => self.hosts[host].remote_macs = macs,
-            Output::RemoteGroups(_) => {}
-            Output::Notice(_) => {}
-        }
-    }
-
-    fn run_until(&mut self, what: &str, limit: Duration, done: impl Fn(&Net) -> bool) {
-        let end = self.now + limit;
-        while !done(self) {
-            assert!(
-                self.now < end,
-                "{what}: not within {limit:?}; {:#?}",
-                self.status(0)
-            );
-            while let Some((host, event)) = self.inputs.pop_front() {
-                match event {
-                    Event::Mesh(input) => self.feed(host, Input::Mesh(input)),
-                    Event::Datagram(from, bytes) => self.feed(host, Input::Handshake { from, bytes: &bytes }),
-                    Event::IpamPersisted(token) => self.feed(host, Input::IpamPersisted(token)),
-                    Event::Opened(local, from) => self.feed(
-                        host,
-                        Input::Opened {
-                            local,
-                            from: Some(from),
-                        },
-                    ),
-                    // Host 1's underlay has an MTU of 1,450.
-                    Event::Probed(local, probe) if probe.size > 1_450 - 28 => {
-                        self.feed(host, Input::ProbeRefused { local, probe });
-                    }
-                    Event::Probed(local, probe) => self.feed(host, Input::ProbeAnswered { local, probe }),
-                }
-            }
-            self.now = self.now + STEP;
-            for host in 0..self.hosts.len() {
-                if self.hosts[host].node.poll_timeout() <= self.now {
-                    self.feed(host, Input::Timeout);
-                }
-            }
-        }
-    }
-
-    fn status(&self, host: usize) -> Status {
-        let engine = EngineReport {
-            name: "none".into(),
-            degradations: vec![],
-            drops: [0; DropReason::COUNT],
-            traffic: BTreeMap::new(),
-            relayed: Default::default(),
-        };
-        self.hosts[host].node.status(self.now, &engine)
-    }
-
-    /// True when frames can travel from one host to the other.
-    fn ready(&self, from: usize, to: usize) -> bool {
-        let peer = self.hosts[to].node.id();
-        let path = self.hosts[from]
-            .table
-            .as_ref()
-            .and_then(|t| t.peers.iter().find(|p| p.peer == peer));
-        path.is_some_and(|path| path.ready().is_some())
-    }
-}
-
-fn joined_pair() -> Net {
-    let mut net = Net::new(vec![config(0, Some(founded()), 1, &[]), config(1, None, 1, &[0])]);
-    net.run_until("two hosts", Duration::from_secs(5), |net| {
-        net.ready(0, 1) && net.ready(1, 0)
-    });
-    net
-}
+use weft_wire::record::Body as _;
+use weft_wire::{DropReason, Group, Mac};
 
 #[test]
 fn a_newcomer_joins_and_frames_can_travel_both_ways() {
@@ -422,10 +112,10 @@ fn a_foreign_address_is_learned_until_it_comes_here() {
     let mac: Mac = "52:54:00:00:00:01".parse().unwrap();
     assert_eq!(net.place(mac), Decision::Unknown(mac));
     net.feed(0, Input::Learned { mac, peer });
-    assert_eq!(net.hosts[0].remote_macs, BTreeSet::from([mac]));
+    assert!(net.hosts[0].kernel.remote.keys().eq([&mac]));
     assert_eq!(net.place(mac), Decision::Peer(0));
     net.feed(0, Input::Local { mac });
-    assert!(net.hosts[0].remote_macs.is_empty());
+    assert!(net.hosts[0].kernel.remote.is_empty());
     assert_eq!(net.place(mac), Decision::Unknown(mac));
 }
 
@@ -441,7 +131,7 @@ fn a_weft_address_follows_its_pod_and_nothing_else() {
     );
     net.feed(0, Input::Learned { mac, peer });
     assert!(
-        net.hosts[0].remote_macs.is_empty(),
+        net.hosts[0].kernel.remote.is_empty(),
         "a peer's word does not move a pod"
     );
     assert_eq!(net.place(mac), Decision::Drop(DropReason::NotHere));
@@ -456,7 +146,7 @@ fn a_weft_address_follows_its_pod_and_nothing_else() {
     assert_eq!(net.allocate(1, "web", Some("10.32.0.9")).unwrap().mac, plan.mac);
     assert_eq!(net.place(mac), Decision::Peer(0));
     net.feed(0, Input::Learned { mac, peer });
-    assert_eq!(net.hosts[0].remote_macs, BTreeSet::from([mac]));
+    assert!(net.hosts[0].kernel.remote.keys().eq([&mac]));
     net.feed(1, Input::Learned { mac, peer: here });
     assert_eq!(
         net.hosts[1].table.as_ref().unwrap().unicast(mac),
@@ -465,7 +155,7 @@ fn a_weft_address_follows_its_pod_and_nothing_else() {
 
     net.free(1, "web");
     net.allocate(0, "web", Some("10.32.0.9")).unwrap();
-    assert!(net.hosts[0].remote_macs.is_empty());
+    assert!(net.hosts[0].kernel.remote.is_empty());
     assert_eq!(net.place(mac), Decision::Drop(DropReason::NotHere));
     net.run_until("the other host follows", Duration::from_secs(5), |net| {
         net.hosts[1].table.as_ref().unwrap().unicast(mac) == Decision::Peer(0)

@@ -19,9 +19,10 @@ use tokio::sync::oneshot;
 use weft_gossip::JoinToken;
 use weft_ipam_crdt::RequestId;
 use weft_wire::api::{
-    AddressPlace, AdoptRequest, ApiError, ErrorReason, FreeRequest, KeepRequest, PodAddresses, PodRequest,
-    RemovalAsked, RemoveRequest, Target, TargetRequest,
+    AddressPlace, AdoptRequest, ApiError, EncryptionRequest, EncryptionSetting, ErrorReason, FreeRequest,
+    KeepRequest, PodAddresses, PodRequest, RemovalAsked, RemoveRequest, Target, TargetRequest,
 };
+use weft_wire::fastpath::Encryption;
 
 /// Mode of the socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
@@ -192,6 +193,7 @@ pub(crate) async fn serve(
             "/v1/forget",
             post(|api, caller, body| target(api, caller, body, Request::Forget)),
         )
+        .route("/v1/encryption", post(encrypt))
         .route("/v1/peers/remove", post(remove))
         .route("/v1/peers/keep", post(keep))
         .route("/v1/leave", post(leave::begin))
@@ -382,6 +384,21 @@ async fn target(
         Err(TargetRefusal::Malformed(why)) => Err(Refusal::new(ErrorReason::Malformed, why)),
         Err(TargetRefusal::NotTried(why)) => Err(Refusal::new(ErrorReason::NotFound, why)),
     }
+}
+
+/// Says what is encrypted in this cluster from now on.
+async fn encrypt(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body<EncryptionRequest>,
+) -> Result<Response, Refusal> {
+    root_only(caller)?;
+    let encryption = match accept(body)?.setting {
+        EncryptionSetting::Auto => Encryption::Auto,
+        EncryptionSetting::All => Encryption::All,
+    };
+    let status = api.ask(|answer| Request::Encrypt(encryption, answer)).await?;
+    Ok(Json(status).into_response())
 }
 
 async fn remove(

@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 mod check;
 pub(crate) mod down;
+pub(crate) mod encrypt;
 mod from_before;
 pub(crate) mod ipam;
 mod leave;

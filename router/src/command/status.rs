@@ -4,7 +4,9 @@ use crate::api::client::Client;
 use crate::cli::StatusArgs;
 use comfy_table::{Table, presets};
 use std::fmt::Write as _;
-use weft_wire::api::{ClusterStatus, IpamSummary, LinkState, NodeRole, PeerStatus, Status, WaitingRequest};
+use weft_wire::api::{
+    ClusterStatus, FastpathState, IpamSummary, LinkState, NodeRole, PeerStatus, Status, WaitingRequest,
+};
 
 /// Peers that the screen shows; the others are counted, and are in the JSON.
 const PEERS_SHOWN: usize = 24;
@@ -218,6 +220,8 @@ fn peer_table(peers: &[PeerStatus], reasons: Reasons) -> Table {
         };
         if peer.encrypted {
             mode.push_str(", encrypted");
+        } else if peer.mode == "fastpath" {
+            mode.push_str(", NOT encrypted");
         }
         table.add_row([
             name,
@@ -230,14 +234,32 @@ fn peer_table(peers: &[PeerStatus], reasons: Reasons) -> Table {
             peer.endpoint.map(|e| e.to_string()).unwrap_or_default(),
             bytes(peer.traffic.tx_bytes),
             bytes(peer.traffic.rx_bytes),
-            if reasons == Reasons::All || peer.mode != "sleeve" {
-                peer.reason.clone()
+            if reasons == Reasons::All || !["sleeve", "fastpath"].contains(&peer.mode.as_str()) {
+                reason(peer)
             } else {
                 String::new()
             },
         ]);
     }
     table
+}
+
+/// Why frames travel as they do, and why not through the kernel.
+fn reason(peer: &PeerStatus) -> String {
+    let Some(path) = &peer.fastpath else {
+        return peer.reason.clone();
+    };
+    let kernel = match (&path.why, path.state) {
+        (Some(why), _) => format!("not through the kernel: {why}"),
+        (None, FastpathState::RouterSilent) => {
+            "through the kernel; its router is silent on every way, and frames go on".to_owned()
+        }
+        (None, _) => match path.rtt_us {
+            Some(us) => format!("through the kernel, {} there and back", rtt(us)),
+            None => "through the kernel".to_owned(),
+        },
+    };
+    format!("{}; {kernel}", peer.reason)
 }
 
 fn mesh(state: LinkState) -> &'static str {
@@ -310,6 +332,7 @@ mod tests {
             },
             silence: None,
             relay: (mode == "relay").then(|| "b7".into()),
+            fastpath: None,
         };
         let status = Status {
             version: "0.1.0".into(),
@@ -364,6 +387,7 @@ mod tests {
                 datagrams: 12,
                 octets: 17_000,
             },
+            encrypt: Default::default(),
         };
         let screen = render(&status);
         assert!(

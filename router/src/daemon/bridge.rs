@@ -1,88 +1,115 @@
-//! Keeps bridge, TAP and forwarding entries as the node wants them, whoever changes them.
+//! Keeps bridge, devices and forwarding entries as the node wants them, whoever changes them.
 
+use super::NodeEvent;
 use crate::command::{BRIDGE, TAP};
-use crate::config::Multicast;
-use std::collections::BTreeSet;
-use std::time::Duration;
-use tokio::sync::watch;
-use weft_fastpath::{Listeners, Snooping, Via, View};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use weft_fastpath::View;
 use weft_fastpath_driver::{Driver, Watch};
-use weft_node::RemoteGroups;
-use weft_wire::Mac;
+use weft_kernel::link;
 
 /// The kernel is looked at this often even when it reports no change: its reports can be lost.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after a change that somebody made, our own included: a burst of them is looked at once.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// What the node wants of the bridge.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Wanted {
-    /// MAC addresses that lead to the TAP.
-    pub(super) macs: BTreeSet<Mac>,
-    /// Multicast that leads there.
-    pub(super) groups: RemoteGroups,
-}
-
-impl Wanted {
-    fn view(&self, mtu: u16, mode: Multicast) -> View {
-        let listeners = || Listeners {
-            router: true,
-            ..Listeners::default()
-        };
-        View {
-            remote: self.macs.iter().map(|mac| (*mac, Via::Router)).collect(),
-            groups: self
-                .groups
-                .groups
-                .iter()
-                .map(|group| (*group, listeners()))
-                .collect(),
-            snooping: match mode {
-                Multicast::Flood => Snooping::Off,
-                Multicast::Snoop if self.groups.everything => Snooping::OnWithRouter,
-                Multicast::Snoop => Snooping::On,
-            },
-            ..View::new(u32::from(mtu))
-        }
-    }
-}
+/// The kernel is asked this often which addresses it has sent frames to, and for what it has done since, and a little more.
+const USE_INTERVAL: Duration = Duration::from_secs(5);
+const USED_WITHIN: Duration = Duration::from_secs(6);
 
 type Trouble = watch::Receiver<Option<String>>;
 
-/// Makes bridge and TAP, then follows the node until the sender is dropped. The receiver holds a sentence while the kernel
-/// refuses what is asked of it.
-pub(super) async fn start(mtu: u16, mode: Multicast) -> anyhow::Result<(watch::Sender<Wanted>, Trouble)> {
-    let driver = Driver::new(BRIDGE, TAP)?;
-    driver.reconcile(&Wanted::default().view(mtu, mode)).await?;
-    let (wanted, mut changed) = watch::channel(Wanted::default());
-    let (trouble, troubled) = watch::channel(None);
-    let mut kernel = Watch::open(&driver)?;
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                told = changed.changed() => {
-                    if told.is_err() {
-                        return;
-                    }
-                }
-                seen = kernel.changed() => {
-                    tokio::time::sleep(SETTLE).await;
-                    if seen.is_err() && let Ok(again) = Watch::open(&driver) {
-                        kernel = again;
-                    }
-                }
-                () = tokio::time::sleep(REPAIR_INTERVAL) => {}
-            }
-            let view = changed.borrow_and_update().view(mtu, mode);
-            let outcome = driver.reconcile(&view).await.err().map(|error| error.to_string());
-            if let Some(error) = &outcome
-                && *trouble.borrow() != outcome
-            {
-                tracing::warn!("bridge {BRIDGE}: {error}");
-            }
-            trouble.send_replace(outcome);
+/// What follows the node.
+pub(super) struct Follower {
+    /// What the node wants.
+    pub(super) wanted: watch::Sender<View>,
+    /// A sentence while the kernel refuses what is asked of it.
+    pub(super) trouble: Trouble,
+}
+
+/// The driver of this host's devices.
+pub(super) fn driver() -> anyhow::Result<Driver> {
+    Ok(Driver::new(BRIDGE, TAP)?)
+}
+
+/// Makes bridge and TAP, unless an earlier process has left them together with devices that carry frames now: those are not
+/// touched before the node has said what it wants. Then follows the node until the sender is dropped, and tells it when the
+/// kernel is so far.
+pub(super) async fn start(
+    driver: Driver,
+    view: View,
+    is_in_use: bool,
+    events: mpsc::Sender<NodeEvent>,
+) -> anyhow::Result<Follower> {
+    let is_there = [BRIDGE, TAP].iter().all(|name| link::get(name).is_ok());
+    if !(is_in_use && is_there) {
+        driver.reconcile(&view).await?;
+    }
+    let (wanted, changed) = watch::channel(view);
+    let (tell, trouble) = watch::channel(None);
+    let kernel = Watch::open(&driver)?;
+    tokio::spawn(follow(driver, changed, kernel, tell, events));
+    Ok(Follower { wanted, trouble })
+}
+
+async fn follow(
+    driver: Driver,
+    mut changed: watch::Receiver<View>,
+    mut kernel: Watch,
+    trouble: watch::Sender<Option<String>>,
+    events: mpsc::Sender<NodeEvent>,
+) {
+    let mut used_at = Instant::now();
+    // What the kernel has, as far as it was not changed from outside since.
+    let mut has: Option<View> = None;
+    // What the node wants is not known before it has said so.
+    if changed.changed().await.is_err() {
+        return;
+    }
+    loop {
+        let view = changed.borrow_and_update().clone();
+        // From one view to the next it takes a few messages; what else may differ is found by the look at all of it.
+        if let Some(before) = has.take().filter(|before| *before != view)
+            && let Err(error) = driver.step(&before, &view).await
+        {
+            tracing::debug!("bridge {BRIDGE}: {error}");
         }
-    });
-    Ok((wanted, troubled))
+        let outcome = driver.reconcile(&view).await;
+        if outcome.is_ok() {
+            has = Some(view.clone());
+            let has_vxlan = view.vxlan.is_some();
+            // It is told again after the next look at the kernel.
+            let _ = events.try_send(NodeEvent::KernelFollows { has_vxlan });
+        }
+        let sentence = outcome.err().map(|error| error.to_string());
+        if let Some(error) = &sentence
+            && *trouble.borrow() != sentence
+        {
+            tracing::warn!("bridge {BRIDGE}: {error}");
+        }
+        trouble.send_replace(sentence);
+        if view.vxlan.is_some() && used_at.elapsed() >= USE_INTERVAL {
+            used_at = Instant::now();
+            let asked = driver.clone();
+            let used = tokio::task::spawn_blocking(move || asked.used_within(USED_WITHIN)).await;
+            if let Ok(Ok(macs)) = used {
+                // A queue that is full has room at the next look.
+                let _ = events.try_send(NodeEvent::KernelUsed(macs));
+            }
+        }
+        tokio::select! {
+            told = changed.changed() => {
+                if told.is_err() {
+                    return;
+                }
+            }
+            seen = kernel.changed() => {
+                tokio::time::sleep(SETTLE).await;
+                if seen.is_err() && let Ok(again) = Watch::open(&driver) {
+                    kernel = again;
+                }
+            }
+            () = tokio::time::sleep(REPAIR_INTERVAL) => {}
+        }
+    }
 }

@@ -11,8 +11,10 @@
 //! | [`bridge`] | keeps the kernel as the node wants it |
 //! | [`disk`] | the thread that writes the state, and what is refused while the disk takes nothing |
 //! | [`firewall`] | keeps frames between pods from being dropped by the host's packet filters |
+//! | [`foreign`] | addresses on this host's bridge that weft did not make, told to other hosts |
 //! | [`listeners`] | to which multicast groups pods of this host listen |
 //! | [`loops`] | which bridges are joined outside the overlay, in words |
+//! | [`probes`] | the sockets by which probes go through the kernel's own path to other hosts |
 //! | [`notices`] | what the node has to say, as log lines |
 //!
 //! One task owns the node; all others send it [`NodeEvent`]s. The engine's threads never wait for it.
@@ -23,9 +25,11 @@ mod attached;
 mod bridge;
 mod disk;
 mod firewall;
+mod foreign;
 mod listeners;
 mod loops;
 mod notices;
+mod probes;
 mod start;
 mod tcp;
 mod underlay;
@@ -39,6 +43,7 @@ use std::time::Instant;
 use tcp::Connections;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
+use weft_fastpath::{Snooping, View};
 use weft_gossip::{ConnId, PersistToken};
 use weft_ipam_crdt::{Request as Ipam, RequestId, Wanted};
 use weft_node::check::Checked;
@@ -48,13 +53,14 @@ use weft_sleeve_engine::{Engine, EngineEvent};
 use weft_store::writer::SAVES_MAX;
 use weft_store::{Difference, Job, Save, StoreError, Syncs};
 use weft_wire::api::{
-    AdoptRequest, Adopted, ApiError, ErrorReason, FreeRequest, IpamStatus, KeepRequest, LeaveStatus,
-    MulticastStatus, PodPlan, PodRequest, RemovalAsked, RemoveRequest, Status,
+    AdoptRequest, Adopted, ApiError, EncryptionStatus, ErrorReason, FreeRequest, IpamStatus, KeepRequest,
+    LeaveStatus, MulticastStatus, PodPlan, PodRequest, RemovalAsked, RemoveRequest, Status,
 };
+use weft_wire::fastpath::Encryption;
 use weft_wire::group::Listening;
-use weft_wire::{NodeId, Time};
+use weft_wire::{Mac, NodeId, Time};
 
-use crate::config::parse_peer;
+use crate::config::{Multicast, parse_peer};
 
 /// Events that wait for the node. Readers of connections wait when it is full; the engine drops and counts.
 const EVENTS_MAX: usize = 1_024;
@@ -121,6 +127,8 @@ pub(crate) enum Request {
         KeepRequest,
         oneshot::Sender<Result<RemovalAsked, ApiError>>,
     ),
+    /// Have this encrypted in the whole cluster; answered when it is durable here.
+    Encrypt(Encryption, oneshot::Sender<EncryptionStatus>),
     /// Stop; answered before anything stops.
     Stop(oneshot::Sender<()>),
 }
@@ -166,6 +174,19 @@ enum NodeEvent {
         conn: ConnId,
     },
     Persisted(SaveToken),
+    /// The bridge and what belongs to it are as the last view wants them.
+    KernelFollows {
+        has_vxlan: bool,
+    },
+    /// Addresses that the bridge has at ports of this host.
+    OnBridge {
+        macs: Vec<Mac>,
+        told: foreign::Told,
+    },
+    /// The kernel has lately sent frames to these addresses by VXLAN.
+    KernelUsed(Vec<Mac>),
+    /// A frame came in by a probe device.
+    KernelProbe(Box<[u8]>),
     /// Written, and not synced yet.
     OnDisk(SaveToken),
     /// A sentence while the disk takes no writes.
@@ -178,6 +199,8 @@ enum NodeEvent {
 /// Which write is durable.
 #[derive(Clone, Copy)]
 enum SaveToken {
+    /// Settings of the cluster.
+    Settings,
     Mesh(PersistToken),
     Ipam(weft_ipam_crdt::PersistToken),
     Again,
@@ -202,7 +225,17 @@ struct Daemon {
     askers: Askers,
     /// Those who wait until this host has adopted another cluster, or has not.
     adopting: Vec<oneshot::Sender<Result<Adopted, ApiError>>>,
-    bridge: watch::Sender<bridge::Wanted>,
+    kernel: watch::Sender<View>,
+    /// Whether the bridge is to tell groups apart.
+    multicast: Multicast,
+    events: mpsc::Sender<NodeEvent>,
+    /// The bridge's addresses are being looked at.
+    is_looking: bool,
+    /// When those that weft did not make were last announced.
+    announced: Instant,
+    probes: probes::Probes,
+    /// Those who wait until a setting is durable.
+    setting: Vec<oneshot::Sender<EncryptionStatus>>,
     bridge_trouble: watch::Receiver<Option<String>>,
     firewall: watch::Receiver<Vec<String>>,
     accepted: u64,
@@ -301,8 +334,14 @@ impl Daemon {
             Output::Freed { request, addresses } => self.askers.freed(request, addresses),
             Output::Removal { request, result } => self.askers.removal(request, result),
             Output::Engine(command) => self.command(command),
-            Output::RemoteMacs(macs) => self.bridge.send_modify(|wanted| wanted.macs = macs),
-            Output::RemoteGroups(groups) => self.bridge.send_modify(|wanted| wanted.groups = groups),
+            Output::Kernel(mut view) => {
+                if self.multicast == Multicast::Flood {
+                    view.snooping = Snooping::Off;
+                }
+                self.kernel.send_replace(*view);
+            }
+            Output::KernelProbe { to, frame } => self.probes.send(to, &frame),
+            Output::PersistSettings(settings) => self.save(SaveToken::Settings, Save::Settings(settings)),
             Output::Notice(notice) => self.log.write(&notice),
         }
     }
@@ -374,6 +413,30 @@ impl Daemon {
                 return self.save_trouble.take();
             }
             NodeEvent::Persisted(SaveToken::Claims) => return None,
+            NodeEvent::Persisted(SaveToken::Settings) => {
+                for asker in self.setting.drain(..) {
+                    // Whoever asked may have gone.
+                    let _ = asker.send(self.node.encryption_status());
+                }
+                return None;
+            }
+            NodeEvent::KernelFollows { has_vxlan } => {
+                self.probes.follow();
+                self.input(Input::KernelFollows { has_vxlan });
+                return self.save_trouble.take();
+            }
+            NodeEvent::KernelUsed(macs) => {
+                self.input(Input::KernelUsed(macs));
+                return self.save_trouble.take();
+            }
+            NodeEvent::OnBridge { macs, told } => {
+                self.announce_foreign(&macs, told);
+                return None;
+            }
+            NodeEvent::KernelProbe(frame) => {
+                self.input(Input::KernelProbe(&frame));
+                return self.save_trouble.take();
+            }
             NodeEvent::Persisted(SaveToken::Agreement(token)) => {
                 self.input(Input::AgreementPersisted(token));
                 return self.save_trouble.take();
@@ -405,6 +468,8 @@ impl Daemon {
             EngineEvent::Roamed { local, from } => self.input(Input::Roamed { local, from }),
             EngineEvent::UnknownIndex { from } => self.input(Input::UnknownIndex { from }),
             EngineEvent::Learned { mac, peer } => self.input(Input::Learned { mac, peer }),
+            EngineEvent::Sought { local, mac } => self.look_for_foreign(foreign::Told::Asker(local, mac)),
+            EngineEvent::Sent { mac, peer } => self.input(Input::Sent { mac, peer }),
             EngineEvent::Local { mac } => self.input(Input::Local { mac }),
             EngineEvent::Wanted { peer } => self.input(Input::Wanted { peer }),
             EngineEvent::ProbeAnswered { local, probe } => self.input(Input::ProbeAnswered { local, probe }),
@@ -417,6 +482,13 @@ impl Daemon {
 
     fn report_activity(&mut self) {
         self.engine.probe_for_loops();
+        if self.announced.elapsed() >= foreign::ANNOUNCE_INTERVAL {
+            self.announced = Instant::now();
+            let peers = self.node.fast_sessions();
+            if !peers.is_empty() {
+                self.look_for_foreign(foreign::Told::Fast(peers));
+            }
+        }
         let counters = self.engine.counters();
         self.loops.see(&self.node, &counters.joined);
         if !counters.relayed_for.is_empty() {
@@ -518,6 +590,10 @@ impl Daemon {
             Request::Keep(request, asked, answer) => {
                 let hosts = self.node.hosts_named(&asked.hosts);
                 self.remove(request, hosts, None, answer);
+            }
+            Request::Encrypt(encryption, answer) => {
+                self.setting.push(answer);
+                self.input(Input::SetEncryption(encryption));
             }
             Request::Stop(answer) => {
                 let _ = answer.send(());

@@ -64,6 +64,8 @@ fn write(notice: &Notice) {
             Some(relay) => tracing::warn!(?peer, name, relay, "reached through another host"),
             None => tracing::info!(?peer, name, "reached straight again"),
         },
+        Notice::Fastpath { peer, name, sentence } => tracing::info!(?peer, name, "{sentence}"),
+        Notice::Encryption(sentence) => tracing::warn!("{sentence}"),
         Notice::SleeveDown { peer, name, why } => tracing::warn!(?peer, name, %why, "encrypted session down"),
         Notice::Ipam(Event::OwnersChanged) => {}
         Notice::Ipam(event) => tracing::info!(?event, "address space"),

@@ -4,12 +4,14 @@ use super::underlay::{self, Underlay};
 use super::{Daemon, EVENTS_MAX, Ended, bridge, disk, firewall, listeners, tcp};
 use crate::api::server;
 use crate::command::{BRIDGE, TAP};
-use crate::config::{LogFormat, LogLevel, Settings};
+use crate::config::{LogFormat, LogLevel, Multicast, Settings};
 use crate::random;
 use anyhow::{Context, anyhow, bail};
+use ipnet::IpNet;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -17,14 +19,16 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use weft_fastpath::{Snooping, View};
 use weft_gossip::{DurableState, Identity, JoinToken};
 use weft_ipam_crdt::genesis::{Expected, Terms};
 use weft_ipam_crdt::{AddressSpace, Role};
 use weft_kernel::link;
-use weft_node::{Node, NodeConfig};
+use weft_node::{FastpathConfig, Node, NodeConfig};
 use weft_sleeve::Cipher;
 use weft_sleeve_engine::EngineConfig;
 use weft_store::{MachineId, Save, State, Store};
+use weft_wire::fastpath::{Ability, Encryption, VXLAN_PORT};
 use weft_wire::mtu::{OVERHEAD, pod_mtu};
 use weft_wire::record::Genesis;
 use weft_wire::{ClusterSecret, NodeKey, NoiseKeypair, Time};
@@ -75,10 +79,19 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     } = open_state(&settings, &underlay, &mut rng)?;
     let token_text = token.as_ref().map(|(text, _)| text.clone());
     let bridge_mtu = bridge_mtu(&settings, &underlay);
-    let (bridge, bridge_trouble) = bridge::start(bridge_mtu, settings.multicast).await?;
+    let (events, taken) = mpsc::channel(EVENTS_MAX);
+    let driver = bridge::driver()?;
+    let found = driver.found()?;
+    let empty = View {
+        snooping: match settings.multicast {
+            Multicast::Flood => Snooping::Off,
+            Multicast::Snoop => Snooping::On,
+        },
+        ..View::new(u32::from(bridge_mtu))
+    };
+    let bridge = bridge::start(driver, empty, found.has_vxlan, events.clone()).await?;
     let firewall = firewall::start().await?;
 
-    let (events, taken) = mpsc::channel(EVENTS_MAX);
     let (failures, failed) = mpsc::channel(1);
     let (requests, asked) = mpsc::channel(REQUESTS_MAX);
     let engine_events = events.clone();
@@ -117,6 +130,10 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             claims.push(claim);
         }
     }
+    let ability = ability(settings.no_fastpath, &settings.trust);
+    let has_setting = state.settings.encryption.number > 0;
+    let mut closed = BTreeSet::from([settings.port]);
+    closed.extend(underlay.endpoints.iter().map(SocketAddr::port));
     let node = Node::new(
         Time::from_start(clock.elapsed()),
         NodeConfig {
@@ -144,6 +161,13 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             bridge: BRIDGE.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             ciphers: ciphers(),
+            fastpath: FastpathConfig {
+                port: settings.vxlan_port,
+                ability,
+                trusted: settings.trust,
+                settings: state.settings,
+                closed,
+            },
             seed: random::seed()?,
         },
     )?;
@@ -156,7 +180,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
     let mut daemon = Daemon {
         clock,
         node,
-        connections: tcp::Connections::new(events),
+        connections: tcp::Connections::new(events.clone()),
         engine,
         saves,
         save_trouble: None,
@@ -165,14 +189,27 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         syncs,
         askers: super::askers::Askers::default(),
         adopting: Vec::new(),
-        bridge,
-        bridge_trouble,
+        kernel: bridge.wanted,
+        multicast: settings.multicast,
+        events: events.clone(),
+        is_looking: false,
+        announced: Instant::now(),
+        probes: super::probes::Probes::new(events.clone()),
+        setting: Vec::new(),
+        bridge_trouble: bridge.trouble,
         firewall,
         accepted: 0,
         port: settings.port,
         log: super::notices::Log::default(),
         loops: super::loops::Loops::default(),
     };
+    daemon.input(weft_node::Input::KernelFound {
+        entries: found.entries,
+        has_vxlan: found.has_vxlan,
+    });
+    if let Some(encrypt) = settings.encrypt.filter(|_| !has_setting) {
+        daemon.input(weft_node::Input::SetEncryption(encrypt.into()));
+    }
     if let Some(after) = settings.remove_after {
         daemon.input(weft_node::Input::RemoveAfter(Some(after)));
     }
@@ -427,7 +464,7 @@ fn bound_to(settings: &Settings, state: &State) -> anyhow::Result<Option<Expecte
 /// Tells the person at the terminal where things stand and what comes next.
 fn announce(settings: &Settings, state: &State, terms: Option<&Terms>, underlay: &Underlay, store: &Store) {
     println!("weft: host {} ({:?})", settings.name, state.key.id());
-    println!("weft: all traffic between hosts is encrypted");
+    println!("weft: {}", encrypted(settings, state));
     if let Some(terms) = terms {
         println!(
             "weft: makes a cluster together with {} other hosts, tried at {}",
@@ -449,6 +486,22 @@ fn announce(settings: &Settings, state: &State, terms: Option<&Terms>, underlay:
         .map_or_else(|| "ADDRESS".to_owned(), ToString::to_string);
     println!("weft: another host joins with: weft up --peer {here} --token-file FILE");
     println!("weft: FILE is a copy of {}", store.token_path().display());
+}
+
+/// In words: what is encrypted, as far as this host can say before it has met another one.
+fn encrypted(settings: &Settings, state: &State) -> &'static str {
+    let stored = state.settings.encryption;
+    let all = match settings.encrypt.filter(|_| stored.number == 0) {
+        Some(encrypt) => Encryption::from(encrypt) == Encryption::All,
+        None => stored.value == Encryption::All,
+    };
+    match all || settings.no_fastpath || settings.trust.is_empty() {
+        true => "all traffic with other hosts is encrypted",
+        false => {
+            "traffic with hosts on trusted networks, which are private ones and those of --trust, is NOT encrypted where their \
+             kernels reach each other; `weft status` names them, `weft encrypt all` encrypts everything"
+        }
+    }
 }
 
 /// Octets of the largest TCP segment of the mesh (RFC 9293 §3.7.1): an IPv6 packet of 1,280 octets, which every path
@@ -496,6 +549,36 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> std::io::Resul
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// Whether this host's kernel takes part: only where the operator names a network that is trusted, and not if the kernel makes
+/// no VXLAN devices.
+fn ability(no_fastpath: bool, trusted: &[IpNet]) -> Ability {
+    match no_fastpath || trusted.is_empty() {
+        true => Ability::Declined,
+        false if makes_vxlan() => Ability::Able,
+        false => Ability::NoDevice,
+    }
+}
+
+/// Whether the kernel makes VXLAN devices: one is tried in a network namespace of its own, where it meets nobody's.
+fn makes_vxlan() -> bool {
+    // A router that may not make namespaces finds out later.
+    let Ok(apart) = weft_kernel::Namespace::new() else {
+        return true;
+    };
+    let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let device = link::Vxlan {
+        id: 1,
+        local: here,
+        remote: here,
+        port: VXLAN_PORT,
+    };
+    let made = apart.run(|| link::create_vxlan("weft-try", &device));
+    if let Ok(Err(error)) = &made {
+        tracing::warn!("this kernel makes no VXLAN device, so all frames go encrypted: {error}");
+    }
+    !matches!(made, Ok(Err(_)))
 }
 
 /// MTU of bridge and TAP: what the host's own underlay leaves, or what the operator set.

@@ -43,6 +43,8 @@ pub(crate) enum RecordKind {
     Targets = 8,
     /// What binds this host while it makes a cluster together with others, as ipam-crdt encodes it.
     Agreement = 9,
+    /// Settings of the cluster, as wire encodes them.
+    Settings = 10,
 }
 
 impl RecordKind {
@@ -57,6 +59,7 @@ impl RecordKind {
             Self::Token,
             Self::Targets,
             Self::Agreement,
+            Self::Settings,
         ]
         .into_iter()
         .find(|kind| *kind as u16 == number)

@@ -9,6 +9,7 @@ use std::path::Path;
 use weft_gossip::DurableState;
 use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, IpamState};
+use weft_wire::fastpath::Settings;
 use weft_wire::{NodeKey, NoiseKeypair};
 
 /// Largest state file that is read: 65,536 owners' admissions and peer records.
@@ -21,6 +22,8 @@ const CHANGE_MAX: usize = 1 << 20;
 const TARGETS_MAX: usize = 4 << 10;
 /// Longest encoded list of claims: 65,536 addresses with ids of 256 octets.
 const CLAIMS_MAX: usize = 32 << 20;
+/// Longest encoded settings: two numbers, two ids, two values.
+const SETTINGS_MAX: usize = 128;
 
 /// What a router is and knows when it starts.
 pub struct State {
@@ -42,6 +45,8 @@ pub struct State {
     pub token: Option<String>,
     /// Where the hosts listen that let it in when it began again.
     pub targets: Vec<String>,
+    /// Settings of the cluster, as this host last knew them.
+    pub settings: Settings,
 }
 
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
@@ -114,6 +119,7 @@ pub(crate) fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<S
             claims: Vec::new(),
             token: None,
             targets: Vec::new(),
+            settings: Settings::default(),
         });
     };
     let durable = DurableState::decode(body).map_err(|_| damaged(FormatError::Cluster))?;
@@ -144,6 +150,12 @@ pub(crate) fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<S
         }
         None => Vec::new(),
     };
+    let settings = match last(RecordKind::Settings) {
+        Some(body) => {
+            weft_wire::codec::decode::<_, SETTINGS_MAX>(body).map_err(|_| damaged(FormatError::Cluster))?
+        }
+        None => Settings::default(),
+    };
     Ok(State {
         key,
         noise,
@@ -154,5 +166,6 @@ pub(crate) fn decode(path: &Path, bytes: &[u8], machine: &MachineId) -> Result<S
         claims,
         token,
         targets,
+        settings,
     })
 }

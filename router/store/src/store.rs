@@ -20,6 +20,7 @@ use weft_gossip::DurableState;
 use weft_ipam_crdt::genesis::AgreementState;
 use weft_ipam_crdt::{Change, Claim, IpamState};
 use weft_wire::codec::encode;
+use weft_wire::fastpath::Settings;
 use weft_wire::{NodeKey, NoiseKeypair};
 
 /// The file is rewritten when it is this many times its snapshot, and [`APPENDED_MIN`] more.
@@ -67,6 +68,8 @@ pub enum Save {
     Claims(Vec<Claim>),
     /// This binds the node while it makes a cluster together with others.
     Agreement(Box<AgreementState>),
+    /// These settings of the cluster are the ones that this host knows.
+    Settings(Settings),
 }
 
 /// The open state directory; the lock is held until it is dropped.
@@ -81,6 +84,7 @@ pub struct Store {
     claims: Vec<Claim>,
     token: Option<String>,
     targets: Vec<String>,
+    settings: Settings,
     /// Octets of what the host was before it began again, until they are kept aside.
     former: Option<Vec<u8>>,
     file: File,
@@ -145,6 +149,7 @@ impl Store {
                     claims: Vec::new(),
                     token: None,
                     targets: Vec::new(),
+                    settings: Settings::default(),
                 };
                 (new, Occasion::First)
             }
@@ -164,6 +169,7 @@ impl Store {
             claims: state.claims.clone(),
             token: state.token.clone(),
             targets: state.targets.clone(),
+            settings: state.settings,
             former: None,
             file: lock.try_clone().map_err(in_directory)?,
             length: 0,
@@ -210,6 +216,14 @@ impl Store {
                 Save::Claims(claims) => {
                     self.claims.clone_from(claims);
                     appended.extend(format::encode_record(RecordKind::Claims, &encode(claims), place));
+                }
+                Save::Settings(settings) => {
+                    self.settings = *settings;
+                    appended.extend(format::encode_record(
+                        RecordKind::Settings,
+                        &encode(settings),
+                        place,
+                    ));
                 }
                 Save::Agreement(state) => {
                     at = WritePoint::Agreement;
@@ -371,6 +385,8 @@ impl Store {
         self.ipam = Some(fresh);
         self.claims.clone_from(&again.claims);
         self.targets.clone_from(&again.targets);
+        // Those were the other cluster's.
+        self.settings = Settings::default();
         if again.token.is_some() {
             self.token.clone_from(&again.token);
         }
@@ -414,6 +430,9 @@ impl Store {
         );
         if !self.targets.is_empty() {
             records.push((RecordKind::Targets, encode(&self.targets)));
+        }
+        if self.settings != Settings::default() {
+            records.push((RecordKind::Settings, encode(&self.settings)));
         }
         format::encode(&records)
     }
@@ -672,13 +691,18 @@ mod tests {
         let was = decode(&path, &read(&path).unwrap().unwrap(), &store.machine);
         assert_eq!(was.unwrap().durable, Some(founded()));
         std::fs::remove_dir(&blocked).unwrap();
-        store.save(&[Save::Claims(again().claims), pod(7)]).unwrap();
+        let mut settings = Settings::default();
+        settings.encryption.number = 3;
+        store
+            .save(&[Save::Claims(again().claims), pod(7), Save::Settings(settings)])
+            .unwrap();
         drop(store);
 
         let (mut store, state) = open(dir.path(), MACHINE).unwrap();
         assert_eq!(state.key.id(), again().key.id());
         assert_eq!(state.durable, Some(again().durable));
         assert_eq!(state.targets, again().targets);
+        assert_eq!(state.settings, settings);
         assert_eq!((held(&state), state.claims), (1, again().claims));
         assert_eq!(store.token().unwrap().as_deref(), Some("of the other cluster"));
         store.save(&[Save::Claims(Vec::new())]).unwrap();

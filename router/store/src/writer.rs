@@ -16,7 +16,7 @@ pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// What the writer has to say.
 #[derive(Debug)]
 pub enum Told<T> {
-    /// This write of its kind, cluster, addresses, agreement or a beginning, is durable, and all before it. Of claims
+    /// This write of its kind, cluster, addresses, agreement, settings or a beginning, is durable, and all before it. Of claims
     /// nothing is told.
     Durable(T),
     /// This write of addresses is written, and all before it; the disk is slow and still has to sync it. Told only then.
@@ -57,6 +57,7 @@ pub fn run<T: Clone>(
         ipam: None,
         agreement: None,
         again: None,
+        settings: None,
         is_refused: false,
     };
     let mut waiting = VecDeque::new();
@@ -121,6 +122,7 @@ struct Writer<T, F> {
     ipam: Option<T>,
     agreement: Option<T>,
     again: Option<T>,
+    settings: Option<T>,
     is_refused: bool,
 }
 
@@ -136,6 +138,7 @@ impl<T: Clone, F: FnMut(Told<T>) -> bool> Writer<T, F> {
                 self.join_token = None;
             }
             Save::Claims(_) => {}
+            Save::Settings(_) => self.settings = Some(number),
         }
         self.batch.push(save);
     }
@@ -167,6 +170,7 @@ impl<T: Clone, F: FnMut(Told<T>) -> bool> Writer<T, F> {
                         self.cluster.take(),
                         self.ipam.take(),
                         self.again.take(),
+                        self.settings.take(),
                     ]
                     .into_iter()
                     .flatten()

@@ -44,6 +44,10 @@ pub trait Engine: Send + Sync {
     /// [`EngineEvent::ProbeAnswered`], [`EngineEvent::ProbeRefused`], or none.
     fn probe(&self, local: SessionIndex, probe: Probe);
 
+    /// Sends one frame from this address under a session, to nobody: the peer learns from it that the address lives here. Its
+    /// bridge passes it to no port.
+    fn announce(&self, local: SessionIndex, mac: Mac);
+
     /// Sends one probe of the loop guard into the bridge; to be called every [`LOOP_PROBE_INTERVAL`].
     fn probe_for_loops(&self);
 
@@ -113,6 +117,22 @@ pub enum EngineEvent {
     /// peer. At most once a second per address.
     Local {
         /// Source address of the frame.
+        mac: Mac,
+    },
+    /// A frame of this host went to this address, which weft made, and to this peer, that has it by its slot; the table
+    /// does not have it among those in use. At most once a second per address.
+    Sent {
+        /// Destination address of the frame.
+        mac: Mac,
+        /// The peer.
+        peer: NodeId,
+    },
+    /// A peer has sent a frame to every host, since it does not know where this address lives, which weft did not make. At
+    /// most once a second per address.
+    Sought {
+        /// The session that the frame came under.
+        local: SessionIndex,
+        /// Destination address of the frame.
         mac: Mac,
     },
     /// A frame for this peer was dropped because no session to it has an endpoint. At most once a second per peer.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use weft_sleeve::path_mtu::FLOOR;
+use weft_sleeve::path_mtu::{FLOOR, QUESTION};
 use weft_sleeve::{COUNTER_LIMIT, Cipher, ReplayWindow, SessionKeys};
 use weft_wire::datagram::{FLAG_BY_RELAY, HEADER_LEN, Header, Kind, TAG_LEN, nonce};
 use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
@@ -38,6 +38,8 @@ pub(crate) struct Session {
     next_cut: AtomicU64,
     /// Number of the probe whose answer is awaited; 0 for none.
     awaited_probe: AtomicU64,
+    /// The same for a question that is not about a size.
+    awaited_question: AtomicU64,
     /// The size in the table that the kernel has refused; 0 for none.
     refused_size: AtomicU16,
     /// Only the receiving worker takes this lock.
@@ -80,6 +82,7 @@ impl Session {
             large: AtomicU64::new(0),
             next_cut: AtomicU64::new(0),
             awaited_probe: AtomicU64::new(0),
+            awaited_question: AtomicU64::new(0),
             refused_size: AtomicU16::new(0),
             receiver: Mutex::new(Receiver {
                 window: ReplayWindow::new(),
@@ -190,12 +193,20 @@ impl Session {
 
     /// From now on the answer to this probe is awaited, and to no other.
     pub(crate) fn await_probe(&self, number: u64) {
-        self.awaited_probe.store(number, Relaxed);
+        self.awaited(number).store(number, Relaxed);
+    }
+
+    /// Of questions about the peer, and of those about sizes, the last each is awaited.
+    fn awaited(&self, number: u64) -> &AtomicU64 {
+        match number & QUESTION {
+            0 => &self.awaited_probe,
+            _ => &self.awaited_question,
+        }
     }
 
     /// True, once, for the probe whose answer is awaited.
     pub(crate) fn is_awaited(&self, number: u64) -> bool {
-        let awaited = &self.awaited_probe;
+        let awaited = self.awaited(number);
         number != 0 && awaited.compare_exchange(number, 0, Relaxed, Relaxed).is_ok()
     }
 
@@ -507,6 +518,12 @@ mod tests {
         session.await_probe(1);
         session.await_probe(2);
         assert!(!session.is_awaited(1) && session.is_awaited(2) && !session.is_awaited(2));
+        session.await_probe(3);
+        session.await_probe(QUESTION | 1);
+        assert!(
+            session.is_awaited(3) && session.is_awaited(QUESTION | 1),
+            "neither ends the other"
+        );
     }
 
     #[test]

@@ -299,6 +299,7 @@ impl World {
         let host = &mut self.hosts[i];
         match output {
             Output::Send { to, bytes } => self.put(i, to, bytes),
+            Output::Proof { .. } => {}
             Output::Install(keys) => {
                 let live = Live {
                     window: ReplayWindow::new(),

@@ -30,6 +30,18 @@ impl Firewall {
         self.add(&format!("udp dport {port} drop"))
     }
 
+    /// Drops UDP datagrams that come in to this port from this address.
+    ///
+    /// # Errors
+    /// When `nft` is missing or refuses.
+    pub fn drop_udp_port_from(&self, port: u16, address: IpAddr) -> Result<()> {
+        let family = if address.is_ipv4() { "ip" } else { "ip6" };
+        self.add_to(
+            &["input"],
+            &format!("{family} saddr {address} udp dport {port} drop"),
+        )
+    }
+
     /// Drops UDP datagrams that come in from, or go out to, this address.
     ///
     /// # Errors

@@ -152,6 +152,18 @@ impl Router {
         })
     }
 
+    /// Waits until frames to this many peers go through the kernel.
+    ///
+    /// # Errors
+    /// As [`Router::wait_until`].
+    pub fn wait_for_fastpath(&self, count: usize, patience: Duration) -> Result<Status> {
+        self.wait_until(
+            &format!("{count} peers are reached through the kernel"),
+            patience,
+            |status| status.peers.iter().filter(|peer| peer.mode == "fastpath").count() == count,
+        )
+    }
+
     /// Waits until the process has ended, at most for `patience`.
     ///
     /// # Errors

@@ -169,16 +169,13 @@ impl World {
                     || text.clone(),
                 );
             }
-            Output::RemoteMacs(macs) => {
-                let octets: Vec<u8> = macs.iter().flat_map(|mac| mac.0).collect();
-                self.record
-                    .note(self.now, host, "macs", &[&octets], || format!("{macs:?}"));
+            Output::Kernel(view) => {
+                let octets: Vec<u8> = view.remote.keys().flat_map(|mac| mac.0).collect();
+                let macs = || format!("{:?}", view.remote);
+                self.record.note(self.now, host, "macs", &[&octets], macs);
             }
-            Output::RemoteGroups(groups) => {
-                let text = format!("{groups:?}");
-                self.record
-                    .note(self.now, host, "groups", &[text.as_bytes()], || text.clone());
-            }
+            // No simulated host takes part.
+            Output::KernelProbe { .. } | Output::PersistSettings(_) => {}
             Output::Notice(notice) => {
                 let text = format!("{notice:?}");
                 self.record

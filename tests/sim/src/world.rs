@@ -429,6 +429,7 @@ impl World {
             bridge: "weft".into(),
             version: "sim".into(),
             ciphers: Cipher::ALL.to_vec(),
+            fastpath: weft_node::FastpathConfig::default(),
             seed,
         };
         let node = match Node::new(clock.reading(now), config) {

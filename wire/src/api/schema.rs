@@ -56,6 +56,7 @@ fn generated() -> Value {
     requests.subschema_for::<AdoptRequest>();
     requests.subschema_for::<RemoveRequest>();
     requests.subschema_for::<KeepRequest>();
+    requests.subschema_for::<EncryptionRequest>();
 
     let mut definitions: Map<String, Value> = answers.take_definitions(true);
     definitions.extend(requests.take_definitions(true));

@@ -6,6 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use weft_wire::adopt::{AdoptRecord, TOKEN_TEXT_MAX};
 use weft_wire::codec::DecodeError;
 use weft_wire::envelope::KindNumber;
+use weft_wire::fastpath::{
+    Ability, Encryption, FastpathRecord, POD_MTU_SET_MAX, SETTING_NUMBER_MAX, Setting, Settings,
+};
 use weft_wire::group::{GROUPS_MAX, Group, GroupsRecord, Listening};
 use weft_wire::ipam::{
     Accepted, BORROWERS_MAX, Ballot, EPOCH_CHANGES_MAX, EXCEPTIONS_MAX, Epoch, Exception, ExceptionsRecord,
@@ -290,6 +293,34 @@ fn groups() -> impl Strategy<Value = GroupsRecord> {
     prop_oneof![any::<u8>().prop_map(GroupsRecord::Everything), listed]
 }
 
+fn setting<T: std::fmt::Debug + Clone>(
+    values: impl Strategy<Value = T> + 'static,
+) -> impl Strategy<Value = Setting<T>> {
+    (0..=SETTING_NUMBER_MAX, node(), values).prop_map(|(number, origin, value)| Setting {
+        number,
+        origin,
+        value,
+    })
+}
+
+fn fastpath() -> impl Strategy<Value = FastpathRecord> {
+    let modes = || prop_oneof![Just(Encryption::Auto), Just(Encryption::All)];
+    let mtu = prop_oneof![Just(0), 1_280..=POD_MTU_SET_MAX];
+    let able = prop_oneof![
+        Just(Ability::Able),
+        Just(Ability::Declined),
+        Just(Ability::NoDevice)
+    ];
+    (setting(modes()), setting(mtu), modes(), 1..=u16::MAX, able).prop_map(
+        |(encryption, mtu, obeys, port, ability)| FastpathRecord {
+            settings: Settings { encryption, mtu },
+            obeys,
+            port,
+            ability,
+        },
+    )
+}
+
 fn admission() -> impl Strategy<Value = Admission> {
     (any::<[u8; 32]>(), node(), node()).prop_map(|(genesis, subject, admitter)| Admission {
         genesis: GenesisId(genesis),
@@ -305,6 +336,7 @@ pub(crate) fn own_kinds() -> Vec<BoxedStrategy<Record>> {
         record(links()),
         record(adopt()),
         record(groups()),
+        record(fastpath()),
         record(slots()),
         record(lent()),
         record(vote()),

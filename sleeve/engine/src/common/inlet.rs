@@ -27,6 +27,7 @@ pub(crate) struct Inlet {
     joiner: Joiner,
     switching: Incoming,
     unknown: Limit<SocketAddr>,
+    sought: Limit<Mac>,
     relay: Relay,
     doorway: Doorway,
 }
@@ -59,6 +60,7 @@ impl Inlet {
             joiner: Joiner::new(),
             switching: Incoming::new(Arc::clone(&shared.switching)),
             unknown: Limit::new(),
+            sought: Limit::new(),
             relay: Relay::new(),
             doorway: Doorway::new(Arc::clone(&shared)),
             shared,
@@ -211,6 +213,12 @@ impl Inlet {
             }
             self.switching
                 .admit_flood(view, prefix.origin, prefix.sequence, now)?;
+            if let Some(mac) = Mac::destination(headers).filter(|mac| !mac.is_group())
+                && self.sought.pass(mac, now)
+            {
+                let local = session.local;
+                self.shared.emit(EngineEvent::Sought { local, mac });
+            }
         }
         let source = Mac::source(headers).ok_or(DropReason::RuntFrame)?;
         if !source.is_valid_source() {

@@ -5,7 +5,7 @@ use weft_wire::{DropReason, Mac};
 
 use super::shared::Shared;
 use crate::engine::EngineEvent;
-use crate::switching::{Outgoing, Verdict};
+use crate::switching::{Outgoing, Seen, Verdict};
 use crate::view::View;
 
 /// What becomes of a frame. One that was longer than [`FRAME_MAX`] may have been cut off behind one octet more.
@@ -24,8 +24,11 @@ pub(crate) fn judge<'v>(
     if !source.is_valid_source() {
         return Verdict::Drop(DropReason::InvalidSource);
     }
-    switching.decide(view, frame, source, || {
-        // An event that finds no room is counted where it is lost; the next frame brings it again.
-        shared.emit(EngineEvent::Local { mac: source });
+    switching.decide(view, frame, source, |seen| {
+        // An event that finds no room is counted where it is lost; a later frame brings it again.
+        shared.emit(match seen {
+            Seen::Moved => EngineEvent::Local { mac: source },
+            Seen::Sent(mac, peer) => EngineEvent::Sent { mac, peer },
+        });
     })
 }

@@ -14,8 +14,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use weft_kernel::socket;
 use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{ForwardingTable, INSTALLED_MAX, SessionKeys};
-use weft_wire::datagram::{HEADER_LEN, Kind, TAG_LEN};
-use weft_wire::{DropReason, NodeId, PeerHash, SessionIndex};
+use weft_wire::datagram::{HEADER_LEN, Kind, META_LEN, TAG_LEN};
+use weft_wire::{DropReason, Mac, NodeId, PeerHash, SessionIndex};
 
 use super::doorway::Cores;
 use super::relay::RelayTally;
@@ -62,6 +62,12 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 /// one, which is 1,000 datagrams in a usual queue and twice their octets with the kernel's bookkeeping, must leave
 /// room for the others.
 const SEND_BUFFER: usize = 4 << 20;
+/// Octets of an announcement: the shortest frame of Ethernet without its check sequence (IEEE 802.3 §3.2.7).
+const ANNOUNCEMENT_LEN: usize = 60;
+/// Its ethertype: IEEE 802 local experimental ethertype 1.
+const ANNOUNCEMENT: u16 = 0x88b5;
+/// Its destination: no bridge passes frames to this address on (IEEE 802.1Q table 8-1).
+const TO_NOBODY: Mac = Mac([0x01, 0x80, 0xc2, 0, 0, 0x0e]);
 
 impl Shared {
     /// What an engine starts from, and sentences on what the socket lacks.
@@ -186,6 +192,28 @@ impl Shared {
         let mut datagram = [0; HEADER_LEN + TAG_LEN];
         let sent = session
             .seal(Kind::Keepalive, hop.flags(), &mut datagram)
+            .and_then(|()| self.transmit_by(&hop, &datagram).map_err(|e| send_reason(&e)));
+        if let Err(reason) = sent {
+            self.tally.drop(reason, Some(hop.endpoint));
+        }
+    }
+
+    /// Sends one frame from an address of this host's bridge to a peer, which learns where that lives.
+    pub(crate) fn announce(&self, local: SessionIndex, mac: Mac) {
+        let view = self.view.load();
+        let path = view
+            .inbound(local)
+            .and_then(|inbound| Some((&inbound.session, inbound.hop?)));
+        let Some((session, hop)) = path else {
+            return self.tally.drop(DropReason::NoSession, None);
+        };
+        let mut datagram = [0; HEADER_LEN + META_LEN + ANNOUNCEMENT_LEN + TAG_LEN];
+        let frame = &mut datagram[HEADER_LEN + META_LEN..];
+        frame[..6].copy_from_slice(&TO_NOBODY.0);
+        frame[6..12].copy_from_slice(&mac.0);
+        frame[12..14].copy_from_slice(&ANNOUNCEMENT.to_be_bytes());
+        let sent = session
+            .seal(Kind::Data, hop.flags(), &mut datagram)
             .and_then(|()| self.transmit_by(&hop, &datagram).map_err(|e| send_reason(&e)));
         if let Err(reason) = sent {
             self.tally.drop(reason, Some(hop.endpoint));

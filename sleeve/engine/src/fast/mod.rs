@@ -26,7 +26,7 @@ use std::sync::Arc;
 use weft_kernel::tap::{Offload, VnetHeader, VnetTap};
 use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
-use weft_wire::{DropReason, SessionIndex};
+use weft_wire::{DropReason, Mac, SessionIndex};
 
 use crate::common::check_tap;
 use crate::common::shared::Shared;
@@ -114,6 +114,10 @@ impl Engine for FastEngine {
 
     fn probe(&self, local: SessionIndex, probe: Probe) {
         self.shared.probe(local, probe);
+    }
+
+    fn announce(&self, local: SessionIndex, mac: Mac) {
+        self.shared.announce(local, mac);
     }
 
     fn probe_for_loops(&self) {

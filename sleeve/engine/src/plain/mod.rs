@@ -14,7 +14,7 @@ use tun_tap::{Iface, Mode};
 use weft_kernel::tap::clear_offload;
 use weft_sleeve::door::DoorKeys;
 use weft_sleeve::{ForwardingTable, Probe, SessionKeys};
-use weft_wire::{DropReason, SessionIndex};
+use weft_wire::{DropReason, Mac, SessionIndex};
 
 pub use self::device::FrameDevice;
 use crate::common::check_tap;
@@ -112,6 +112,10 @@ impl Engine for PlainEngine {
 
     fn probe(&self, local: SessionIndex, probe: Probe) {
         self.shared.probe(local, probe);
+    }
+
+    fn announce(&self, local: SessionIndex, mac: Mac) {
+        self.shared.announce(local, mac);
     }
 
     fn probe_for_loops(&self) {

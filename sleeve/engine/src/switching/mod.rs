@@ -18,7 +18,7 @@ pub(crate) mod probe;
 
 pub use guard::LOOP_PROBE_INTERVAL;
 pub(crate) use incoming::Incoming;
-pub(crate) use outgoing::{Outgoing, Recipients, Verdict};
+pub(crate) use outgoing::{Outgoing, Recipients, Seen, Verdict};
 
 use fresh::Fresh;
 use guard::Guard;

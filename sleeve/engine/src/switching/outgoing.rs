@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use weft_sleeve::{Decision, Place};
-use weft_wire::{DropReason, Mac};
+use weft_wire::{DropReason, Mac, NodeId};
 
 use super::Switching;
 use super::bucket::{self, Bucket, Buckets};
@@ -24,9 +24,19 @@ pub(crate) struct Outgoing {
     is_of_group: bool,
     repeats: Repeats,
     moved: Limit<Mac>,
+    sent: Limit<Mac>,
     /// While the frame at hand is flooded: with whom this host is joined.
     joins: Option<Joins>,
     now: Instant,
+}
+
+/// What the sending worker sees and the node wants to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Seen {
+    /// The frame's source is an address that the table has behind another host: it lives here now.
+    Moved,
+    /// A frame goes to this address, which weft made and the table does not have among those in use, and to this peer.
+    Sent(Mac, NodeId),
 }
 
 /// What becomes of a frame.
@@ -76,19 +86,19 @@ impl Outgoing {
             is_of_group: false,
             repeats: Repeats::default(),
             moved: Limit::new(),
+            sent: Limit::new(),
             joins: None,
             now,
         }
     }
 
-    /// Decides about a frame with a valid source. `moved` is called when that is an address which the table has behind
-    /// another host: it lives here now.
+    /// Decides about a frame with a valid source, and says what is news, at most once a second for each address.
     pub(crate) fn decide<'a>(
         &mut self,
         view: &'a View,
         frame: &[u8],
         source: Mac,
-        moved: impl FnOnce(),
+        mut report: impl FnMut(Seen),
     ) -> Verdict<'a> {
         let now = Instant::now();
         self.now = now;
@@ -103,7 +113,7 @@ impl Outgoing {
         if origin == Origin::Foreign {
             self.switching.fresh.forget(source);
             if view.table.macs.contains_key(&source) && self.moved.pass(source, now) {
-                moved();
+                report(Seen::Moved);
             }
         }
         let decision = view.table.decide(frame);
@@ -141,7 +151,15 @@ impl Outgoing {
                 {
                     Verdict::Drop(DropReason::Looped)
                 }
-                Some(link) => Verdict::To(link),
+                Some(link) => {
+                    if let Some(destination) = Mac::destination(frame).filter(|_| !is_group)
+                        && !view.table.macs.contains_key(&destination)
+                        && self.sent.pass(destination, now)
+                    {
+                        report(Seen::Sent(destination, link.peer));
+                    }
+                    Verdict::To(link)
+                }
                 // Links stand in the order of the table.
                 None => Verdict::Drop(DropReason::OwnerUnknown),
             },
@@ -194,7 +212,7 @@ mod tests {
     use weft_sleeve::locate::{Known, Locator};
     use weft_sleeve::multicast::Groups;
     use weft_sleeve::{ForwardingTable, PeerPath};
-    use weft_wire::{GenesisId, Group, NodeId, PeerHash};
+    use weft_wire::{GenesisId, Group, PeerHash};
 
     const KEY: [u8; 32] = [7; 32];
     const FOREIGN: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
@@ -251,7 +269,7 @@ mod tests {
     /// The verdict as a text, and for a flood the peers that get a copy.
     fn decide(outgoing: &mut Outgoing, view: &View, frame: &[u8]) -> String {
         let source = Mac::source(frame).unwrap();
-        match outgoing.decide(view, frame, source, || {}) {
+        match outgoing.decide(view, frame, source, |_| {}) {
             Verdict::To(link) => format!("to {}", link.hash.0[0]),
             Verdict::Drop(reason) => reason.label().into(),
             Verdict::Probe => "probe".into(),
@@ -290,9 +308,25 @@ mod tests {
         let mut moved = 0;
         for source in [FOREIGN, FOREIGN, weft(1)] {
             let frame = frame(Mac::BROADCAST, source);
-            outgoing.decide(&view, &frame, source, || moved += 1);
+            outgoing.decide(&view, &frame, source, |seen| {
+                moved += u32::from(seen == Seen::Moved)
+            });
         }
         assert_eq!(moved, 1, "weft MACs have their place from their slot");
+    }
+
+    #[test]
+    fn an_address_that_comes_into_use_is_reported_once_a_second() {
+        let (mut outgoing, known) = (new(), view(&[(weft(12), 0)]));
+        let mut sent = Vec::new();
+        for to in [weft(11), weft(11), weft(12), weft(22), FOREIGN, Mac::BROADCAST] {
+            let frame = frame(to, weft(1));
+            outgoing.decide(&known, &frame, weft(1), |seen| sent.push(seen));
+        }
+        assert_eq!(
+            sent,
+            [Seen::Sent(weft(11), node(1)), Seen::Sent(weft(22), node(9))]
+        );
     }
 
     #[test]

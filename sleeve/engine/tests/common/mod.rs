@@ -150,11 +150,11 @@ impl Host {
         }
     }
 
-    /// The next event that is none of [`EngineEvent::Learned`].
+    /// The next event that is none of [`EngineEvent::Learned`] and [`EngineEvent::Sent`].
     pub(crate) fn event(&self) -> EngineEvent {
         loop {
             match self.events.recv_timeout(PATIENCE).expect("no event came") {
-                EngineEvent::Learned { .. } => {}
+                EngineEvent::Learned { .. } | EngineEvent::Sent { .. } => {}
                 event => return event,
             }
         }

@@ -224,8 +224,6 @@ impl Session {
         Opening {
             session: self,
             receiver: self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
-            received: 0,
-            relayed: 0,
         }
     }
 
@@ -240,21 +238,10 @@ impl Session {
     }
 }
 
-/// The receiving half of a session, kept from one datagram to the next. What it counts is seen when it is dropped.
+/// The receiving half of a session, kept from one datagram to the next.
 pub(crate) struct Opening<'s> {
     session: &'s Session,
     receiver: MutexGuard<'s, Receiver>,
-    received: u64,
-    relayed: u64,
-}
-
-impl Drop for Opening<'_> {
-    fn drop(&mut self) {
-        self.session.received.fetch_add(self.received, Relaxed);
-        if self.relayed > 0 {
-            self.session.relayed.fetch_add(self.relayed, Relaxed);
-        }
-    }
 }
 
 impl<'s> Opening<'s> {
@@ -286,8 +273,12 @@ impl<'s> Opening<'s> {
             )
             .map_err(|_| DropReason::BadSeal)?;
         self.receiver.window.commit(header.counter)?;
-        self.received += 1;
-        self.relayed += u64::from(header.flags & FLAG_BY_RELAY != 0);
+        // Only who has the lock counts, so this needs no exchange with other processors.
+        let count = |counter: &AtomicU64| counter.store(counter.load(Relaxed) + 1, Relaxed);
+        count(&self.session.received);
+        if header.flags & FLAG_BY_RELAY != 0 {
+            count(&self.session.relayed);
+        }
         Ok(content)
     }
 

@@ -9,9 +9,11 @@ use weft_fastpath_driver::{Driver, Watch};
 use weft_kernel::link;
 
 /// The kernel is looked at this often even when it reports no change: its reports can be lost.
-const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
+const REPAIR_INTERVAL: Duration = Duration::from_secs(4);
 /// Pause after a change that somebody made, our own included: a burst of them is looked at once.
 const SETTLE: Duration = Duration::from_millis(50);
+/// The pause is at least so many times as long as the look before it: a hundred thousand addresses must not become a load.
+const PAUSE: u32 = 4;
 
 /// The kernel is asked this often which addresses it has sent frames to, and for what it has done since, and a little more.
 const USE_INTERVAL: Duration = Duration::from_secs(5);
@@ -68,13 +70,18 @@ async fn follow(
     }
     loop {
         let view = changed.borrow_and_update().clone();
-        // From one view to the next it takes a few messages; what else may differ is found by the look at all of it.
-        if let Some(before) = has.take().filter(|before| *before != view)
-            && let Err(error) = driver.step(&before, &view).await
-        {
-            tracing::debug!("bridge {BRIDGE}: {error}");
-        }
-        let outcome = driver.reconcile(&view).await;
+        let start = Instant::now();
+        // From one view to the next it takes a few messages. They are noticed like those of others, and then all of it is looked at.
+        let stepped = match has.take().filter(|before| *before != view) {
+            Some(before) => driver.step(&before, &view).await.is_ok(),
+            None => false,
+        };
+        let outcome = if stepped {
+            Ok(())
+        } else {
+            driver.reconcile(&view).await.map(drop)
+        };
+        let took = start.elapsed();
         if outcome.is_ok() {
             has = Some(view.clone());
             let has_vxlan = view.vxlan.is_some();
@@ -104,9 +111,16 @@ async fn follow(
                 }
             }
             seen = kernel.changed() => {
-                tokio::time::sleep(SETTLE).await;
                 if seen.is_err() && let Ok(again) = Watch::open(&driver) {
                     kernel = again;
+                }
+                tokio::select! {
+                    told = changed.changed() => {
+                        if told.is_err() {
+                            return;
+                        }
+                    }
+                    () = tokio::time::sleep(SETTLE.max(took * PAUSE)) => {}
                 }
             }
             () = tokio::time::sleep(REPAIR_INTERVAL) => {}

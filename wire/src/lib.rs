@@ -30,8 +30,6 @@
 #![deny(clippy::iter_over_hash_type)]
 
 extern crate alloc;
-#[cfg(all(feature = "recall", not(test)))]
-extern crate std;
 
 pub mod adopt;
 pub mod api;

@@ -87,8 +87,14 @@ fn addresses_in_use_follow_the_path_of_their_host() {
         net.feed(0, Input::KernelUsed(vec![mac]));
         let until = net.now + Duration::from_secs(5);
         net.run_until("time passes", Duration::from_secs(6), |net| net.now >= until);
+        assert_eq!(
+            via(&net, mac),
+            Some(there),
+            "{:?} {:#?}",
+            net.now,
+            net.status(0).peers
+        );
     }
-    assert_eq!(via(&net, mac), Some(there));
     net.is_cut = true;
     net.feed(0, Input::KernelUsed(vec![mac]));
     net.run_until("it has left", Duration::from_secs(1), |net| {

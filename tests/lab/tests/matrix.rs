@@ -400,6 +400,8 @@ fn drops(routers: &[Router]) -> Vec<BTreeMap<String, u64>> {
     let drops = |router: &Router| {
         let mut drops = router.status().unwrap().drops;
         drops.remove(DropReason::AskedHere.label());
+        // Pods say at any time which groups they are in.
+        drops.remove(DropReason::MembershipMessage.label());
         drops
     };
     routers.iter().map(drops).collect()

@@ -3,7 +3,7 @@
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weft_fastpath::View;
@@ -24,7 +24,8 @@ pub(crate) struct Host {
     pub(crate) node: Node,
     pub(crate) address: SocketAddr,
     pub(crate) table: Option<ForwardingTable>,
-    pub(crate) sessions: BTreeSet<SessionIndex>,
+    /// By our index: the other end's, and whether something has come under it.
+    pub(crate) sessions: BTreeMap<SessionIndex, (SessionIndex, bool)>,
     /// What its kernel is to look like, which is what it looks like at once.
     pub(crate) kernel: View,
     pub(crate) keepalives: Vec<SessionIndex>,
@@ -124,7 +125,7 @@ impl Net {
             node: Node::new(Time::ZERO, config).expect("a state that holds"),
             address: address(i),
             table: None,
-            sessions: BTreeSet::new(),
+            sessions: BTreeMap::new(),
             kernel: View::new(1_366),
             keepalives: Vec::new(),
         });
@@ -198,7 +199,8 @@ impl Net {
                 self.inputs.push_back((host, Event::Mesh(Mesh::Persisted(token))));
             }
             Output::Engine(EngineCommand::Install(keys)) => {
-                assert!(self.hosts[host].sessions.insert(keys.local), "installed twice");
+                let before = self.hosts[host].sessions.insert(keys.local, (keys.remote, false));
+                assert_eq!(before, None, "installed twice");
             }
             Output::Engine(EngineCommand::Remove(local)) => {
                 self.hosts[host].sessions.remove(&local);
@@ -219,26 +221,9 @@ impl Net {
                     .table
                     .as_ref()
                     .expect("a table comes before a keepalive");
-                let path = table
-                    .peers
-                    .iter()
-                    .find(|p| p.session == Some(local))
-                    .expect("the table names the session");
-                let other = self
-                    .hosts
-                    .iter()
-                    .position(|h| Some(h.address) == path.endpoint)
-                    .expect("with its endpoint");
-                let origin = self.hosts[host].node.id();
-                let pending: Vec<SessionIndex> = self.hosts[other].sessions.iter().copied().collect();
-                let known = self.hosts[other]
-                    .table
-                    .as_ref()
-                    .is_some_and(|t| t.peers.iter().any(|p| p.peer == origin && p.session.is_some()));
-                if !known && let [only] = pending[..] {
-                    let from = self.hosts[host].address;
-                    self.inputs.push_back((other, Event::Opened(only, from)));
-                }
+                let named = table.peers.iter().any(|path| path.session == Some(local));
+                assert!(named, "the table names the session");
+                self.arrives(host, local);
             }
             Output::Engine(EngineCommand::Probe(local, probe)) => {
                 let table = self.hosts[host].table.as_ref();
@@ -247,7 +232,9 @@ impl Net {
                     path.is_some_and(|path| path.ready().is_some()),
                     "a table comes before a probe"
                 );
-                self.inputs.push_back((host, Event::Probed(local, probe)));
+                if self.arrives(host, local) {
+                    self.inputs.push_back((host, Event::Probed(local, probe)));
+                }
             }
             Output::PersistAgreement { .. } => panic!("nobody was told to agree"),
             Output::PersistIpam { token, changes } => {
@@ -293,6 +280,24 @@ impl Net {
             Output::PersistSettings(settings) => self.hosts[host].settings = settings,
             Output::Notice(_) => {}
         }
+    }
+
+    /// A datagram that a host seals under a session. False when nobody opens it; the first that is opened is reported.
+    fn arrives(&mut self, host: usize, local: SessionIndex) -> bool {
+        let Some((remote, _)) = self.hosts[host].sessions.get(&local).copied() else {
+            return false;
+        };
+        let from = self.hosts[host].address;
+        let holder = |other: &Host| other.sessions.contains_key(&remote);
+        let Some(other) = self.hosts.iter().position(holder) else {
+            return false;
+        };
+        if let Some((_, opened)) = self.hosts[other].sessions.get_mut(&remote)
+            && !core::mem::replace(opened, true)
+        {
+            self.inputs.push_back((other, Event::Opened(remote, from)));
+        }
+        true
     }
 
     pub(crate) fn run_until(&mut self, what: &str, limit: Duration, done: impl Fn(&Net) -> bool) {

@@ -71,7 +71,7 @@ pub enum Change {
 
 impl KernelState {
     /// The state after `change`, as the kernel makes it. A change that needs what is not there does nothing;
-    /// [`crate::delta`] never asks for one.
+    /// [`crate::delta()`] never asks for one.
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::RemoveBridge => {

@@ -206,18 +206,23 @@ mod tests {
         assert!(from_1.contains_key(&farthest) && !from_1.contains_key(&(farthest + 1)));
     }
 
+    /// Hosts in an arbitrary topology: more than the longest route has.
+    const HOSTS: u8 = 12;
+
     proptest! {
         /// From whatever is published: routes begin at usable neighbours, name no first hop twice and never this host;
-        /// and where all compute from the same, following first hops comes to the end without a loop.
+        /// and where all compute from the same, following first hops comes to the end without a loop: what is left of the
+        /// way costs less with each. It may have more links than a datagram passes where the quickest way that this host
+        /// counts is longer than the one of a neighbour; there the hop limit ends it, and the next first hop is tried.
         #[test]
-        fn first_hops_lead_there(published in proptest::collection::vec((0u8..12, 0u8..12, 0u8..40), 0..80)) {
+        fn first_hops_lead_there(published in proptest::collection::vec((0..HOSTS, 0..HOSTS, 0u8..40), 0..80)) {
             let links: Vec<_> = published.into_iter().filter(|(a, b, _)| a != b).collect();
             let topology = topology(&links);
             let usable = |n: u8| -> BTreeSet<NodeId> {
                 topology.mutual_links(&id(n)).map(|(node, _)| *node).collect()
             };
-            let all: Vec<Routes> = (0..12).map(|n| topology.routes(&id(n), &usable(n))).collect();
-            for own in 0..12u8 {
+            let all: Vec<Routes> = (0..HOSTS).map(|n| topology.routes(&id(n), &usable(n))).collect();
+            for own in 0..HOSTS {
                 for (host, hops) in &all[usize::from(own)] {
                     prop_assert!(*host != id(own));
                     prop_assert!(!hops.is_empty() && hops.len() <= FIRST_HOPS_MAX);
@@ -228,7 +233,7 @@ mod tests {
                     while id(at) != *host {
                         at = all[usize::from(at)][host][0].0[0];
                         passed += 1;
-                        prop_assert!(passed <= LINKS_MAX);
+                        prop_assert!(passed < HOSTS);
                     }
                 }
             }

@@ -16,7 +16,7 @@
 //! | [`message`] | octets of INIT, RESP and COOKIE |
 //! | `handshake` | Noise IKpsk2 over these octets |
 //! | [`gate`] | cookies and rate limits before anything costly is done |
-//! | [`door`] | [`Door`]: the same before an engine disturbs the core |
+//! | [`door`] | [`Door`](door::Door): the same before an engine disturbs the core |
 //! | [`replay`] | [`ReplayWindow`]: which counters were seen |
 //! | [`table`] | [`ForwardingTable`]: what the engine's workers read for each frame |
 //! | [`relaying`] | for whom this host passes datagrams on, and where to |

@@ -58,7 +58,7 @@ pub enum Word {
 }
 
 impl Word {
-    /// The word in what an [`AgreementOutput::Send`] carries; `None` for anything else.
+    /// The word in what an `AgreementOutput::Send` carries; `None` for anything else.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         codec::decode::<Self, AGREEMENT_MAX>(bytes).ok()
     }

@@ -55,6 +55,7 @@ fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
     let ipv6: &[u8] = &[0x86, 0xdd, 0x60, 0, 0, 0, 0x04, 0xca, 59, 64];
     let double: &[u8] = &[0x88, 0xa8, 0x00, 0x07, 0x81, 0x00, 0x20, 0x05, 0x08, 0x00];
     let (mut frames, mut octets) = (0, 0);
+    let mut sought = Vec::new();
     for (then, lengths) in [
         (EXPERIMENTAL, &[15, 60, 61, 1_000, 1_380][..]),
         (&[0x08, 0x06], &[60]),
@@ -66,6 +67,7 @@ fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
         for &length in lengths {
             // Each length another one: only a few frames to one unknown address are sent to everybody.
             let unknown = Mac([2, 0, then.len() as u8, then[0], (length >> 8) as u8, length as u8]);
+            sought.push(unknown);
             for destination in [B, Mac::BROADCAST, group, unknown] {
                 let forth = frame(destination, A, then, length);
                 one.write(&forth);
@@ -106,13 +108,17 @@ fn all_shapes_cross([mut one, mut other]: [Host; 2]) {
         from: Some(IPV6[0].parse().unwrap()),
     };
     assert!(learned[0] == opened || learned[0] == opened6, "{learned:?}");
-    assert_eq!(
-        learned[1..],
-        [EngineEvent::Learned {
-            mac: A,
-            peer: one.node
-        }]
-    );
+    let from = EngineEvent::Learned {
+        mac: A,
+        peer: one.node,
+    };
+    // The other end does not know where these live, so it asks for each.
+    let asked = sought.into_iter().map(|mac| EngineEvent::Sought {
+        local: SessionIndex(200),
+        mac,
+    });
+    let expected: Vec<_> = std::iter::once(from).chain(asked).collect();
+    assert_eq!(learned[1..], expected);
 }
 
 fn frames_cross_over_ipv4(engine: EngineChoice) {
